@@ -1,0 +1,43 @@
+# Everything here runs in .venv, which is made on first use and remade when pyproject.toml changes.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint format stubs clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## See Shoal work: ingest, cluster and search a bundled collection
+	$(BIN)/shoal demo
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+check: lint ## Format, lint, types, import contracts, generated stubs
+	$(BIN)/mypy
+	$(BIN)/mypy proto/generate.py deploy/healthcheck.py
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+
+lint: $(STAMP) ## Format and lint only
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+format: $(STAMP) ## Format, and fix what can be fixed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+stubs: $(STAMP) ## Regenerate shoal/v1 from proto/
+	$(BIN)/python proto/generate.py
+
+clean: ## Remove the environment and all caches
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(STAMP): pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Shoal needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,dev]'
+	@touch $@
