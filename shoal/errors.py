@@ -1,0 +1,225 @@
+"""Every error that Shoal raises on purpose, as one tree.
+
+    ShoalError
+    +-- CallerError                the caller must change the request
+    |   +-- InvalidArgument        a field is missing, malformed or out of range
+    |   |   +-- ImageInvalid       the bytes are not an image that Shoal accepts
+    |   |       +-- ImageEmpty, ImageTooLarge, ImageTooManyPixels,
+    |   |           ImageUnsupportedFormat, ImageCorrupt
+    |   +-- NotFound               no such collection, clustering, cluster, run or point
+    |   +-- Conflict               the state of the collection forbids the request
+    |   |   +-- EncoderMismatch    the collection was made with another encoder
+    |   |   +-- LeaseHeld          another run owns the clustering
+    |   |   +-- LeaseLost          this run's lease expired and was taken
+    |   |   +-- NotEnoughPoints    more clusters than points
+    |   |   +-- NothingToRollBack  no earlier assignment is intact
+    |   +-- Unauthenticated        no bearer token, or a wrong one
+    |   +-- Unsupported            this deployment cannot do what was asked
+    +-- OperatorError              whoever runs the service must act
+    |   +-- ConfigError            a setting is wrong; raised before a port opens
+    |   +-- ArtefactError          an encoder directory is damaged or incomplete
+    |   +-- SelfTestFailed         the encoder does not reproduce its reference vectors
+    |   +-- StoreLocked            another process owns the embedded store
+    |   +-- FitFailed              the child process of a fit died
+    +-- TransientError             the same request may succeed later
+        +-- Overloaded             queues are full; retry after ``retry_after_s``
+        +-- StoreUnavailable       the store cannot be reached
+        +-- ServiceUnavailable     the server cannot be reached
+        +-- DeadlineExceeded       the caller's deadline passed before the work began
+        +-- Cancelled              the caller has gone, or the run was cancelled
+
+Each class has a stable upper-snake ``reason``, which travels on the wire (``shoal.rpc.status``
+holds the one table from class to gRPC code), and each instance carries ``metadata``: the facts
+of the message as strings, for programs. This module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ShoalError(Exception):
+    """The root. ``message`` says what was wrong, what was expected and what was got."""
+
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+
+
+class CallerError(ShoalError):
+    """The caller must change the request."""
+
+
+class InvalidArgument(CallerError):
+    """A field is missing, malformed or out of range."""
+
+    reason = "INVALID_ARGUMENT"
+
+
+class ImageInvalid(InvalidArgument):
+    """The bytes are not an image that Shoal accepts."""
+
+    reason = "IMAGE_INVALID"
+
+
+class ImageEmpty(ImageInvalid):
+    """There are no bytes."""
+
+    reason = "IMAGE_EMPTY"
+
+
+class ImageTooLarge(ImageInvalid):
+    """More bytes than the limit."""
+
+    reason = "IMAGE_TOO_LARGE"
+
+
+class ImageTooManyPixels(ImageInvalid):
+    """The header claims more pixels than the limit; nothing was decoded."""
+
+    reason = "IMAGE_TOO_MANY_PIXELS"
+
+
+class ImageUnsupportedFormat(ImageInvalid):
+    """The bytes are not in an accepted format."""
+
+    reason = "IMAGE_UNSUPPORTED_FORMAT"
+
+
+class ImageCorrupt(ImageInvalid):
+    """The format is accepted, but the bytes do not decode."""
+
+    reason = "IMAGE_CORRUPT"
+
+
+class NotFound(CallerError):
+    """No such collection, clustering, cluster, run or point."""
+
+    reason = "NOT_FOUND"
+
+
+class Conflict(CallerError):
+    """The state of the collection forbids the request."""
+
+    reason = "CONFLICT"
+
+
+class EncoderMismatch(Conflict):
+    """The collection was made with another encoder."""
+
+    reason = "ENCODER_MISMATCH"
+
+
+class LeaseHeld(Conflict):
+    """Another run owns the clustering."""
+
+    reason = "LEASE_HELD"
+
+
+class LeaseLost(Conflict):
+    """This run's lease expired and another run took it."""
+
+    reason = "LEASE_LOST"
+
+
+class NotEnoughPoints(Conflict):
+    """More clusters were asked for than there are points."""
+
+    reason = "NOT_ENOUGH_POINTS"
+
+
+class NothingToRollBack(Conflict):
+    """No earlier assignment is intact."""
+
+    reason = "NOTHING_TO_ROLL_BACK"
+
+
+class Unauthenticated(CallerError):
+    """No bearer token, or a wrong one."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class Unsupported(CallerError):
+    """This deployment cannot do what was asked."""
+
+    reason = "UNSUPPORTED"
+
+
+class OperatorError(ShoalError):
+    """Whoever runs the service must act."""
+
+    reason = "OPERATOR_ERROR"
+
+
+class ConfigError(OperatorError):
+    """A setting is wrong. Raised before a port opens."""
+
+    reason = "CONFIG_INVALID"
+
+
+class ArtefactError(OperatorError):
+    """An encoder directory is damaged or incomplete."""
+
+    reason = "ARTEFACT_INVALID"
+
+
+class SelfTestFailed(OperatorError):
+    """The encoder does not reproduce its reference vectors."""
+
+    reason = "SELF_TEST_FAILED"
+
+
+class StoreLocked(OperatorError):
+    """Another process owns the embedded store."""
+
+    reason = "STORE_LOCKED"
+
+
+class FitFailed(OperatorError):
+    """The child process of a fit died or reported an error."""
+
+    reason = "FIT_FAILED"
+
+
+class TransientError(ShoalError):
+    """The same request may succeed later."""
+
+    reason = "UNAVAILABLE"
+
+
+class Overloaded(TransientError):
+    """Queues are full. Retry after ``retry_after_s`` seconds."""
+
+    reason = "OVERLOADED"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, **metadata: str) -> None:
+        super().__init__(message, **metadata)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(TransientError):
+    """The store cannot be reached, or failed."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class ServiceUnavailable(TransientError):
+    """The server cannot be reached."""
+
+    reason = "SERVICE_UNAVAILABLE"
+
+
+class DeadlineExceeded(TransientError):
+    """The caller's deadline passed before the work was done."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(TransientError):
+    """The caller has gone, or the run was cancelled."""
+
+    reason = "CANCELLED"

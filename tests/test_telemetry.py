@@ -1,0 +1,128 @@
+"""Logs and metrics as an operator sees them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+from pydantic import SecretStr
+
+from shoal import __version__
+from shoal.errors import ConfigError
+from shoal.telemetry import configure_logging, start_metrics
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Other tests find the root logger as they left it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_logging_json_is_one_object_a_line_with_the_facts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Time, level, logger, message and the extra fields, on stderr; stdout stays for data."""
+    configure_logging("info", "json")
+    log = logging.getLogger("shoal.test")
+    log.info("stored %d", 3, extra={"collection": "größe", "seconds": 0.5})
+    log.debug("not shown")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    entry = json.loads(line)
+    moment = datetime.fromisoformat(entry.pop("time"))
+    assert moment.utcoffset() is not None
+    assert entry == {
+        "level": "INFO",
+        "logger": "shoal.test",
+        "message": "stored 3",
+        "collection": "größe",
+        "seconds": 0.5,
+    }
+
+
+def test_logging_json_keeps_a_traceback_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log collector gets one line per event, whatever it holds."""
+    configure_logging("info", "json")
+    try:
+        raise ValueError("two\nlines")  # noqa: TRY301
+    except ValueError:
+        logging.getLogger("shoal.test").exception("failed")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ValueError: two\nlines" in json.loads(line)["exc_info"]
+
+
+def test_logging_text_is_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    """Clock, level, logger, message, then key=value."""
+    configure_logging("INFO", "text")
+    logging.getLogger("shoal.test").warning("queue is full", extra={"waiting": 64})
+    (line,) = capsys.readouterr().err.splitlines()
+    clock, rest = line.split(" ", 1)
+    assert datetime.strptime(clock, "%H:%M:%S.%f")  # noqa: DTZ007 - only its form matters
+    assert rest == "WARNING shoal.test queue is full waiting=64"
+
+
+def test_logging_configured_again_replaces_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line per event however often it is configured, at the last level, to today's stderr."""
+    configure_logging("debug", "json")
+    configure_logging("warning", "text")
+    logging.getLogger("shoal.test").info("not shown")
+    logging.getLogger("shoal.test").error("shown")
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    logging.getLogger("shoal.test").error("moved")
+    assert "moved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("level", "fmt"), [("loud", "json"), ("info", "xml"), ("", "json")])
+def test_logging_unknown_level_or_format_is_refused(level: str, fmt: str) -> None:
+    """A ConfigError that lists what there is."""
+    with pytest.raises(ConfigError, match="expected one of"):
+        configure_logging(level, fmt)
+
+
+def test_metrics_are_served_until_closed() -> None:
+    """``GET /metrics`` answers with Shoal's version; after ``close`` the port is free."""
+    metrics = start_metrics("127.0.0.1:0")
+    assert metrics is not None
+    url = f"http://127.0.0.1:{metrics.port}/metrics"
+    with urllib.request.urlopen(url, timeout=20) as response:
+        text = response.read().decode()
+    assert f'shoal_build_info{{version="{__version__}"}} 1.0' in text
+    with pytest.raises(ConfigError, match=f":{metrics.port}: address already in use"):
+        start_metrics(f"127.0.0.1:{metrics.port}")
+    metrics.close()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(url, timeout=20)
+    again = start_metrics(f"localhost:{metrics.port}")
+    assert again is not None
+    again.close()
+
+
+def test_metrics_off_opens_nothing() -> None:
+    """``off`` is a setting, not an address."""
+    assert start_metrics("off") is None
+
+
+def test_metrics_reachable_address_needs_a_token_configured() -> None:
+    """The server's rule holds here too."""
+    with pytest.raises(ConfigError, match="reachable from other machines"):
+        start_metrics("0.0.0.0:0")
+    metrics = start_metrics("0.0.0.0:0", tokens=[SecretStr("t")])
+    assert metrics is not None
+    with socket.create_connection(("127.0.0.1", metrics.port), timeout=20):
+        pass
+    metrics.close()
