@@ -1,0 +1,117 @@
+"""What happens around every handler: observation, error translation, token, readiness.
+
+Outermost first, as ``server_interceptors`` lists them:
+
+1. ``CallInterceptor`` counts and times the call, turns what the handler raises into a status, and
+   writes one log line for a call that failed.
+2. ``TokenInterceptor`` refuses calls without a bearer token.
+3. ``StartedInterceptor`` refuses calls to a service that has not started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from pydantic import SecretStr
+
+from shoal.errors import ServiceUnavailable, ShoalError, Unauthenticated
+from shoal.rpc.calls import Behaviour, observe
+from shoal.rpc.credentials import is_authorized
+from shoal.rpc.health import HEALTH_SERVICE
+
+# Generic in messages that an interceptor never looks into; only the stubs know that they are
+# generic, at run time they are not.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Observes each call and translates its errors (see ``shoal.rpc.calls``)."""
+
+    async def intercept_service(  # type: ignore[override]  # the stub forgets unknown methods
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """The method's handler, observed; None for a method that does not exist."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        return _wrap(handler, handler_call_details.method)
+
+
+class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Demands one of the tokens, except for health checks: a kubelet has none."""
+
+    def __init__(self, tokens: Sequence[SecretStr]) -> None:
+        self._tokens = tuple(tokens)
+
+    async def intercept_service(  # type: ignore[override]  # the stub forgets unknown methods
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """The method's handler, or one that raises Unauthenticated."""
+        handler = await continuation(handler_call_details)
+        if handler is None or _service(handler_call_details) == HEALTH_SERVICE:
+            return handler
+        if is_authorized(handler_call_details.invocation_metadata or (), self._tokens):
+            return handler
+        msg = (
+            "no valid bearer token: expected --token or SHOAL_TOKEN at the prompt, the metadata "
+            "`authorization: Bearer TOKEN` in a call"
+        )
+        return _refusal(Unauthenticated(msg))
+
+
+class StartedInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Refuses calls to the services in ``waiting``, a live set that the server keeps."""
+
+    def __init__(self, waiting: set[str]) -> None:
+        self._waiting = waiting
+
+    async def intercept_service(  # type: ignore[override]  # the stub forgets unknown methods
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """The method's handler, or one that raises ServiceUnavailable."""
+        handler = await continuation(handler_call_details)
+        service = _service(handler_call_details)
+        if handler is None or service not in self._waiting:
+            return handler
+        return _refusal(ServiceUnavailable(f"{service} is still starting; try again"))
+
+
+def server_interceptors(
+    tokens: Sequence[SecretStr], waiting: set[str]
+) -> list[grpc.aio.ServerInterceptor[Any, Any]]:
+    """All of them, outermost first. Without tokens every caller is let in."""
+    guard = [TokenInterceptor(tokens)] if tokens else []
+    return [CallInterceptor(), *guard, StartedInterceptor(waiting)]
+
+
+def _service(details: grpc.HandlerCallDetails) -> str:
+    """``shoal.v1.SearchService`` of ``/shoal.v1.SearchService/Search``."""
+    return details.method.rpartition("/")[0].removeprefix("/")
+
+
+def _refusal(error: ShoalError) -> Handler:
+    """A handler that raises ``error`` before it reads a request, whatever the method's kind."""
+
+    async def refuse(requests: Any, context: Any) -> None:
+        del requests, context
+        raise error
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _wrap(handler: Handler, method: str) -> Handler:
+    """The same handler with its behaviour observed."""
+    # The one behaviour that is set is the one of the method's kind.
+    kinds: tuple[tuple[Behaviour | None, Callable[..., Handler]], ...] = (
+        (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
+        (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
+        (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
+        (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
+    )
+    behaviour, make = next((found, make) for found, make in kinds if found is not None)
+    observed = observe(behaviour, method, streaming=handler.response_streaming)
+    return make(observed, handler.request_deserializer, handler.response_serializer)

@@ -1,0 +1,152 @@
+"""Health follows what the services say, as the official client sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import SecretStr
+
+from shoal.rpc.server import ServerConfig
+
+EMBEDDER = "shoal.v1.EmbedderService"
+CLUSTERER = "shoal.v1.ClustererService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+async def check(stub: Any, service: str = "") -> int:
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
+    status: int = answer.status
+    return status
+
+
+def test_health_is_known_when_start_returns(serving: Any, fake_embedder: Any) -> None:
+    """Every service was asked before ``start`` returned; nothing is SERVING by default."""
+
+    async def scenario() -> None:
+        async with serving(fake_embedder()) as running:
+            assert await check(health_pb2_grpc.HealthStub(running.channel), EMBEDDER) == SERVING
+        async with serving(fake_embedder(is_ready=False)) as running:
+            stub = health_pb2_grpc.HealthStub(running.channel)
+            assert await check(stub, EMBEDDER) == NOT_SERVING
+            assert await check(stub) == NOT_SERVING
+
+    asyncio.run(scenario())
+
+
+def test_health_overall_is_the_and_of_the_services(
+    serving: Any, fake_embedder: Any, fake_clusterer: Any, until: Any
+) -> None:
+    """One service that is not ready takes the server's status with it, and gives it back."""
+
+    async def scenario() -> None:
+        embedder = fake_embedder()
+        async with serving(embedder, fake_clusterer()) as running:
+            stub = health_pb2_grpc.HealthStub(running.channel)
+            assert await check(stub) == SERVING
+
+            async def overall(expected: int) -> bool:
+                return await check(stub) == expected
+
+            embedder.is_ready = False
+            await until(lambda: overall(NOT_SERVING))
+            assert await check(stub, EMBEDDER) == NOT_SERVING
+            assert await check(stub, CLUSTERER) == SERVING
+            embedder.is_ready = True
+            await until(lambda: overall(SERVING))
+            everything = await stub.List(health_pb2.HealthListRequest())
+            assert {name: answer.status for name, answer in everything.statuses.items()} == {
+                "": SERVING,
+                EMBEDDER: SERVING,
+                CLUSTERER: SERVING,
+            }
+
+    asyncio.run(scenario())
+
+
+def test_health_error_in_ready_is_not_serving_and_logged_once(
+    serving: Any, fake_embedder: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failing check never kills the poller, and does not fill the log."""
+
+    async def scenario() -> None:
+        embedder = fake_embedder(ready_error=RuntimeError("store is away"))
+        async with serving(embedder) as running:
+            stub = health_pb2_grpc.HealthStub(running.channel)
+            assert await check(stub, EMBEDDER) == NOT_SERVING
+            await until(lambda: embedder.ready_calls > 5)
+            embedder.ready_error = None
+
+            async def recovered() -> bool:
+                return await check(stub, EMBEDDER) == SERVING
+
+            await until(recovered)
+
+    with caplog.at_level(logging.WARNING, logger="shoal.rpc.health"):
+        asyncio.run(scenario())
+    (record,) = [each for each in caplog.records if each.name == "shoal.rpc.health"]
+    assert vars(record)["error"] == "RuntimeError: store is away"
+    assert vars(record)["service"] == EMBEDDER
+
+
+def test_health_ready_that_hangs_is_not_serving(serving: Any, fake_embedder: Any) -> None:
+    """A check that does not answer in time counts as no."""
+
+    async def scenario() -> None:
+        config = ServerConfig(address="127.0.0.1:0", health_timeout_s=0.05)
+        async with serving(fake_embedder(ready_hangs=True), server=config) as running:
+            assert await check(health_pb2_grpc.HealthStub(running.channel)) == NOT_SERVING
+
+    asyncio.run(scenario())
+
+
+def test_health_unknown_service_is_not_found(serving: Any, fake_embedder: Any) -> None:
+    """As the protocol asks: Check answers NOT_FOUND, Watch SERVICE_UNKNOWN."""
+
+    async def scenario() -> None:
+        async with serving(fake_embedder()) as running:
+            stub = health_pb2_grpc.HealthStub(running.channel)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await check(stub, "nobody")
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service="nobody"))
+            assert (await watch.read()).status == UNKNOWN
+            watch.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_health_watch_sees_the_stop_and_does_not_hold_it_up(
+    serving: Any, fake_embedder: Any
+) -> None:
+    """A watcher gets SERVING, then NOT_SERVING, then the end, long before the grace is over."""
+
+    async def scenario() -> None:
+        config = ServerConfig(address="127.0.0.1:0", grace_s=100)
+        async with serving(fake_embedder(), server=config) as running:
+            stub = health_pb2_grpc.HealthStub(running.channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service=EMBEDDER))
+            assert (await watch.read()).status == SERVING
+            async with asyncio.timeout(30):
+                await running.server.stop()
+            assert (await watch.read()).status == NOT_SERVING
+            assert await watch.read() is grpc.aio.EOF
+
+    asyncio.run(scenario())
+
+
+def test_health_needs_no_token(serving: Any, fake_embedder: Any) -> None:
+    """A kubelet has none."""
+
+    async def scenario() -> None:
+        config = ServerConfig(address="127.0.0.1:0", tokens=(SecretStr("t"),))
+        async with serving(fake_embedder(), server=config) as running:
+            assert await check(health_pb2_grpc.HealthStub(running.channel), EMBEDDER) == SERVING
+
+    asyncio.run(scenario())
