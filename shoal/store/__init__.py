@@ -1,0 +1,74 @@
+"""The vector store: the one place that knows Qdrant, as a server, embedded or in memory.
+
+``open_store(StoreConfig(...))`` gives a ``Store``; everything else here is what goes in and out.
+"""
+
+from __future__ import annotations
+
+from shoal.store.config import StoreConfig
+from shoal.store.gateway import Store
+from shoal.store.model import (
+    DEFAULT_CLUSTERING,
+    EVERYWHERE,
+    RESERVED_FIELDS,
+    SLOTS,
+    AnyOf,
+    Block,
+    Collection,
+    Condition,
+    Empty,
+    Equals,
+    Hit,
+    IdIn,
+    Json,
+    Payload,
+    Point,
+    Query,
+    Record,
+    Scan,
+    VectorSpec,
+    Where,
+    Within,
+    canonical_id,
+    other_slot,
+    point_id,
+    records_name,
+    slot_field,
+)
+from shoal.store.open import open_store
+from shoal.vectors import NOISE, Labels, Vectors
+
+__all__ = [
+    "DEFAULT_CLUSTERING",
+    "EVERYWHERE",
+    "NOISE",
+    "RESERVED_FIELDS",
+    "SLOTS",
+    "AnyOf",
+    "Block",
+    "Collection",
+    "Condition",
+    "Empty",
+    "Equals",
+    "Hit",
+    "IdIn",
+    "Json",
+    "Labels",
+    "Payload",
+    "Point",
+    "Query",
+    "Record",
+    "Scan",
+    "Store",
+    "StoreConfig",
+    "VectorSpec",
+    "Vectors",
+    "Where",
+    "Within",
+    "canonical_id",
+    "open_store",
+    "other_slot",
+    "point_id",
+    "records_name",
+    "slot_field",
+]

@@ -1,0 +1,167 @@
+"""The collections of a store: made, found, indexed, dropped.
+
+A collection has a companion for its records, with the same vectors; both note what they are in
+the engine's metadata (``schema``).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from shoal.errors import Conflict, InvalidArgument, NotFound
+from shoal.store import schema
+from shoal.store.engines import CollectionInfo
+from shoal.store.model import (
+    DEFAULT_CLUSTERING,
+    Collection,
+    VectorSpec,
+    check_clustering_name,
+    check_collection_name,
+    is_records_name,
+    records_name,
+)
+from shoal.store.session import Session
+
+_TRUSTED_S = 5.0
+"""How long a collection is taken to be as it was: another process may drop it and make another."""
+
+
+class Catalogue:
+    """What collections there are. Thread-safe."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._known: dict[str, tuple[float, Collection]] = {}
+
+    def create(self, name: str, vectors: Sequence[VectorSpec]) -> Collection:
+        """The collection ``name`` with ``vectors``, made with its companion if it is not there.
+
+        Idempotent; also completes a creation that was cut short.
+
+        Raises:
+            EncoderMismatch: it exists, with vectors of another encoder.
+            Unsupported: it exists, and lacks some of ``vectors``.
+        """
+        check_collection_name(name)
+        schema.check_vectors(vectors)
+        info = self._look(name)
+        if info is not None:
+            existing = schema.parse_metadata(name, info.config.metadata)
+        else:
+            # The companion comes first: whoever sees the collection can rely on it.
+            self._ensure_companion(records_name(name), vectors)
+            existing = self._make(name, vectors)
+        self._ensure_companion(records_name(name), existing.vectors)
+        schema.check_same_vectors(existing, vectors)
+        return self.ensure_clustering(name, DEFAULT_CLUSTERING)
+
+    def ensure_clustering(self, name: str, clustering: str) -> Collection:
+        """The collection ``name``, with the slots of ``clustering`` indexed. Idempotent."""
+        check_collection_name(name)
+        clustering = check_clustering_name(clustering)
+        info = self._info(name)
+        collection = schema.parse_metadata(name, info.config.metadata)
+        self._index(name, info, (*collection.clusterings, clustering))
+        if clustering not in collection.clusterings:
+            with self._session.engine(name) as engine:
+                engine.update_collection(name, metadata=schema.clustering_metadata(clustering))
+        return self.get(name)
+
+    def get(self, name: str) -> Collection:
+        """The collection called ``name``; NotFound names those that exist."""
+        shown = check_collection_name(name.removesuffix(records_name("")))
+        try:
+            collection = schema.parse_metadata(name, self._info(name).config.metadata)
+        except NotFound as exc:
+            self._known.pop(name, None)
+            known = ", ".join(other.name for other in self.list_all()) or "none"
+            raise NotFound(
+                f"collection {shown!r} does not exist; existing: {known}", collection=shown
+            ) from exc
+        self._known[name] = (time.monotonic(), collection)
+        return collection
+
+    def require(self, name: str) -> Collection:
+        """The collection ``name``, as read within the last seconds."""
+        read_at, collection = self._known.get(name, (-math.inf, None))
+        if collection is None or time.monotonic() - read_at > _TRUSTED_S:
+            return self.get(name)
+        return collection
+
+    def list_all(self) -> list[Collection]:
+        """Every collection that Shoal made, by name; companions are not listed."""
+        with self._session.engine("collections") as engine:
+            names = sorted(row.name for row in engine.get_collections().collections)
+        found: list[Collection] = []
+        for name in names:
+            if is_records_name(name):
+                continue
+            try:
+                noted = self._info(name).config.metadata
+            except NotFound:  # dropped since it was listed
+                continue
+            if schema.is_ours(noted):
+                found.append(schema.parse_metadata(name, noted))
+        return found
+
+    def drop(self, name: str) -> None:
+        """Delete the collection and its companion, with everything in them."""
+        check_collection_name(name)
+        self.get(name)
+        for each in (records_name(name), name):  # last, so that a drop cut short can be repeated
+            self._known.pop(each, None)
+            if self._look(each) is not None:
+                with self._session.engine(each) as engine:
+                    engine.delete_collection(each)
+
+    def _info(self, name: str) -> CollectionInfo:
+        with self._session.engine(f"collection {name!r}") as engine:
+            return engine.get_collection(name)
+
+    def _look(self, name: str) -> CollectionInfo | None:
+        """What the engine says about ``name``; None if it does not exist."""
+        try:
+            return self._info(name)
+        except NotFound:
+            return None
+
+    def _make(self, name: str, vectors: Sequence[VectorSpec]) -> Collection:
+        """Create ``name``; if another process has just done so, take that one."""
+        noted = schema.metadata(vectors, time.time())
+        try:
+            with self._session.engine(f"collection {name!r}") as engine:
+                engine.create_collection(
+                    name, vectors_config=schema.vectors_config(vectors), metadata=noted
+                )
+        except (Conflict, InvalidArgument):
+            info = self._look(name)
+            if info is None:
+                raise
+            return schema.parse_metadata(name, info.config.metadata)
+        return schema.parse_metadata(name, noted)
+
+    def _ensure_companion(self, name: str, vectors: Sequence[VectorSpec]) -> None:
+        """Make the companion ``name`` with its indexes.
+
+        One with other vectors is debris, of a creation cut short or one that lost a race.
+        """
+        info = self._look(name)
+        if info is not None:
+            found = schema.parse_metadata(name, info.config.metadata)
+            if found.vectors == tuple(vectors):
+                self._index(name, info, ())
+                return
+            self._known.pop(name, None)
+            with self._session.engine(name) as engine:
+                engine.delete_collection(name)
+        self._make(name, vectors)
+        self._index(name, self._info(name), ())
+
+    def _index(self, name: str, info: CollectionInfo, clusterings: Sequence[str]) -> None:
+        """Make the payload indexes that ``name`` lacks."""
+        for field, kind in schema.indexes(name, clusterings).items():
+            if field not in info.payload_schema:
+                with self._session.engine(name) as engine:
+                    engine.create_payload_index(name, field, field_schema=kind, wait=True)

@@ -1,0 +1,279 @@
+"""Clusterings as readers see them: the pointer to the active run, and its cluster records.
+
+They are points of the collection's records collection, so that one conditional write of the
+store is all that atomicity needs (docs: README, "Decisions"):
+
+* the *state* of a clustering, one point: which slot and run readers see, the lease of the run
+  under way, and the counter of cluster ids;
+* one point per cluster of a run, whose vector is the centroid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from shoal.errors import NotFound
+from shoal.store.gateway import Store
+from shoal.store.model import (
+    Equals,
+    IdIn,
+    Json,
+    Payload,
+    Point,
+    Scan,
+    Where,
+    Within,
+    check_clustering_name,
+    other_slot,
+    point_id,
+    records_name,
+    slot_field,
+)
+from shoal.vectors import Vectors
+
+__all__ = ["ClusterRecord", "Clusterings", "State", "cluster_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One clustering at one moment. Times are Unix seconds; empty strings mean none.
+
+    ``fence`` grows with every lease; a write that names an older one changes nothing.
+    ``previous_run`` is the run whose assignment is intact in the other slot.
+    """
+
+    clustering: str
+    active_slot: str = "a"
+    active_run: str = ""
+    previous_run: str = ""
+    changed_at: float = 0.0
+    next_cluster: int = 0
+    fence: int = 0
+    lease_owner: str = ""
+    lease_run: str = ""
+    lease_expires: float = 0.0
+    rollback_request: str = ""
+
+    def leased(self, now: float) -> bool:
+        """Whether somebody holds the lease at ``now``: an expired one is a dead run's."""
+        return bool(self.lease_run) and self.lease_expires >= now
+
+    @property
+    def active_field(self) -> str:
+        """The payload field that readers follow."""
+        return slot_field(self.clustering, self.active_slot)
+
+    @property
+    def inactive_slot(self) -> str:
+        """The slot that a run may write."""
+        return other_slot(self.active_slot)
+
+    @property
+    def inactive_field(self) -> str:
+        """The payload field that a run may write."""
+        return slot_field(self.clustering, self.inactive_slot)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """One cluster of one run. ``size`` and ``cohesion`` are those of its assignment pass.
+
+    ``lineage`` is ``{"kind": str, "related": [int], "overlap": float}``.
+    """
+
+    cluster: int
+    size: int
+    cohesion: float
+    centroid: Vectors
+    lineage: Mapping[str, Json]
+    name: str = ""
+
+
+def cluster_of(payload: Payload, clustering: str, slot: str) -> int | None:
+    """The cluster id in ``payload``'s slot; None when the point is not assigned there."""
+    value: Json = payload.get("clusters")
+    for key in (clustering, slot):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value if isinstance(value, int) else None
+
+
+class Clusterings:
+    """The clusterings of one collection, in the store. Thread-safe like the store."""
+
+    def __init__(self, store: Store, collection: str) -> None:
+        self._store = store
+        self.collection = collection
+        self._records = records_name(collection)
+
+    def state(self, clustering: str = "") -> State:
+        """The state of ``clustering``; that of one never run if it has none yet.
+
+        Raises:
+            NotFound: the collection does not exist.
+        """
+        clustering = check_clustering_name(clustering)
+        (record,) = self._store.retrieve(self._records, [_state_id(clustering)])
+        if record is None:
+            self._store.collection(self.collection)
+            return State(clustering)
+        known = {f.name for f in fields(State)}
+        return State(**{k: v for k, v in record.payload.items() if k in known})  # type: ignore[arg-type]
+
+    def ensure(self, clustering: str) -> State:
+        """The state of ``clustering``, made if it is new, with its slots indexed."""
+        clustering = check_clustering_name(clustering)
+        if clustering not in self._store.collection(self.collection).clusterings:
+            self._store.ensure_clustering(self.collection, clustering)
+        initial: Payload = {"kind": "clustering", **asdict(State(clustering))}
+        self._store.upsert(
+            self._records, [Point(_state_id(clustering), {}, initial)], insert_only=True
+        )
+        return self.state(clustering)
+
+    def compare_and_set(
+        self, clustering: str, changes: Payload, *expected: Equals, where: Where | None = None
+    ) -> State:
+        """Sets ``changes`` if every ``expected`` field still holds; returns what is there then.
+
+        The comparison and the write are one operation of the store.
+        """
+        condition = (where or Where()).also(IdIn([_state_id(clustering)]), *expected)
+        self._store.set_payload(self._records, changes, where=condition)
+        return self.state(clustering)
+
+    def put_clusters(
+        self,
+        clustering: str,
+        run: str,
+        clusters: Sequence[ClusterRecord],
+        *,
+        vector: str,
+        fence: int,
+    ) -> None:
+        """Stores the clusters of ``run``.
+
+        ``vector`` names the vector they were found in, ``fence`` is that of the run's lease.
+        """
+        self._store.upsert(
+            self._records,
+            [
+                Point(
+                    point_id(f"cluster/{clustering}/{run}/{c.cluster}"),
+                    {vector: c.centroid},
+                    {
+                        "kind": "cluster",
+                        "clustering": clustering,
+                        "run": run,
+                        "cluster": c.cluster,
+                        "size": c.size,
+                        "cohesion": c.cohesion,
+                        "name": c.name,
+                        "vector": vector,
+                        "fence": fence,
+                        "lineage": dict(c.lineage),
+                    },
+                )
+                for c in clusters
+            ],
+        )
+
+    def clusters(self, clustering: str, run: str) -> list[ClusterRecord]:
+        """The clusters of ``run`` by ascending id.
+
+        Raises:
+            NotFound: there are none: no such run, or one whose clusters were dropped.
+        """
+        where = _clusters_where(clustering, run)
+        vector = self.vector_of(clustering, run)
+        found = [
+            _cluster_record(payload, centroid)
+            for block in self._store.scan(self._records, Scan(where=where, vector=vector))
+            if block.vectors is not None
+            for payload, centroid in zip(block.payloads, block.vectors, strict=True)
+        ]
+        if not found:
+            raise NotFound(
+                f"clustering {clustering!r} of {self.collection!r} has no clusters of run {run!r}"
+            )
+        return sorted(found, key=lambda c: c.cluster)
+
+    def count_clusters(self, clustering: str, run: str) -> int:
+        """The number of clusters of ``run``."""
+        return self._store.count(self._records, _clusters_where(clustering, run))
+
+    def vector_of(self, clustering: str, run: str) -> str:
+        """The named vector that ``run`` clustered; the collection's first if unknown."""
+        options = Scan(where=_clusters_where(clustering, run), fields=("vector",), block_size=1)
+        block = next(iter(self._store.scan(self._records, options)), None)
+        name = str(block.payloads[0]["vector"]) if block else ""
+        return self._store.collection(self.collection).vector(name).name
+
+    def drop_clusters_except(self, clustering: str, runs: Sequence[str], *, fence: int) -> None:
+        """Deletes the cluster records of every run before ``fence`` but ``runs``."""
+        where = Where(
+            must=(
+                Equals("kind", "cluster"),
+                Equals("clustering", clustering),
+                Within("fence", lt=fence),
+            ),
+            must_not=tuple(Equals("run", run) for run in runs if run),
+        )
+        self._store.delete(self._records, where)
+
+    def put_run(self, run: str, payload: Payload) -> None:
+        """Stores the record of ``run``; ``payload`` must carry clustering and created_at."""
+        self._store.upsert(
+            self._records, [Point(_run_id(run), {}, {**payload, "kind": "run", "run": run})]
+        )
+
+    def run(self, run: str) -> Payload:
+        """The record of ``run``.
+
+        Raises:
+            NotFound: there is none.
+        """
+        (record,) = self._store.retrieve(self._records, [_run_id(run)])
+        if record is None:
+            self._store.collection(self.collection)
+            raise NotFound(f"collection {self.collection!r} has no run {run!r}", run=run)
+        return record.payload
+
+    def runs(self, clustering: str = "") -> list[Payload]:
+        """The records of all runs, of one clustering if named, newest first."""
+        self._store.collection(self.collection)
+        where = Where(must=(Equals("kind", "run"),))
+        if clustering:
+            where = where.also(Equals("clustering", clustering))
+        found = [p for b in self._store.scan(self._records, Scan(where=where)) for p in b.payloads]
+        return sorted(found, key=lambda p: (-float(p["created_at"]), str(p["run"])))  # type: ignore[arg-type]
+
+
+def _state_id(clustering: str) -> str:
+    return point_id(f"state/{clustering}")
+
+
+def _run_id(run: str) -> str:
+    return point_id(f"run/{run}")
+
+
+def _clusters_where(clustering: str, run: str) -> Where:
+    return Where(
+        must=(Equals("kind", "cluster"), Equals("clustering", clustering), Equals("run", run))
+    )
+
+
+def _cluster_record(payload: Payload, centroid: Vectors) -> ClusterRecord:
+    lineage = payload.get("lineage")
+    return ClusterRecord(
+        cluster=int(payload["cluster"]),  # type: ignore[arg-type]
+        size=int(payload["size"]),  # type: ignore[arg-type]
+        cohesion=float(payload["cohesion"]),  # type: ignore[arg-type]
+        centroid=np.ascontiguousarray(centroid, dtype=np.float32),
+        lineage=lineage if isinstance(lineage, dict) else {},
+        name=str(payload.get("name", "")),
+    )

@@ -1,0 +1,327 @@
+"""The embedded engine: ``QdrantClient``'s methods over qdrant-edge shards in a directory.
+
+One shard per collection. The engine holds the GIL during each call and its shards die with
+``close``, so each shard has a lock, held for a whole method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import RLock
+from types import SimpleNamespace
+from typing import Any
+
+import qdrant_edge as edge
+from qdrant_client import models
+from qdrant_client.conversions.common_types import PointId
+from qdrant_client.http.models import QueryResponse
+
+from shoal.errors import Conflict, NotFound, StoreUnavailable
+from shoal.store import edge_files as files
+from shoal.store import edge_models as convert
+from shoal.store.edge_shard import Shard
+from shoal.store.engines import Backend, IndexSchema, WithFields
+from shoal.store.failures import engine_errors
+from shoal.vectors import Vectors
+
+_Op = edge.UpdateOperation
+
+
+@dataclass(frozen=True, slots=True)
+class _Info:
+    """What ``get_collection`` answers."""
+
+    config: SimpleNamespace
+    payload_schema: Mapping[str, object]
+
+
+def open_embedded(root: Path) -> Backend:
+    """The embedded engine on the directory ``root``, which this process now owns.
+
+    Raises:
+        StoreLocked: another process owns it.
+        ConfigError: the directory cannot be used.
+        OperatorError: a collection's files are damaged.
+    """
+    engine = EdgeEngine(root)
+    return Backend("embedded", engine, nullcontext(), engine.flush)
+
+
+class EdgeEngine:
+    """The methods of ``QdrantClient`` that the gateway uses, on shards under one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = RLock()
+        self._shards: dict[str, Shard] = {}
+        self._closed = False
+        self._owner = files.take_lock(root)
+        try:
+            for directory in files.collection_dirs(root):
+                metadata = files.read_metadata(directory)
+                with engine_errors(f"store {root}: collection {directory.name!r}"):
+                    engine = edge.EdgeShard.load(str(directory / "shard"))
+                self._shards[directory.name] = Shard(directory, metadata, engine)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Flush and close every shard, then give up the directory. Idempotent."""
+        with self._lock, ExitStack() as last_first:  # one that fails does not stop the others
+            self._closed = True
+            last_first.callback(self._owner.close)
+            for shard in self._shards.values():
+                last_first.callback(shard.close)
+            self._shards.clear()
+
+    def flush(self) -> None:
+        """Write everything acknowledged to disk."""
+        with self._lock:
+            names = list(self._shards)
+        for name in names:
+            with suppress(NotFound), self._entry(name) as entry:  # one may have been dropped
+                entry.flush()
+
+    def get_collections(self) -> models.CollectionsResponse:
+        """Every collection."""
+        with self._lock:
+            self._check_open()
+            rows = [models.CollectionDescription(name=name) for name in self._shards]
+        return models.CollectionsResponse(collections=rows)
+
+    def get_collection(self, collection_name: str) -> _Info:
+        """Metadata and payload indexes."""
+        with self._entry(collection_name) as entry:
+            schema = entry.live().info().payload_schema
+            return _Info(SimpleNamespace(metadata=dict(entry.metadata)), schema)
+
+    def create_collection(
+        self,
+        collection_name: str,
+        *,
+        vectors_config: Mapping[str, models.VectorParams],
+        metadata: dict[str, Any],
+    ) -> None:
+        """Make a collection; it exists once its metadata is on disk."""
+        with self._lock:
+            self._check_open()
+            if collection_name in self._shards:
+                raise Conflict(f"collection {collection_name!r} already exists")
+            directory = self._root / "collections" / collection_name
+            if directory.exists():  # debris of a creation that failed in this process
+                files.remove_collection(directory)
+            shard = directory / "shard"
+            shard.mkdir(parents=True)
+            engine = edge.EdgeShard.create(str(shard), convert.to_config(vectors_config))
+            files.sync_tree(directory)
+            files.write_metadata(directory, metadata)
+            self._shards[collection_name] = Shard(directory, metadata, engine)
+
+    def update_collection(self, collection_name: str, *, metadata: dict[str, Any]) -> None:
+        """Merge ``metadata``, top-level key by key."""
+        with self._entry(collection_name) as entry:
+            merged = {**entry.metadata, **metadata}
+            files.write_metadata(entry.directory, merged)
+            entry.metadata = merged
+
+    def delete_collection(self, collection_name: str) -> None:
+        """Drop a collection and its files."""
+        with self._lock, self._entry(collection_name) as entry:
+            del self._shards[collection_name]
+            entry.close(flush=False)
+            files.remove_collection(entry.directory)
+
+    def create_payload_index(
+        self, collection_name: str, field_name: str, *, field_schema: IndexSchema, wait: bool = True
+    ) -> None:
+        """Index a payload field."""
+        del wait  # applied when the call returns
+        self._write(
+            collection_name, _Op.create_field_index(field_name, convert.to_index(field_schema))
+        )
+
+    def upsert(
+        self,
+        collection_name: str,
+        points: list[models.PointStruct],
+        *,
+        wait: bool = True,
+        update_mode: models.UpdateMode = models.UpdateMode.UPSERT,
+    ) -> None:
+        """Write whole points."""
+        del wait  # applied when the call returns
+        operation = _Op.upsert_points(
+            [convert.to_point(point) for point in points],
+            update_mode=convert.to_update_mode(update_mode),
+        )
+        self._write(collection_name, operation, points=len(points))
+
+    def retrieve(
+        self,
+        collection_name: str,
+        ids: Sequence[str],
+        *,
+        with_payload: WithFields,
+        with_vectors: WithFields,
+    ) -> list[models.Record]:
+        """The points with these ids."""
+        with self._shard(collection_name) as shard:
+            records = shard.retrieve(list(ids), with_payload, with_vectors)
+        return [convert.to_record(record) for record in records]
+
+    def scroll(  # noqa: PLR0913  (QdrantClient's signature)
+        self,
+        collection_name: str,
+        *,
+        scroll_filter: models.Filter,
+        limit: int,
+        offset: PointId | None,
+        with_payload: WithFields,
+        with_vectors: WithFields,
+    ) -> tuple[list[models.Record], PointId | None]:
+        """Up to ``limit`` points from ``offset`` on, by id, and the next id."""
+        request = edge.ScrollRequest(
+            offset=None if offset is None else str(offset),
+            limit=limit,
+            filter=convert.to_filter(scroll_filter),
+            with_payload=with_payload,
+            with_vector=with_vectors,
+        )
+        with self._shard(collection_name) as shard:
+            records, following = shard.scroll(request)
+        return (
+            [convert.to_record(record) for record in records],
+            None if following is None else str(following),
+        )
+
+    def query_points(  # noqa: PLR0913  (QdrantClient's signature)
+        self,
+        collection_name: str,
+        *,
+        query: Vectors,
+        using: str,
+        query_filter: models.Filter,
+        search_params: models.SearchParams,
+        limit: int,
+        with_payload: WithFields,
+        with_vectors: WithFields,
+    ) -> QueryResponse:
+        """The nearest points."""
+        request = edge.QueryRequest(
+            limit=limit,
+            query=edge.Query.Nearest(query.tolist(), using=using),
+            filter=convert.to_filter(query_filter),
+            params=edge.SearchParams(exact=bool(search_params.exact)),
+            with_payload=with_payload,
+            with_vector=with_vectors,
+        )
+        with self._shard(collection_name) as shard:
+            points = shard.query(request)
+        return QueryResponse.model_construct(points=[convert.to_scored(point) for point in points])
+
+    def count(
+        self, collection_name: str, *, count_filter: models.Filter, exact: bool = True
+    ) -> models.CountResult:
+        """The number of points."""
+        request = edge.CountRequest(exact=exact, filter=convert.to_filter(count_filter))
+        with self._shard(collection_name) as shard:
+            return models.CountResult(count=shard.count(request))
+
+    def facet(
+        self,
+        collection_name: str,
+        *,
+        key: str,
+        facet_filter: models.Filter,
+        limit: int,
+        exact: bool,
+    ) -> models.FacetResponse:
+        """The most frequent values of an indexed field."""
+        request = edge.FacetRequest(
+            key, limit=limit, exact=exact, filter=convert.to_filter(facet_filter)
+        )
+        with self._shard(collection_name) as shard:
+            hits = shard.facet(request).hits
+        return models.FacetResponse(
+            hits=[
+                models.FacetValueHit(value=convert.decode(hit.value), count=hit.count)
+                for hit in hits
+            ]
+        )
+
+    def set_payload(  # noqa: PLR0913  (QdrantClient's signature)
+        self,
+        collection_name: str,
+        payload: dict[str, Any],
+        *,
+        points: models.Filter,
+        key: str | None = None,
+        wait: bool = True,
+        ordering: models.WriteOrdering = models.WriteOrdering.STRONG,
+    ) -> None:
+        """Merge ``payload`` into that of the points, in one engine call."""
+        del wait, ordering  # applied, in order, when the call returns
+        where = convert.to_filter(points) or edge.Filter()
+        operation = _Op.set_payload_by_filter(where, convert.encode(payload), key)
+        self._write(collection_name, operation)
+
+    def delete_payload(
+        self,
+        collection_name: str,
+        keys: Sequence[str],
+        *,
+        points: models.Filter,
+        wait: bool = True,
+        ordering: models.WriteOrdering = models.WriteOrdering.STRONG,
+    ) -> None:
+        """Remove payload fields of the points."""
+        del wait, ordering  # applied, in order, when the call returns
+        where = convert.to_filter(points) or edge.Filter()
+        self._write(collection_name, _Op.delete_payload_by_filter(where, list(keys)))
+
+    def delete(
+        self,
+        collection_name: str,
+        points_selector: models.Filter,
+        *,
+        wait: bool = True,
+        ordering: models.WriteOrdering = models.WriteOrdering.STRONG,
+    ) -> None:
+        """Delete the points."""
+        del wait, ordering  # applied, in order, when the call returns
+        where = convert.to_filter(points_selector) or edge.Filter()
+        self._write(collection_name, _Op.delete_points_by_filter(where))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"the store at {self._root} is closed")
+
+    @contextmanager
+    def _entry(self, name: str) -> Iterator[Shard]:
+        """The collection ``name``, locked. ``self._lock`` is let go first: no deadlock."""
+        with self._lock:
+            self._check_open()
+            entry = self._shards.get(name)
+        if entry is None:
+            raise NotFound(f"collection {name!r} does not exist")
+        with entry.lock:
+            if entry.engine is None:
+                self._check_open()  # closing, and dropping, may have come in between
+            yield entry
+
+    @contextmanager
+    def _shard(self, name: str) -> Iterator[edge.EdgeShard]:
+        """The open shard of the collection ``name``, locked."""
+        with self._entry(name) as entry:
+            yield entry.live()
+
+    def _write(
+        self, name: str, operation: edge.UpdateOperation, *, points: int | None = None
+    ) -> None:
+        """Apply ``operation`` to ``name``; it carries ``points`` whole points, or is by filter."""
+        with self._entry(name) as entry:
+            entry.write(operation, points)

@@ -1,0 +1,124 @@
+"""The embedded store's directory: one owner, and files that are whole or absent.
+
+    PATH/LOCK                               flock held by the owner; contains its process id
+    PATH/collections/NAME/collection.json   written last: without it the rest is debris
+    PATH/collections/NAME/shard/            the engine's own files
+
+Knows no engine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shoal.errors import ConfigError, OperatorError, StoreLocked
+
+FORMAT = 1
+"""Version of ``collection.json``."""
+
+
+def take_lock(root: Path) -> BinaryIO:
+    """The held lock file of the store at ``root``, which is made if absent; close it to let go.
+
+    Raises:
+        StoreLocked: a process, perhaps this one, owns the directory.
+        ConfigError: the directory cannot be made or written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "collections").mkdir(exist_ok=True)
+        lock = (root / "LOCK").open("a+b")
+    except OSError as exc:
+        raise ConfigError(f"store {root}: cannot use the directory: {exc.strerror}") from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        lock.seek(0)
+        owner = lock.read(20).decode("ascii", "replace").strip() or "unknown"
+        lock.close()
+        raise StoreLocked(
+            f"store {root} is in use by process {owner}: expected one owner; stop that process "
+            "or talk to it over gRPC",
+            path=str(root),
+            pid=owner,
+        ) from exc
+    except OSError as exc:
+        lock.close()
+        raise ConfigError(f"store {root}: cannot lock the directory: {exc.strerror}") from exc
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{os.getpid()}\n".encode("ascii"))
+    lock.flush()
+    return lock
+
+
+def collection_dirs(root: Path) -> Iterator[Path]:
+    """The whole collections under ``root``, by name; debris of a crash is removed."""
+    for each in sorted((root / "collections").iterdir()):
+        if (each / "collection.json").is_file():
+            shutil.rmtree(each / "shard" / "temp_segments", ignore_errors=True)
+            yield each
+        elif each.is_dir():
+            shutil.rmtree(each)
+
+
+def read_metadata(directory: Path) -> dict[str, Any]:
+    """What ``directory``'s collection notes about itself; OperatorError if it is damaged."""
+    path = directory / "collection.json"
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise OperatorError(f"{path}: expected JSON, got {exc}; restore the file") from exc
+    if not isinstance(noted, dict) or noted.get("format") != FORMAT:
+        raise OperatorError(f"{path}: expected format {FORMAT}; another version wrote it")
+    metadata = noted.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def write_metadata(directory: Path, metadata: dict[str, Any]) -> None:
+    """Replace what ``directory``'s collection notes about itself, in one durable step."""
+    fresh = directory / "collection.json.new"
+    with fresh.open("w", encoding="utf-8") as file:
+        json.dump({"format": FORMAT, "metadata": metadata}, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(directory / "collection.json")
+    sync_directory(directory)
+
+
+def remove_collection(directory: Path) -> None:
+    """Delete ``directory``; cut short at any point, it leaves debris or nothing."""
+    (directory / "collection.json").unlink(missing_ok=True)
+    sync_directory(directory)
+    # What cannot be removed now is debris by now: the next start removes it.
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def sync_tree(directory: Path) -> None:
+    """Make every file under ``directory``, and the names that lead to it, safe on disk."""
+    for parent, _, files in os.walk(directory):
+        for name in files:
+            with suppress(FileNotFoundError):  # the engine renames its spare log files at will
+                _sync(Path(parent, name))
+        sync_directory(Path(parent))
+    sync_directory(directory.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in ``directory`` safe on disk."""
+    _sync(directory)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,239 @@
+"""What the gateway asks of an engine, and how a server or the in-memory engine is opened.
+
+``Engine`` is the part of ``QdrantClient`` that the gateway uses, so a client is an engine as it
+is; ``EdgeEngine`` (``shoal.store.edge``) has the same methods.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any, Protocol, TypeAlias
+
+from qdrant_client import QdrantClient, models
+from qdrant_client.common import client_warnings
+from qdrant_client.conversions.common_types import PointId
+from qdrant_client.http.models import QueryResponse
+
+from shoal.store.config import StoreConfig
+from shoal.vectors import Vectors
+
+IndexSchema: TypeAlias = (
+    models.PayloadSchemaType | models.KeywordIndexParams | models.IntegerIndexParams
+)
+WithFields: TypeAlias = bool | list[str]
+
+# Said once per process about engines that Shoal offers for tests; said through the client's own
+# "already shown" set, because warning filters are global and not thread-safe.
+_EXPECTED_IN_MEMORY = (
+    "large-local-collection",
+    "create-local-payload-indexes",
+    "local_query_points_search_params_ignored",
+)
+
+
+class CollectionConfig(Protocol):
+    """The part of a collection's configuration that the gateway reads."""
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """What Shoal noted at creation."""
+
+
+class CollectionInfo(Protocol):
+    """What an engine says about a collection."""
+
+    @property
+    def config(self) -> CollectionConfig:
+        """Its configuration."""
+
+    @property
+    def payload_schema(self) -> Mapping[str, object]:
+        """Its payload indexes by field; empty where the engine has none."""
+
+
+class CollectionName(Protocol):
+    """One row of a list of collections."""
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+
+
+class CollectionNames(Protocol):
+    """A list of collections."""
+
+    @property
+    def collections(self) -> Sequence[CollectionName]:
+        """The rows."""
+
+
+class Engine(Protocol):
+    """Fifteen methods of ``QdrantClient``, with the arguments that the gateway passes."""
+
+    def get_collections(self) -> CollectionNames:
+        """Every collection."""
+
+    def get_collection(self, collection_name: str) -> CollectionInfo:
+        """One collection."""
+
+    def create_collection(
+        self,
+        collection_name: str,
+        *,
+        vectors_config: Mapping[str, models.VectorParams],
+        metadata: dict[str, Any],
+    ) -> object:
+        """Make a collection; fail if it exists."""
+
+    def update_collection(self, collection_name: str, *, metadata: dict[str, Any]) -> object:
+        """Merge ``metadata`` into the collection's, top-level key by key."""
+
+    def delete_collection(self, collection_name: str) -> object:
+        """Drop a collection."""
+
+    def create_payload_index(
+        self, collection_name: str, field_name: str, *, field_schema: IndexSchema, wait: bool
+    ) -> object:
+        """Index a payload field."""
+
+    def upsert(
+        self,
+        collection_name: str,
+        points: list[models.PointStruct],
+        *,
+        wait: bool,
+        update_mode: models.UpdateMode,
+    ) -> object:
+        """Write whole points."""
+
+    def retrieve(
+        self,
+        collection_name: str,
+        ids: Sequence[str],
+        *,
+        with_payload: WithFields,
+        with_vectors: WithFields,
+    ) -> list[models.Record]:
+        """The points with these ids, in any order, without the missing."""
+
+    def scroll(  # noqa: PLR0913  (QdrantClient's signature)
+        self,
+        collection_name: str,
+        *,
+        scroll_filter: models.Filter,
+        limit: int,
+        offset: PointId | None,
+        with_payload: WithFields,
+        with_vectors: WithFields,
+    ) -> tuple[list[models.Record], PointId | None]:
+        """Up to ``limit`` points from ``offset`` on, by id, and the next id."""
+
+    def query_points(  # noqa: PLR0913  (QdrantClient's signature)
+        self,
+        collection_name: str,
+        *,
+        query: Vectors,
+        using: str,
+        query_filter: models.Filter,
+        search_params: models.SearchParams,
+        limit: int,
+        with_payload: WithFields,
+        with_vectors: WithFields,
+    ) -> QueryResponse:
+        """The nearest points."""
+
+    def count(
+        self, collection_name: str, *, count_filter: models.Filter, exact: bool
+    ) -> models.CountResult:
+        """The number of points."""
+
+    def facet(
+        self,
+        collection_name: str,
+        *,
+        key: str,
+        facet_filter: models.Filter,
+        limit: int,
+        exact: bool,
+    ) -> models.FacetResponse:
+        """The most frequent values of an indexed field."""
+
+    def set_payload(  # noqa: PLR0913  (QdrantClient's signature)
+        self,
+        collection_name: str,
+        payload: dict[str, Any],
+        *,
+        points: models.Filter,
+        key: str | None,
+        wait: bool,
+        ordering: models.WriteOrdering,
+    ) -> object:
+        """Merge ``payload`` into that of the points."""
+
+    def delete_payload(
+        self,
+        collection_name: str,
+        keys: Sequence[str],
+        *,
+        points: models.Filter,
+        wait: bool,
+        ordering: models.WriteOrdering,
+    ) -> object:
+        """Remove payload fields of the points."""
+
+    def delete(
+        self,
+        collection_name: str,
+        points_selector: models.Filter,
+        *,
+        wait: bool,
+        ordering: models.WriteOrdering,
+    ) -> object:
+        """Delete the points."""
+
+    def close(self) -> None:
+        """Release what the engine holds."""
+
+
+def _nothing() -> None:
+    """Flush nothing: the engine acknowledges a write once it is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """An open engine and how to treat it.
+
+    Attributes:
+        kind: ``"embedded"``, ``"server"`` or ``"memory"``.
+        engine: The engine.
+        guard: Held during each call, for an engine that is not thread-safe.
+        flush: Makes what was acknowledged safe against a power cut.
+    """
+
+    kind: str
+    engine: Engine
+    guard: AbstractContextManager[object]
+    flush: Callable[[], None] = _nothing
+
+
+def open_server(config: StoreConfig) -> Backend:
+    """A client of the server at ``config.url``; connects at the first call."""
+    engine = QdrantClient(
+        url=config.url,
+        api_key=config.api_key.get_secret_value() if config.api_key else None,
+        grpc_port=config.grpc_port,
+        prefer_grpc=True,
+        timeout=math.ceil(config.timeout_s),
+        check_compatibility=False,  # else a background thread probes the server and warns
+    )
+    return Backend("server", engine, nullcontext())
+
+
+def open_memory() -> Backend:
+    """An empty engine in this process's memory, behind one lock: it is not thread-safe."""
+    client_warnings.SEEN_MESSAGES.update(_EXPECTED_IN_MEMORY)
+    return Backend("memory", QdrantClient(location=":memory:"), RLock())

@@ -1,0 +1,126 @@
+"""What engines raise -> what Shoal raises: the one place that knows the engines' errors.
+
+The engines share no base class. A server raises ``ApiException`` (REST), ``QdrantException`` or
+``grpc.RpcError``; the in-memory engine ValueError and KeyError; the embedded one bare Exception,
+or pyo3's PanicException, which is not even an Exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.exceptions import (
+    ApiException,
+    ResponseHandlingException,
+    UnexpectedResponse,
+)
+
+from shoal.errors import (
+    ConfigError,
+    Conflict,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    ShoalError,
+    StoreUnavailable,
+)
+
+_BY_CODE: dict[grpc.StatusCode, type[ShoalError]] = {
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: Conflict,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.UNAUTHENTICATED: ConfigError,
+    grpc.StatusCode.PERMISSION_DENIED: ConfigError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+}
+_BY_HTTP: dict[int, type[ShoalError]] = {
+    400: InvalidArgument,
+    401: ConfigError,
+    403: ConfigError,
+    404: NotFound,
+    409: Conflict,
+    422: InvalidArgument,
+    429: Overloaded,
+}
+_CALLER_MISTAKES = ("not existing vector name", "vector dimension error", "wrong input")
+
+
+@contextmanager
+def engine_errors(subject: str) -> Iterator[None]:
+    """Run a call to an engine about ``subject``; what it raises leaves as a ShoalError.
+
+    Errors of ours pass through, as does anything that is not an engine's (KeyboardInterrupt, a
+    bug).
+
+    Raises:
+        NotFound, InvalidArgument, Conflict, Overloaded: the engine says so.
+        ConfigError: the server refuses the API key.
+        StoreUnavailable: the engine cannot be reached, or failed.
+    """
+    try:
+        yield
+    except ShoalError:
+        raise
+    except Exception as exc:
+        translated = _translate(exc, subject)
+        if translated is None:
+            raise
+        raise translated from exc
+    except BaseException as exc:
+        if type(exc).__name__ != "PanicException":
+            raise
+        raise StoreUnavailable(f"{subject}: the engine failed: {_one_line(exc)}") from exc
+
+
+def _translate(error: Exception, subject: str) -> ShoalError | None:
+    """``error`` as one of ours, the most specific class first; None if it is no engine's."""
+    match error:
+        case UnexpectedResponse():
+            kind = _BY_HTTP.get(error.status_code or 0, StoreUnavailable)
+            return kind(f"{subject}: {_one_line(error)}")
+        case ResourceExhaustedResponse():
+            message = f"{subject}: the vector store is overloaded: {_one_line(error)}"
+            return Overloaded(message, retry_after_s=float(error.retry_after_s))
+        case ApiException() | QdrantException() | OSError():
+            cause = error.source if isinstance(error, ResponseHandlingException) else error
+            return StoreUnavailable(f"{subject}: {_one_line(cause)}")
+        case grpc.RpcError():
+            return _from_rpc(error, subject)
+        case ValueError() | KeyError() | RuntimeError():
+            return _from_memory(error, subject)
+        case _:
+            return _from_edge(error, subject) if type(error) is Exception else None
+
+
+def _from_rpc(error: grpc.RpcError, subject: str) -> ShoalError:
+    """A server's gRPC status as one of ours. Calls raise errors that are also ``grpc.Call``."""
+    if not isinstance(error, grpc.Call):
+        return StoreUnavailable(f"{subject}: {_one_line(error)}")
+    code = error.code()
+    kind = _BY_CODE.get(code, StoreUnavailable)
+    return kind(f"{subject}: {code.name}: {error.details()}")
+
+
+def _from_memory(error: Exception, subject: str) -> ShoalError:
+    text = _one_line(error)
+    if isinstance(error, KeyError) or ("Collection" in text and "not found" in text):
+        return NotFound(f"{subject}: {text}")
+    if "closed" in text:
+        return StoreUnavailable(f"{subject}: {text}")
+    if isinstance(error, RuntimeError):
+        return StoreUnavailable(f"{subject}: {text}")
+    return InvalidArgument(f"{subject}: {text}")
+
+
+def _from_edge(error: Exception, subject: str) -> ShoalError:
+    text = _one_line(error)
+    if text.lower().startswith(_CALLER_MISTAKES):
+        return InvalidArgument(f"{subject}: {text}")
+    return StoreUnavailable(f"{subject}: the embedded engine failed: {text}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,299 @@
+"""The store: one set of operations over three engines, and the only way to the vectors.
+
+Knows collections, points, filters and searches; knows nothing of clusterings beyond the payload
+fields that they use, of encoders beyond their fingerprints, or of gRPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from qdrant_client import models
+
+from shoal.errors import InvalidArgument, Unsupported
+from shoal.store import points as convert
+from shoal.store import schema
+from shoal.store.catalogue import Catalogue
+from shoal.store.engines import Backend
+from shoal.store.filters import to_filter
+from shoal.store.model import (
+    EVERYWHERE,
+    MAX_BLOCK_SIZE,
+    Block,
+    Collection,
+    Hit,
+    Payload,
+    Point,
+    Query,
+    Record,
+    Scan,
+    VectorSpec,
+    Where,
+    canonical_id,
+    records_name,
+)
+from shoal.store.payloads import clean_payload, json_path
+from shoal.store.search import nearest
+from shoal.store.session import Session
+
+__all__ = ["Query", "Scan", "Store", "records_name"]
+
+_UPSERT_CHUNK = 128
+"""Points per write: the embedded engine holds the GIL for about 15 ms of them at 1280-d."""
+
+_RETRIEVE_CHUNK = 512
+_FACET_LIMIT = 1024
+
+# A conditional write is a compare-and-set: on a cluster it must go through the shard's leader.
+_ORDERING = models.WriteOrdering.STRONG
+
+
+@dataclass(frozen=True, slots=True)
+class _ScrollRequest:
+    """A checked ``Scan`` in the engine's words."""
+
+    where: models.Filter
+    vector: str | None
+    start: str | None
+    fields: bool | list[str]
+    limit: int
+
+
+class Store:
+    """An open vector store. Thread-safe; every method may block on disk or network.
+
+    Each method takes the name of a collection, or of its companion (``records_name``), whose
+    points may have no vectors. Beyond what each names, all raise NotFound for a collection that
+    does not exist, Conflict for one that Shoal did not make, InvalidArgument for a malformed
+    argument (before anything is written), and StoreUnavailable or Overloaded when the engine
+    fails or after ``close``.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._session = Session(backend)
+        self._catalogue = Catalogue(self._session)
+
+    @property
+    def kind(self) -> str:
+        """``"embedded"``, ``"server"`` or ``"memory"``."""
+        return self._session.kind
+
+    def __enter__(self) -> Self:
+        """This store, closed at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    # Collections
+
+    def create_collection(self, name: str, vectors: Sequence[VectorSpec]) -> Collection:
+        """The collection ``name`` with ``vectors``, made with its companion if it is not there.
+
+        Idempotent; also completes a creation that was cut short.
+
+        Raises:
+            EncoderMismatch: it exists, with vectors of another encoder.
+            Unsupported: it exists, and lacks some of ``vectors``.
+        """
+        return self._catalogue.create(name, vectors)
+
+    def ensure_clustering(self, name: str, clustering: str) -> Collection:
+        """The collection ``name``, with the slots of ``clustering`` indexed. Idempotent."""
+        return self._catalogue.ensure_clustering(name, clustering)
+
+    def collection(self, name: str) -> Collection:
+        """The collection called ``name``, read afresh; NotFound names those that exist."""
+        return self._catalogue.get(name)
+
+    def collections(self) -> list[Collection]:
+        """Every collection that Shoal made, by name; companions are not listed."""
+        return self._catalogue.list_all()
+
+    def drop_collection(self, name: str) -> None:
+        """Delete the collection and its companion, with everything in them."""
+        self._catalogue.drop(name)
+
+    # Points
+
+    def upsert(self, name: str, points: Sequence[Point], *, insert_only: bool = False) -> None:
+        """Write ``points``, each replacing whatever had its id. Idempotent.
+
+        ``insert_only``: points whose id is there stay as they are. Of several points with one id
+        the last counts.
+
+        Everything is checked before the first write. Written in chunks: if the engine fails
+        between two, the first ones stay; send the points again.
+        """
+        structs = convert.to_structs(self._catalogue.require(name), points)
+        mode = models.UpdateMode.INSERT_ONLY if insert_only else models.UpdateMode.UPSERT
+        for start in range(0, len(structs), _UPSERT_CHUNK):
+            with self._session.engine(name) as engine:
+                engine.upsert(
+                    name, structs[start : start + _UPSERT_CHUNK], wait=True, update_mode=mode
+                )
+
+    def retrieve(
+        self, name: str, ids: Sequence[str], *, vectors: Sequence[str] = ()
+    ) -> list[Record | None]:
+        """The points with these ids, in this order, None for the missing.
+
+        ``vectors`` names the vectors to read with them.
+        """
+        collection = self._catalogue.require(name)
+        with_vectors = [collection.vector(vector).name for vector in vectors]
+        wanted = [canonical_id(i) for i in ids]
+        found: dict[str, Record] = {}
+        for start in range(0, len(wanted), _RETRIEVE_CHUNK):
+            with self._session.engine(name) as engine:
+                records = engine.retrieve(
+                    name,
+                    wanted[start : start + _RETRIEVE_CHUNK],
+                    with_payload=True,
+                    with_vectors=with_vectors or False,
+                )
+            found.update((str(record.id), convert.to_record(record)) for record in records)
+        return [found.get(i) for i in wanted]
+
+    def scan(self, name: str, options: Scan | None = None) -> Iterator[Block]:
+        """Every point that ``options`` select, by id, in blocks that are never empty.
+
+        Points that are there throughout come exactly once, as they are when their block is read;
+        points written or deleted meanwhile may or may not come.
+        """
+        options = options or Scan()
+        collection = self._catalogue.require(name)
+        if not 1 <= options.block_size <= MAX_BLOCK_SIZE:
+            raise InvalidArgument(
+                f"block_size: expected 1 to {MAX_BLOCK_SIZE}, got {options.block_size}"
+            )
+        vector = None if options.vector is None else collection.vector(options.vector).name
+        fields = options.fields
+        request = _ScrollRequest(
+            where=to_filter(options.where),
+            vector=vector,
+            start=None if options.start is None else canonical_id(options.start),
+            fields=True if fields is None else [json_path(field) for field in fields] or False,
+            limit=options.block_size,
+        )
+        return self._blocks(name, request)
+
+    def search(self, name: str, query: Query) -> list[Hit]:
+        """The points nearest to ``query.vector``, nearest first, ties by id."""
+        collection = self._catalogue.require(name)
+        spec = convert.check_query(collection, query)
+        with self._session.engine(name) as engine:
+            return nearest(engine, name, replace(query, using=spec.name))
+
+    def count(self, name: str, where: Where = EVERYWHERE) -> int:
+        """The number of points, exactly."""
+        self._catalogue.require(name)
+        count_filter = to_filter(where)
+        with self._session.engine(name) as engine:
+            return engine.count(name, count_filter=count_filter, exact=True).count
+
+    def facet(self, name: str, field: str, where: Where = EVERYWHERE) -> dict[int | str, int]:
+        """How many points have each value of ``field``: exact, every value.
+
+        Raises:
+            Unsupported: the field has no exact-match index.
+        """
+        kind = self._facet_type(name, field)
+        facet_filter, limit = to_filter(where), _FACET_LIMIT
+        while True:
+            with self._session.engine(name) as engine:
+                hits = engine.facet(
+                    name, key=json_path(field), facet_filter=facet_filter, limit=limit, exact=True
+                ).hits
+            if len(hits) < limit:
+                # A count of 0 is a value of the past, another type one that no index holds.
+                return {h.value: h.count for h in hits if h.count and type(h.value) is kind}
+            limit *= 8
+
+    def set_payload(
+        self, name: str, payload: Payload, *, where: Where, key: str | None = None
+    ) -> None:
+        """Merge ``payload`` into the payloads of the points, or into the object at ``key``.
+
+        Top-level fields of ``payload`` replace those of the same name; None removes one. The
+        condition and the write are one step: of two writers whose condition the other's write
+        falsifies, one wins. No point matching is fine.
+        """
+        self._catalogue.require(name)
+        cleaned = clean_payload(payload)
+        path = None if key is None else json_path(key)
+        points = to_filter(where)
+        if not cleaned:
+            return
+        with self._session.engine(name) as engine:
+            engine.set_payload(
+                name, cleaned, points=points, key=path, wait=True, ordering=_ORDERING
+            )
+
+    def delete_fields(self, name: str, fields: Sequence[str], *, where: Where) -> None:
+        """Remove ``fields`` (dots reach into objects) from the payloads of the points."""
+        self._catalogue.require(name)
+        keys = [json_path(field) for field in fields]
+        points = to_filter(where)
+        if not keys:
+            return
+        with self._session.engine(name) as engine:
+            engine.delete_payload(name, keys, points=points, wait=True, ordering=_ORDERING)
+
+    def delete(self, name: str, where: Where) -> None:
+        """Delete the points; ``EVERYWHERE`` deletes them all."""
+        self._catalogue.require(name)
+        points = to_filter(where)
+        with self._session.engine(name) as engine:
+            engine.delete(name, points, wait=True, ordering=_ORDERING)
+
+    def flush(self) -> None:
+        """Make every acknowledged write safe against a power cut.
+
+        (A killed process loses none in any case.)
+        """
+        self._session.flush()
+
+    def close(self) -> None:
+        """Flush and release the engine. Idempotent; every later call raises StoreUnavailable."""
+        self._session.close()
+
+    def _facet_type(self, name: str, field: str) -> type[str | int]:
+        """The type of ``field``'s indexed values; Unsupported without such an index."""
+        collection = self._catalogue.require(name)
+        known = schema.facet_fields(name, collection.clusterings)
+        if field not in known:  # another process may just have added its clustering
+            known = schema.facet_fields(name, self._catalogue.get(name).clusterings)
+        if field not in known:
+            raise Unsupported(
+                f"field {field!r}: expected one of the indexed fields {', '.join(known)}"
+            )
+        return known[field]
+
+    def _blocks(self, name: str, request: _ScrollRequest) -> Iterator[Block]:
+        cursor = request.start
+        while True:
+            with self._session.engine(name) as engine:
+                records, following = engine.scroll(
+                    name,
+                    scroll_filter=request.where,
+                    limit=request.limit,
+                    offset=cursor,
+                    with_payload=request.fields,
+                    with_vectors=False if request.vector is None else [request.vector],
+                )
+            block = convert.to_block(records, request.vector)
+            if len(block):
+                yield block
+            if following is None:
+                return
+            cursor = str(following)

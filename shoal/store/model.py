@@ -1,0 +1,265 @@
+"""The values that cross the store's gateway. Pure: knows no engine.
+
+``vectors`` are float32, C-contiguous and of unit length; ids are UUID strings in their
+canonical 36-character form.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from shoal.errors import InvalidArgument
+from shoal.vectors import Vectors
+
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+Payload: TypeAlias = dict[str, Json]
+
+DEFAULT_CLUSTERING = "default"
+SLOTS = ("a", "b")
+MAX_BLOCK_SIZE = 4096
+"""Points in one block of a scan at most: 20 MiB of vectors at 1280-d."""
+
+RESERVED_FIELDS = frozenset({"uri", "source", "key", "content_hash", "ingested_at", "clusters"})
+"""Payload names that Shoal owns; a caller's own field may not use them."""
+
+POINT_NAMESPACE = uuid.UUID("6f1e1a52-6d0c-5c0e-9d7b-5a0a1c0f7e11")
+"""Namespace of every UUIDv5 that Shoal makes. Changing it changes every id."""
+
+_RECORDS_SUFFIX = "--records"
+_CANONICAL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_CLUSTERING_NAME = re.compile(r"[a-z0-9_]{1,40}")
+
+
+def point_id(key: str) -> str:
+    """The id of the point that ``key`` names: a UUIDv5, so that re-sending is idempotent.
+
+    SHA-1 spreads the ids evenly, which makes any run of consecutive ids a uniform sample.
+    """
+    return str(uuid.uuid5(POINT_NAMESPACE, key))
+
+
+def canonical_id(point: str) -> str:
+    """``point`` in the 36-character form, or InvalidArgument if it is not a UUID."""
+    if isinstance(point, str):
+        if _CANONICAL_ID.fullmatch(point):
+            return point
+        try:
+            return str(uuid.UUID(point))
+        except ValueError:
+            pass
+    raise InvalidArgument(f"point id {point!r}: expected a UUID", field="id")
+
+
+def records_name(collection: str) -> str:
+    """The companion of ``collection`` that holds run records, cluster records and leases."""
+    return collection + _RECORDS_SUFFIX
+
+
+def is_records_name(name: str) -> bool:
+    """Whether ``name`` is the companion of a collection."""
+    return name.endswith(_RECORDS_SUFFIX)
+
+
+def slot_field(clustering: str, slot: str) -> str:
+    """The payload field that holds a point's cluster in one slot, ``clusters.default.a``."""
+    return f"clusters.{clustering}.{slot}"
+
+
+def other_slot(slot: str) -> str:
+    """The slot that readers do not see while they see ``slot``."""
+    return "b" if slot == "a" else "a"
+
+
+def check_collection_name(name: str) -> str:
+    """``name``, or InvalidArgument if it cannot name a collection."""
+    if not _COLLECTION_NAME.fullmatch(name) or "--" in name:
+        raise InvalidArgument(
+            f'collection name {name!r}: expected 1 to 100 letters, digits, "_" and single "-", '
+            "beginning with a letter or digit",
+            field="collection",
+        )
+    return name
+
+
+def check_clustering_name(name: str) -> str:
+    """``name`` (``"default"`` for an empty one), or InvalidArgument."""
+    name = name or DEFAULT_CLUSTERING
+    if not _CLUSTERING_NAME.fullmatch(name):
+        raise InvalidArgument(
+            f'clustering name {name!r}: expected 1 to 40 lower-case letters, digits and "_"',
+            field="clustering",
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSpec:
+    """One named vector of a collection, and the fingerprint of the encoder behind it."""
+
+    name: str
+    dim: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What a collection is made of. ``created_at`` is in Unix seconds."""
+
+    name: str
+    vectors: tuple[VectorSpec, ...]
+    clusterings: tuple[str, ...]
+    created_at: float
+
+    def vector(self, name: str = "") -> VectorSpec:
+        """The vector called ``name``; the first for an empty name; else InvalidArgument."""
+        for spec in self.vectors:
+            if name in ("", spec.name):
+                return spec
+        known = ", ".join(spec.name for spec in self.vectors)
+        raise InvalidArgument(
+            f"collection {self.name!r} has no vector {name!r}: expected one of {known}",
+            field="vector",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A point to write: ``vectors`` maps each vector's name to float32 (D,)."""
+
+    id: str
+    vectors: Mapping[str, Vectors]
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A point as read. ``vectors`` holds those asked for, each float32 (D,)."""
+
+    id: str
+    payload: Payload
+    vectors: Mapping[str, Vectors] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A search result; ``score`` is the cosine. ``vector`` float32 (D,) if asked for."""
+
+    id: str
+    score: float
+    payload: Payload
+    vector: Vectors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive points of a scan.
+
+    ``ids`` (B,), ``payloads`` (B,); ``vectors`` float32 (B, D), or None if not asked for.
+    """
+
+    ids: list[str]
+    payloads: list[Payload]
+    vectors: Vectors | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Equals:
+    """The field equals this value."""
+
+    field: str
+    value: str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """The field equals one of these values."""
+
+    field: str
+    values: tuple[str, ...] | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """The field is a number in this interval."""
+
+    field: str
+    gte: float | None = None
+    gt: float | None = None
+    lte: float | None = None
+    lt: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """The field is absent, null or an empty list."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdIn:
+    """The point's id is one of these."""
+
+    ids: Sequence[str]
+
+
+Condition: TypeAlias = Equals | AnyOf | Within | Empty | IdIn
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which points: all of ``must``, one of ``should`` if any, none of ``must_not``."""
+
+    must: tuple[Condition, ...] = ()
+    should: tuple[Condition, ...] = ()
+    must_not: tuple[Condition, ...] = ()
+
+    def also(self, *conditions: Condition) -> Where:
+        """This and ``conditions`` too."""
+        return Where((*self.must, *conditions), self.should, self.must_not)
+
+
+EVERYWHERE = Where()
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a scan reads.
+
+    ``vector`` names the vector to read; points without it are skipped. ``fields`` are the payload
+    fields to read: None for all, ``()`` for none. ``start`` is the first id, inclusive; no point
+    need have it. ``block_size`` is the most points in a block, 1 to MAX_BLOCK_SIZE.
+    """
+
+    where: Where = EVERYWHERE
+    vector: str | None = None
+    fields: Sequence[str] | None = None
+    start: str | None = None
+    block_size: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a search looks for.
+
+    ``vector`` float32 (D,) of unit length, compared with the vectors called ``using`` (the first
+    for an empty name). At least 1 for ``limit``, 0 for ``offset``. ``min_score`` is the least
+    cosine. ``exact`` compares with every candidate; otherwise an index may miss a few.
+    """
+
+    vector: Vectors
+    using: str = ""
+    limit: int = 10
+    offset: int = 0
+    where: Where = EVERYWHERE
+    min_score: float | None = None
+    exact: bool = True
+    with_vector: bool = False

@@ -1,0 +1,103 @@
+"""Payloads on their way in: JSON only, and every number in one form.
+
+Qdrant keeps integers and floats apart: ``2.0`` never equals ``2`` in an exact match. Callers
+whose numbers travel as doubles (``google.protobuf.Struct``) cannot tell the two, so a whole
+float becomes an integer here, once, on every engine. Pure: knows no engine.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from shoal.errors import InvalidArgument
+from shoal.store.model import Json, Payload
+
+MAX_DEPTH = 32
+"""Nesting of a payload at most; deeper is a mistake or an attack."""
+
+_EXACT_DOUBLE = 2.0**53  # above it a float no longer names one integer
+_INT64 = range(-(2**63), 2**63)
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def json_path(field: str) -> str:
+    """``field`` as a Qdrant JSON path: dots reach into objects, odd keys are quoted.
+
+    Raises:
+        InvalidArgument: an empty part, or a double quote, which a path cannot hold.
+    """
+    parts = field.split(".")
+    if not all(parts) or '"' in field or not is_text(field):
+        raise InvalidArgument(
+            f'field {field!r}: expected names joined by ".", each non-empty and without quotes',
+            field="field",
+        )
+    return ".".join(part if _PLAIN_KEY.fullmatch(part) else f'"{part}"' for part in parts)
+
+
+def clean_payload(payload: Payload) -> Payload:
+    """A copy of ``payload`` with whole floats as integers.
+
+    Raises:
+        InvalidArgument: a value that is not JSON, NaN or infinite, outside 64 bits, or nested
+            deeper than MAX_DEPTH.
+    """
+    return {_clean_key(key, "payload"): _clean(value, key, 1) for key, value in payload.items()}
+
+
+def clean_number(value: float, name: str) -> int | float:
+    """``value`` of the field ``name``, as an integer where it is whole.
+
+    Raises:
+        InvalidArgument: NaN or infinite.
+    """
+    if not math.isfinite(value):
+        raise InvalidArgument(f"{name}: expected a finite number, got {value}", field=name)
+    return int(value) if value.is_integer() and abs(value) <= _EXACT_DOUBLE else value
+
+
+def _clean(value: Any, name: str, depth: int) -> Json:
+    """``value``, found in the field ``name``, ``depth`` levels down."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _clean_text(value, name)
+    if isinstance(value, int):
+        if value in _INT64:
+            return int(value)
+        raise InvalidArgument(f"{name}: expected an integer of 64 bits, got {value}", field=name)
+    if isinstance(value, float):
+        return clean_number(float(value), name)
+    if depth >= MAX_DEPTH:
+        raise InvalidArgument(f"{name}: expected at most {MAX_DEPTH} levels", field=name)
+    if isinstance(value, dict):
+        return {_clean_key(key, name): _clean(item, key, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item, name, depth + 1) for item in value]
+    got = type(value).__name__
+    raise InvalidArgument(f"{name}: expected a JSON value, got {got}", field=name)
+
+
+def _clean_key(key: Any, name: str) -> str:
+    if not isinstance(key, str) or not key:
+        raise InvalidArgument(f"{name}: expected non-empty names, got {key!r}", field=name)
+    return _clean_text(key, name)
+
+
+def _clean_text(value: str, name: str) -> str:
+    if not is_text(value):
+        raise InvalidArgument(f"{name}: expected Unicode text, got a lone surrogate", field=name)
+    return value
+
+
+def is_text(value: str) -> bool:
+    """Whether ``value`` can be written as UTF-8: it has no lone surrogate."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,133 @@
+"""Points between our values and ``qdrant_client`` models, checked on the way in.
+
+Engines differ in what they refuse (one stores NaN, another half of a batch), so everything is
+refused here, before the call, alike on all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from qdrant_client import models
+
+from shoal.errors import InvalidArgument
+from shoal.store.model import (
+    Block,
+    Collection,
+    Hit,
+    Payload,
+    Point,
+    Query,
+    Record,
+    VectorSpec,
+    canonical_id,
+    is_records_name,
+)
+from shoal.store.payloads import clean_payload
+from shoal.vectors import UNIT_TOLERANCE, Vectors, check_unit
+
+
+def to_structs(collection: Collection, points: Sequence[Point]) -> list[models.PointStruct]:
+    """``points`` as the engine takes them; of several with one id, the last.
+
+    Raises:
+        InvalidArgument: an id that is not a UUID, an unknown vector, a vector that is not
+            float32, of the collection's dim and of unit length, or a payload that is not JSON.
+    """
+    ids = [canonical_id(point.id) for point in points]
+    specs = {spec.name: spec for spec in collection.vectors}
+    rows: list[dict[str, list[float]]] = [{} for _ in points]
+    for name in {name for point in points for name in point.vectors}:
+        if name not in specs:
+            collection.vector(name or "(unnamed)")  # raises, naming those it has
+        chosen = [i for i, point in enumerate(points) if name in point.vectors]
+        stacked = _stack([points[i].vectors[name] for i in chosen], specs[name])
+        for i, values in zip(chosen, stacked.tolist(), strict=True):
+            rows[i][name] = values
+    if not all(rows) and not is_records_name(collection.name):
+        bare = ids[rows.index({})]
+        raise InvalidArgument(f"point {bare}: expected at least one vector, got none")
+    structs = {
+        # Validation by pydantic would cost more than the write: it tries each kind of vector.
+        i: models.PointStruct.model_construct(
+            id=i, vector=row, payload=clean_payload(point.payload)
+        )
+        for i, row, point in zip(ids, rows, points, strict=True)
+    }
+    return list(structs.values())
+
+
+def _stack(vectors: Sequence[Vectors], spec: VectorSpec) -> Vectors:
+    """``vectors`` as (B, D), each checked."""
+    for vector in vectors:
+        if (dtype := getattr(vector, "dtype", None)) != np.float32:
+            got = dtype or type(vector).__name__
+            raise InvalidArgument(f"vector {spec.name!r}: expected a float32 array, got {got}")
+        if vector.shape != (spec.dim,):
+            raise InvalidArgument(
+                f"vector {spec.name!r}: expected shape ({spec.dim},), got {vector.shape}"
+            )
+    stacked = np.stack(vectors)
+    lengths = np.sqrt(np.einsum("bd,bd->b", stacked, stacked, dtype=np.float64))
+    wrong = ~(np.abs(lengths - 1.0) <= UNIT_TOLERANCE)  # also true for NaN
+    if wrong.any():
+        raise InvalidArgument(
+            f"vector {spec.name!r}: expected length 1, got {lengths[wrong][0]:.6g}",
+            field="vector",
+        )
+    return stacked
+
+
+def check_query(collection: Collection, query: Query) -> VectorSpec:
+    """The vector that ``query`` runs on; InvalidArgument if it makes no sense there."""
+    spec = collection.vector(query.using)
+    check_unit(query.vector, spec.dim)
+    if query.limit < 1 or query.offset < 0:
+        raise InvalidArgument(
+            f"search: expected a limit of 1 or more and an offset of 0 or more, "
+            f"got {query.limit} and {query.offset}"
+        )
+    if query.min_score is not None and math.isnan(query.min_score):
+        raise InvalidArgument("search: expected a number for min_score, got nan")
+    return spec
+
+
+def to_record(record: models.Record) -> Record:
+    """A point as read."""
+    return Record(str(record.id), record.payload or {}, _vectors(record.vector))
+
+
+def to_hit(point: models.ScoredPoint, using: str, *, with_vector: bool) -> Hit:
+    """A search result; rounding may take a cosine past 1, which is cut off."""
+    vector = _vectors(point.vector).get(using) if with_vector else None
+    score = min(1.0, max(-1.0, float(point.score)))
+    return Hit(str(point.id), score, point.payload or {}, vector)
+
+
+def to_block(records: Sequence[models.Record], using: str | None) -> Block:
+    """Consecutive records of a scan, without those that lack the vector ``using``."""
+    if using is None:
+        return Block(
+            [str(record.id) for record in records],
+            [record.payload or {} for record in records],
+            None,
+        )
+    ids: list[str] = []
+    payloads: list[Payload] = []
+    rows: list[object] = []
+    for record in records:
+        vector = record.vector
+        row = vector.get(using) if isinstance(vector, Mapping) else None
+        if row is not None:
+            ids.append(str(record.id))
+            payloads.append(record.payload or {})
+            rows.append(row)
+    return Block(ids, payloads, np.array(rows, dtype=np.float32))
+
+
+def _vectors(vector: object) -> dict[str, Vectors]:
+    if not isinstance(vector, Mapping):
+        return {}
+    return {str(name): np.array(values, dtype=np.float32) for name, values in vector.items()}

@@ -1,0 +1,45 @@
+"""The embedded engine's own search, with nothing of Shoal around it: for benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import qdrant_edge as edge
+
+from shoal.store import edge_files as files
+from shoal.store.edge_models import to_filter as to_edge
+from shoal.store.filters import to_filter
+from shoal.store.model import Query
+
+
+@contextmanager
+def raw_engine(root: Path, collection: str) -> Iterator[Callable[[Query], Callable[[], int]]]:
+    """The engine's shard of ``collection`` in the store at ``root``, which nobody else has open.
+
+    Yields:
+        What turns a query into a call: the request is built beforehand, the call runs it and
+        returns the number of hits.
+
+    Raises:
+        StoreLocked: another process owns the directory.
+    """
+    with files.take_lock(root):
+        directory = next(d for d in files.collection_dirs(root) if d.name == collection)
+        shard = edge.EdgeShard.load(str(directory / "shard"))
+        try:
+
+            def prepare(query: Query) -> Callable[[], int]:
+                request = edge.QueryRequest(
+                    limit=query.limit,
+                    query=edge.Query.Nearest(query.vector.tolist(), using=query.using),
+                    filter=to_edge(to_filter(query.where)),
+                    params=edge.SearchParams(exact=query.exact),
+                    with_payload=True,
+                )
+                return lambda: len(shard.query(request))
+
+            yield prepare
+        finally:
+            shard.close()

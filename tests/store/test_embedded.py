@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from shoal.errors import ConfigError, NotFound, OperatorError, StoreLocked, StoreUnavailable
+from shoal.store import (
+    EVERYWHERE,
+    Equals,
+    Point,
+    Query,
+    Scan,
+    Store,
+    StoreConfig,
+    VectorSpec,
+    Where,
+    open_store,
+    point_id,
+    records_name,
+)
+
+if TYPE_CHECKING:
+    from shoal.store import Payload
+
+TINY = VectorSpec("tiny", 8, "ab" * 32)
+DEADLINE_S = 30
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "store"
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[Store]:
+    with open_store(StoreConfig(path=root)) as opened:
+        opened.create_collection("photos", [TINY])
+        yield opened
+
+
+def reopen(root: Path) -> Store:
+    return open_store(StoreConfig(path=root))
+
+
+def points(*keys: object) -> list[Point]:
+    return [
+        Point(point_id(str(key)), {"tiny": np.eye(8, dtype=np.float32)[0]}, {"key": str(key)})
+        for key in keys
+    ]
+
+
+def everything(store: Store) -> dict[str, Payload]:
+    return {
+        i: payload
+        for block in store.scan("photos")
+        for i, payload in zip(block.ids, block.payloads, strict=True)
+    }
+
+
+def test_everything_is_there_after_reopening(root: Path, store: Store) -> None:
+    """Points, vectors, records, metadata, booleans and indexes outlive the process."""
+    made = store.ensure_clustering("photos", "colour")
+    store.upsert("photos", points(*range(300)))
+    store.set_payload("photos", {"a": 5}, where=EVERYWHERE, key="clusters.colour")
+    store.set_payload("photos", {"ok": True}, where=Where((Equals("key", "7"),)))
+    store.upsert(records_name("photos"), [Point(point_id("run"), {}, {"kind": "run"})])
+    before = everything(store)
+    store.close()
+    with reopen(root) as again:
+        assert again.collections() == [made]
+        assert everything(again) == before
+        assert again.facet("photos", "clusters.colour.a") == {5: 300}
+        assert again.facet(records_name("photos"), "kind") == {"run": 1}
+        assert again.count("photos", Where((Equals("ok", value=True),))) == 1
+        (hit,) = again.search("photos", Query(np.eye(8, dtype=np.float32)[0], limit=1))
+        assert hit.id == min(before)
+
+
+def test_dropped_collection_stays_dropped(root: Path, store: Store) -> None:
+    """Nothing of a dropped collection is on disk."""
+    store.drop_collection("photos")
+    assert list((root / "collections").iterdir()) == []
+    store.close()
+    with reopen(root) as again:
+        assert again.collections() == []
+
+
+def test_second_owner_in_this_process_is_refused(root: Path, store: Store) -> None:
+    """One owner per directory, and the message names it; letting go is enough to take over."""
+    with pytest.raises(StoreLocked, match=f"in use by process {os.getpid()}: expected one owner"):
+        reopen(root)
+    store.close()
+    reopen(root).close()
+
+
+def test_second_process_is_refused(root: Path, store: Store) -> None:
+    """Another process is refused too, with an error that names this one."""
+    program = (
+        "import sys; from pathlib import Path; from shoal.store import *\n"
+        "from shoal.errors import StoreLocked\n"
+        "try: open_store(StoreConfig(path=Path(sys.argv[1])))\n"
+        "except StoreLocked as error: print(error.reason, error.metadata['pid'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(root)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout == f"STORE_LOCKED {os.getpid()}\n"
+    assert store.count("photos") == 0
+
+
+def _write_until_killed(root: str, acknowledged: Connection) -> None:
+    """The child: writes for ever, and says so after each write returned."""
+    store = open_store(StoreConfig(path=Path(root)))
+    store.create_collection("photos", [TINY])
+    store.upsert(records_name("photos"), [Point(point_id("state"), {}, {"step": -1})])
+    for step in range(1_000_000):
+        store.upsert("photos", points(step))
+        store.set_payload(records_name("photos"), {"step": step}, where=EVERYWHERE)
+        acknowledged.send(step)
+
+
+def test_killed_process_loses_no_acknowledged_write(root: Path) -> None:
+    """After SIGKILL amid writes the store opens, and every write that returned is there."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_write_until_killed, args=(str(root), sender), daemon=True)
+    child.start()
+    sender.close()
+    last = -1
+    while last < 150:
+        assert receiver.poll(DEADLINE_S)
+        last = receiver.recv()
+    os.kill(child.pid or 0, signal.SIGKILL)
+    child.join(DEADLINE_S)
+    while receiver.poll(0):
+        try:
+            last = receiver.recv()
+        except EOFError:
+            break
+    with reopen(root) as store:
+        keys = {payload["key"] for payload in everything(store).values()}
+        assert keys >= {str(step) for step in range(last + 1)}
+        assert len(keys) <= last + 2  # one write may have been on its way
+        (state,) = store.retrieve(records_name("photos"), [point_id("state")])
+        assert state is not None
+        assert state.payload["step"] in (last, last + 1)
+        store.upsert("photos", points("after"))
+        assert store.count("photos") == len(keys) + 1
+
+
+def test_log_is_shortened_as_points_are_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write-ahead log does not grow for ever: enough writes of any kind bring a flush."""
+    monkeypatch.setattr("shoal.store.edge_shard.FLUSH_EVERY_POINTS", 100)
+    shard = store._session._backend.engine._shards["photos"]
+    backlog = []
+    for step in range(30):
+        store.upsert("photos", points(*range(step, step + 7)))
+        store.set_payload("photos", {"step": step}, where=Where((Equals("key", str(step)),)))
+        backlog.append(shard.unflushed)
+    assert max(backlog) < 100
+    assert backlog != sorted(backlog)
+    store.flush()
+    assert shard.unflushed == 0
+
+
+def test_debris_of_a_creation_cut_short_is_removed(root: Path, store: Store) -> None:
+    """A directory without metadata is no collection: it goes, and the name is free."""
+    store.close()
+    (root / "collections" / "photos" / "collection.json").unlink()
+    (root / "collections" / "half" / "shard").mkdir(parents=True)
+    (root / "collections" / "stray").write_text("not ours")
+    with reopen(root) as again:
+        assert again.collections() == []
+        assert not (root / "collections" / "half").exists()
+        assert (root / "collections" / "stray").exists()
+        again.create_collection("photos", [TINY])
+        again.upsert("photos", points(1))
+        assert again.count("photos") == 1
+
+
+def test_metadata_is_replaced_whole(root: Path, store: Store) -> None:
+    """A crash before the replacement leaves the old metadata; leftovers do not matter."""
+    store.close()
+    directory = root / "collections" / "photos"
+    (directory / "collection.json.new").write_text('{"form')
+    with reopen(root) as again:
+        assert again.collection("photos").vectors == (TINY,)
+        assert again.ensure_clustering("photos", "colour").clusterings == ("colour", "default")
+    assert sorted(p.name for p in directory.iterdir()) == ["collection.json", "shard"]
+
+
+def test_leftovers_of_an_optimisation_are_cleared(root: Path, store: Store) -> None:
+    """What a killed optimisation left behind is removed before the shard is loaded."""
+    store.upsert("photos", points(1))
+    store.close()
+    leftover = root / "collections" / "photos" / "shard" / "temp_segments" / "x"
+    leftover.mkdir(parents=True)
+    with reopen(root) as again:
+        assert not leftover.exists()
+        assert again.count("photos") == 1
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 2}', "\xff"])
+def test_damaged_metadata_is_reported(root: Path, store: Store, damage: str) -> None:
+    """Unreadable metadata is an operator's business: named, and nothing is removed."""
+    store.upsert("photos", points(1))
+    store.close()
+    path = root / "collections" / "photos" / "collection.json"
+    whole = path.read_bytes()
+    path.write_bytes(damage.encode("latin-1"))
+    with pytest.raises(OperatorError, match=r"collection\.json"):
+        reopen(root)
+    path.write_bytes(whole)
+    with reopen(root) as again:  # the failed attempt let go of the lock
+        assert again.count("photos") == 1
+
+
+def test_damaged_shard_is_reported(root: Path, store: Store) -> None:
+    """A shard that does not load is an error with the collection's name, and lets go."""
+    store.close()
+    config = root / "collections" / "photos" / "shard" / "edge_config.json"
+    whole = config.read_bytes()
+    config.write_bytes(b"{")
+    with pytest.raises(StoreUnavailable, match="photos"):
+        reopen(root)
+    config.write_bytes(whole)
+    reopen(root).close()
+
+
+def test_path_must_be_a_directory(tmp_path: Path) -> None:
+    """A file where the directory should be is a wrong setting."""
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(ConfigError, match="cannot use the directory"):
+        open_store(StoreConfig(path=path))
+
+
+def test_metadata_file_is_json_with_a_format(root: Path, store: Store) -> None:
+    """The file is plain JSON that says which version wrote it."""
+    noted = json.loads((root / "collections" / "photos" / "collection.json").read_text())
+    assert noted["format"] == 1
+    assert noted["metadata"]["shoal"]["vectors"] == [
+        {"name": "tiny", "dim": 8, "fingerprint": "ab" * 32}
+    ]
+    assert store.kind == "embedded"
+
+
+def test_close_waits_for_the_calls_under_way(root: Path, store: Store) -> None:
+    """Closing amid traffic harms nothing: a call finishes, or says that the store is closed."""
+    started, outcomes = threading.Barrier(5, timeout=DEADLINE_S), []
+
+    def work(worker: int) -> int:
+        started.wait()
+        for step in range(10_000):
+            try:
+                store.upsert("photos", points(f"{worker} {step}"))
+                list(store.scan("photos", Scan(vector="tiny", block_size=64)))
+            except StoreUnavailable:
+                return step
+        return -1
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(work, worker) for worker in range(4)]
+        started.wait()
+        while store.count("photos") < 40:
+            pass
+        store.close()
+        outcomes = [future.result(timeout=DEADLINE_S) for future in running]
+    assert min(outcomes) >= 0
+    with reopen(root) as again:
+        found = {str(payload["key"]) for payload in everything(again).values()}
+    for worker, steps in enumerate(outcomes):
+        assert found >= {f"{worker} {step}" for step in range(steps)}
+
+
+def test_drop_amid_traffic_is_not_found(store: Store) -> None:
+    """A collection dropped under its users is NotFound to them, and nothing worse."""
+    started = threading.Barrier(4, timeout=DEADLINE_S)
+
+    def work(worker: int) -> str:
+        started.wait()
+        for step in range(10_000):
+            try:
+                store.upsert("photos", points(f"{worker} {step}"))
+            except NotFound:
+                return "not found"
+        return "never"
+
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(work, worker) for worker in range(3)]
+        started.wait()
+        while store.count("photos") < 20:
+            pass
+        store.drop_collection("photos")
+        assert {f.result(timeout=DEADLINE_S) for f in running} == {"not found"}
+    assert store.collections() == []
+
+
+def test_server_and_memory_need_no_embedded_engine(tmp_path: Path) -> None:
+    """Neither importing the package nor opening another engine loads the embedded one."""
+    program = (
+        "import sys; from shoal.store import StoreConfig, open_store\n"
+        "open_store(StoreConfig(in_memory=True)).close()\n"
+        "open_store(StoreConfig(url='http://localhost:1')).close()\n"
+        "print('qdrant_edge' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout == "False\n"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import grpc
+import httpx
+import pytest
+from pydantic import SecretStr
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.exceptions import (
+    ApiException,
+    ResponseHandlingException,
+    UnexpectedResponse,
+)
+
+from shoal.errors import (
+    ConfigError,
+    Conflict,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    ShoalError,
+    StoreUnavailable,
+)
+from shoal.store import StoreConfig, open_store
+from shoal.store.failures import engine_errors
+
+
+class PanicException(BaseException):
+    """As pyo3 raises when Rust panics: not an Exception."""
+
+
+class Status(grpc.RpcError, grpc.Call):
+    """As a gRPC call raises."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "the server's words"
+
+
+Status.__abstractmethods__ = frozenset()  # the rest of grpc.Call is not asked for
+
+
+def http(status: int) -> UnexpectedResponse:
+    return UnexpectedResponse(status, "reason", b"the server's words", httpx.Headers())
+
+
+CASES: list[tuple[BaseException, type[ShoalError]]] = [
+    (http(400), InvalidArgument),
+    (http(401), ConfigError),
+    (http(403), ConfigError),
+    (http(404), NotFound),
+    (http(409), Conflict),
+    (http(429), Overloaded),
+    (http(500), StoreUnavailable),
+    (http(503), StoreUnavailable),
+    (ResponseHandlingException(OSError("refused")), StoreUnavailable),
+    (ApiException("?"), StoreUnavailable),
+    (ResourceExhaustedResponse("slow down", 7), Overloaded),
+    (QdrantException("?"), StoreUnavailable),
+    (Status(grpc.StatusCode.NOT_FOUND), NotFound),
+    (Status(grpc.StatusCode.ALREADY_EXISTS), Conflict),
+    (Status(grpc.StatusCode.INVALID_ARGUMENT), InvalidArgument),
+    (Status(grpc.StatusCode.UNAUTHENTICATED), ConfigError),
+    (Status(grpc.StatusCode.PERMISSION_DENIED), ConfigError),
+    (Status(grpc.StatusCode.RESOURCE_EXHAUSTED), Overloaded),
+    (Status(grpc.StatusCode.UNAVAILABLE), StoreUnavailable),
+    (Status(grpc.StatusCode.DEADLINE_EXCEEDED), StoreUnavailable),
+    (Status(grpc.StatusCode.INTERNAL), StoreUnavailable),
+    (grpc.RpcError("?"), StoreUnavailable),
+    (ValueError("Collection x not found"), NotFound),
+    (ValueError("Wrong input: ..."), InvalidArgument),
+    (ValueError("Cannot invoke RPC on closed channel!"), StoreUnavailable),
+    (KeyError("an id"), NotFound),
+    (RuntimeError("QdrantLocal instance is closed"), StoreUnavailable),
+    (OSError(28, "No space left on device"), StoreUnavailable),
+    (Exception("Vector dimension error: expected dim: 8, got 7"), InvalidArgument),
+    (Exception("Not existing vector name error: x"), InvalidArgument),
+    (Exception("Service runtime error: ..."), StoreUnavailable),
+    (PanicException("index out of bounds"), StoreUnavailable),
+]
+
+
+@pytest.mark.parametrize(("raised", "expected"), CASES, ids=lambda case: str(case)[:40])
+def test_every_engine_error_becomes_one_of_ours(
+    raised: BaseException, expected: type[ShoalError]
+) -> None:
+    """One line that names the subject, of the right class, with the original as its cause."""
+    with pytest.raises(expected) as caught, engine_errors("collection 'x'"):
+        raise raised
+    assert type(caught.value) is expected
+    assert caught.value.__cause__ is raised
+    assert caught.value.message.startswith("collection 'x': ")
+    assert "\n" not in caught.value.message
+
+
+def test_overload_keeps_the_delay_that_the_server_asked_for() -> None:
+    """The server's retry-after reaches the caller."""
+    with pytest.raises(Overloaded) as caught, engine_errors("x"):
+        raise ResourceExhaustedResponse("slow down", 7)
+    assert caught.value.retry_after_s == 7
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [NotFound("ours"), KeyboardInterrupt(), SystemExit(1), TypeError("a bug"), GeneratorExit()],
+)
+def test_everything_else_passes_unchanged(raised: BaseException) -> None:
+    """Our own errors, interrupts and bugs are not the engine's: they are left alone."""
+    with pytest.raises(type(raised)) as caught, engine_errors("x"):
+        raise raised
+    assert caught.value is raised
+
+
+def test_unreachable_server_is_unavailable() -> None:
+    """A server that is not there: StoreUnavailable within the timeout, whatever is asked."""
+    config = StoreConfig(url="http://127.0.0.1:1", grpc_port=1, timeout_s=2)
+    with open_store(config) as store, pytest.raises(StoreUnavailable, match="UNAVAILABLE"):
+        store.collections()
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_api_key_reaches_the_server_and_no_message() -> None:
+    """The key is passed on, and never shown by the settings."""
+    config = StoreConfig(
+        url="http://127.0.0.1:1", grpc_port=1, timeout_s=2, api_key=SecretStr("hush")
+    )
+    assert "hush" not in repr(config)
+    with open_store(config) as store:
+        client = store._session._backend.engine
+        assert ("api-key", "hush") in client._client._grpc_headers

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shoal.errors import InvalidArgument
+from shoal.store import (
+    EVERYWHERE,
+    AnyOf,
+    Condition,
+    Empty,
+    Equals,
+    IdIn,
+    Payload,
+    Scan,
+    Where,
+    Within,
+    point_id,
+)
+
+if TYPE_CHECKING:
+    from tests.store.conftest import Room
+
+PAYLOADS: list[Payload] = [
+    {"n": 1, "s": "x", "ok": True, "camera": {"model": "A", "lens": {"mm": 35}}},
+    {"n": 2.0, "s": "y", "ok": False, "camera": {"model": "B", "on": True}},
+    {"n": 2.5, "s": "", "ok": 1, "tags": ["x", "y"]},
+    {"n": -3, "s": "true", "ok": "true", "tags": []},
+    {"n": None, "s": None, "ok": None, "tags": None, "camera": {}},
+    {"n": [1, 7], "s": ["x"], "ok": [True, False], "camera": {"model": None}},
+    {"n": "1", "s": 1, "ok": "\x00true", "odd name": 5, "größe": {"in mm": 7}},
+    {"n": True, "s": True, "ok": 0, "a-b": "x", "clusters": {"default": {"a": 4, "b": -1}}},
+    {"n": 2**53, "s": "X", "clusters": {"default": {"a": -1}}},
+    {},
+]
+
+
+def lookup(payload: Any, field: str) -> Any:
+    """The value at a path, None if there is none."""
+    for part in field.split("."):
+        payload = payload.get(part) if isinstance(payload, dict) else None
+    return payload
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def same(value: Any, wanted: Any) -> bool:
+    """Equality of JSON values: numbers by value, booleans apart from numbers."""
+    if is_number(value) and is_number(wanted):
+        return bool(value == wanted)
+    return type(value) is type(wanted) and bool(value == wanted)
+
+
+def holds(condition: Condition, point: str, payload: Payload) -> bool:
+    """The rule that every engine must follow, in plain Python."""
+    if isinstance(condition, IdIn):
+        return point in condition.ids
+    value = lookup(payload, condition.field)
+    if isinstance(condition, Empty):
+        return value is None or value == []
+    values = value if isinstance(value, list) else [value]
+    if isinstance(condition, Equals):
+        return any(same(v, condition.value) for v in values)
+    if isinstance(condition, AnyOf):
+        return any(same(v, wanted) for v in values for wanted in condition.values)
+    return any(
+        is_number(v)
+        and (condition.gte is None or v >= condition.gte)
+        and (condition.gt is None or v > condition.gt)
+        and (condition.lte is None or v <= condition.lte)
+        and (condition.lt is None or v < condition.lt)
+        for v in values
+    )
+
+
+def matches(where: Where, point: str, payload: Payload) -> bool:
+    return (
+        all(holds(c, point, payload) for c in where.must)
+        and (not where.should or any(holds(c, point, payload) for c in where.should))
+        and not any(holds(c, point, payload) for c in where.must_not)
+    )
+
+
+IDS = [point_id(str(i)) for i in range(len(PAYLOADS))]
+CONDITIONS: list[Condition] = [
+    Equals("n", 1),
+    Equals("n", 1.0),
+    Equals("n", 2),
+    Equals("n", 2.5),
+    Equals("n", -3),
+    Equals("n", 2**53),
+    Equals("n", 0.1),
+    Equals("n", "1"),
+    Equals("n", value=True),
+    Equals("s", "x"),
+    Equals("s", ""),
+    Equals("s", "true"),
+    Equals("s", value=True),
+    Equals("ok", value=True),
+    Equals("ok", value=False),
+    Equals("ok", 1),
+    Equals("ok", 0),
+    Equals("ok", "true"),
+    Equals("ok", "\x00true"),
+    Equals("camera.model", "A"),
+    Equals("camera.lens.mm", 35),
+    Equals("camera.on", value=True),
+    Equals("camera", "A"),
+    Equals("tags", "y"),
+    Equals("odd name", 5),
+    Equals("größe.in mm", 7),
+    Equals("a-b", "x"),
+    Equals("clusters.default.a", 4),
+    Equals("clusters.default.a", -1),
+    Equals("nowhere.at.all", 1),
+    AnyOf("n", (1, 7)),
+    AnyOf("n", (2, -3, 99)),
+    AnyOf("s", ("x", "y", "none")),
+    AnyOf("tags", ("x", "z")),
+    AnyOf("camera.model", ("B",)),
+    AnyOf("clusters.default.a", (4, 5, 6)),
+    Within("n", gte=1),
+    Within("n", gt=1),
+    Within("n", lte=2),
+    Within("n", lt=2),
+    Within("n", gt=1, lt=2.5),
+    Within("n", gte=2.5, lte=2.5),
+    Within("n", gte=5, lte=1),
+    Within("ok", gte=0),
+    Within("camera.lens.mm", gte=30, lt=36),
+    Within("clusters.default.a", gte=-1, lte=4),
+    Empty("n"),
+    Empty("tags"),
+    Empty("camera"),
+    Empty("camera.model"),
+    Empty("clusters.default.a"),
+    Empty("clusters.default.b"),
+    Empty("nowhere"),
+    Empty("ok"),
+    IdIn(()),
+    IdIn((IDS[2], IDS[5], point_id("missing"))),
+    IdIn(IDS),
+]
+
+
+def _check(room: Room, where: Where) -> None:
+    expected = {i for i, p in zip(IDS, PAYLOADS, strict=True) if matches(where, i, p)}
+    found = {i for block in room.store.scan(room.name, Scan(where=where)) for i in block.ids}
+    assert found == expected, where
+    assert room.store.count(room.name, where) == len(expected)
+
+
+def test_every_condition_selects_what_it_says(room: Room) -> None:
+    """Each kind of condition follows one rule on all engines, alone and negated."""
+    room.fill(PAYLOADS)
+    for condition in CONDITIONS:
+        _check(room, Where(must=(condition,)))
+        _check(room, Where(must_not=(condition,)))
+        _check(room, Where(should=(condition,)))
+
+
+def test_conditions_combine(room: Room) -> None:
+    """All of must, one of should if there is any, none of must_not."""
+    room.fill(PAYLOADS)
+    _check(room, EVERYWHERE)
+    for i, first in enumerate(CONDITIONS):
+        second, third = CONDITIONS[(i * 7 + 3) % len(CONDITIONS)], CONDITIONS[i * 5 % 53]
+        _check(room, Where((first, second)))
+        _check(room, Where(should=(first, second)))
+        _check(room, Where((third,), (first, second)))
+        _check(room, Where((), (first, second), (third,)))
+        _check(room, Where(must_not=(first, second)))
+
+
+def test_also_adds_to_must() -> None:
+    """``also`` narrows a filter and keeps the rest of it."""
+    one, two, three = CONDITIONS[:3]
+    where = Where((one,), (two,), (three,))
+    assert where.also(two, three) == Where((one, two, three), (two,), (three,))
+
+
+def test_id_filter_takes_thousands(room: Room) -> None:
+    """2,500 ids in one condition work, with the unknown among them ignored."""
+    ids = room.fill([{"n": i} for i in range(20)])
+    asked = [*(point_id(f"missing {i}") for i in range(2490)), *ids[5:15]]
+    where = Where((IdIn(asked),))
+    assert room.store.count(room.name, where) == 10
+    assert room.store.count(room.name, Where(must_not=(IdIn(asked),))) == 10
+    assert room.store.count(room.name, where.also(Within("n", lt=8))) == 3
+
+
+def test_float_times_match_their_bounds(room: Room) -> None:
+    """Unix times with fractions keep every digit in a range and in an equality."""
+    times = [1.7e9 + i / 1024 for i in range(8)]
+    ids = room.fill([{"ingested_at": t} for t in times])
+    where = Where((Within("ingested_at", lt=times[3]),))
+    assert room.store.count(room.name, where) == 3
+    assert {i: p["ingested_at"] for i, p in room.state().items()} == dict(
+        zip(ids, times, strict=True)
+    )
+    assert room.store.count(room.name, Where((Equals("ingested_at", times[5]),))) == 1
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        Equals("n", math.nan),
+        Equals("n", math.inf),
+        Equals("n", 2**64),
+        Equals("n", "\ud800"),
+        Equals("n", None),
+        Equals("n", [1]),
+        Equals("n", {}),
+        AnyOf("n", ()),
+        AnyOf("n", (1, "x")),
+        AnyOf("n", (1.5,)),
+        AnyOf("n", (True,)),
+        AnyOf("n", (2**64,)),
+        AnyOf("n", (None,)),
+        Within("n"),
+        Within("n", gte=math.nan),
+        Within("n", lt=math.inf),
+        IdIn(("x",)),
+    ],
+)
+def test_meaningless_conditions_are_refused(room: Room, condition: Condition) -> None:
+    """A condition that no point could sensibly meet is an error, not an empty answer."""
+    for where in (Where((condition,)), Where((), (condition,)), Where((), (), (condition,))):
+        with pytest.raises(InvalidArgument):
+            room.store.count(room.name, where)
+        with pytest.raises(InvalidArgument):
+            room.store.delete(room.name, where)
