@@ -1,0 +1,131 @@
+"""Who may enter: a bound on what is in process, and one at a time per key. Pure asyncio.
+
+A unary call that does not fit is refused at once; a stream waits its turn, which, through flow
+control, slows its sender down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from shoal.errors import Overloaded
+
+RETRY_AFTER_S = 1.0
+"""What a refused caller is told to wait: about the time that a few hundred images take on a
+small machine, so that it finds room then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Most items and most bytes that may be in process at the same time."""
+
+    max_items: int
+    max_bytes: int
+
+
+class Gate:
+    """Counts what is in process. An empty gate admits anything, or a large call never could."""
+
+    def __init__(self, name: str, capacity: Capacity) -> None:
+        """Prepare an empty gate; ``name`` is for messages."""
+        self._name = name
+        self._capacity = capacity
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self.items = 0
+        self.bytes = 0
+
+    @contextmanager
+    def admit(self, items: int, size: int) -> Iterator[None]:
+        """Hold room for ``items`` of ``size`` bytes in all; Overloaded if there is none now."""
+        if not self._fits(items, size):
+            limit = self._capacity
+            msg = (
+                f"{self._name}: {self.items} images ({self.bytes} bytes) are in process, "
+                f"expected at most {limit.max_items} ({limit.max_bytes} bytes) "
+                f"with the {items} ({size} bytes) of this call"
+            )
+            raise Overloaded(msg, retry_after_s=RETRY_AFTER_S)
+        self._count(items, size)
+        try:
+            yield
+        finally:
+            self.leave(size, items=items)
+
+    async def enter(self, size: int) -> None:
+        """Take room for one item of ``size`` bytes, when there is some, first come first served.
+
+        Whoever entered must ``leave`` with the same size. One whose wait is cancelled has not
+        entered.
+        """
+        if not self._waiting and self._fits(1, size):
+            self._count(1, size)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, size))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # let in and cancelled in the same moment
+                self.leave(size)
+            else:
+                self._let_in()
+            raise
+
+    def leave(self, size: int, *, items: int = 1) -> None:
+        """Give the room back."""
+        self._count(-items, -size)
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting:
+            turn, size = self._waiting[0]
+            if not turn.done():
+                if not self._fits(1, size):
+                    return
+                self._count(1, size)
+                turn.set_result(None)
+            self._waiting.popleft()
+
+    def _count(self, items: int, size: int) -> None:
+        self.items += items
+        self.bytes += size
+
+    def _fits(self, items: int, size: int) -> bool:
+        fits_items = self.items + items <= self._capacity.max_items
+        fits_bytes = self.bytes + size <= self._capacity.max_bytes
+        return self.items == 0 or (fits_items and fits_bytes)
+
+
+@dataclass(slots=True)
+class _Turn:
+    lock: asyncio.Lock
+    users: int = 0
+
+
+class Turns:
+    """One at a time per key, first come first served; keys that nobody uses cost nothing."""
+
+    def __init__(self) -> None:
+        """Prepare; no key is in use."""
+        self._turns: dict[Hashable, _Turn] = {}
+
+    def __len__(self) -> int:
+        """How many keys are in use."""
+        return len(self._turns)
+
+    @asynccontextmanager
+    async def of(self, key: Hashable) -> AsyncIterator[None]:
+        """Hold ``key`` alone."""
+        turn = self._turns.setdefault(key, _Turn(asyncio.Lock()))
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+            if turn.users == 0:
+                del self._turns[key]

@@ -1,0 +1,91 @@
+"""Settings of the embedder service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embedder.admission import Capacity
+from embedder.preprocess import ImageLimits
+from embedder.runtime import RuntimeConfig
+from shoal.cores import usable_cores
+from shoal.errors import ConfigError
+
+MAX_CALL_IMAGES = 256
+"""Most images or texts of one call, as the contract says."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderConfig:
+    """Settings of the embedder service.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    encoder: Path | None = None
+    """The artefact's directory; None is the encoder that ships with Shoal."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """Provider and threads of inference."""
+    limits: ImageLimits = field(default_factory=ImageLimits)
+    """Bytes, pixels and formats of one image."""
+    max_batch: int = 0
+    """Most images of one run of the model. 0: 8 on a CPU, where larger ones gain nothing and
+    only delay whoever comes next; 64 elsewhere."""
+    inference_workers: int = 0
+    """Runs of the model at the same time. 0: one per core on a CPU, else 2, so that one batch is
+    copied while another computes."""
+    decode_workers: int = 0
+    """Images decoded at the same time. 0: one per core."""
+    calls: Capacity = field(default_factory=lambda: Capacity(512, 256 * 2**20))
+    """What all Embed calls together may have in process; past it they are refused. Two calls of
+    the largest batch, a few seconds of work on a small machine."""
+    streams: Capacity = field(default_factory=lambda: Capacity(256, 256 * 2**20))
+    """What all Ingest streams together may have in process; past it they wait."""
+    stream_images: int = 64
+    """Images under way in one Ingest stream: enough to fill the batches of a GPU."""
+    store_workers: int = 2
+    """Lookups, and writes, under way at the same time (so many of each)."""
+    canary_interval_s: float = 30.0
+    """How long a right answer of the model vouches for the next."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        least = {
+            "max_batch": 0,
+            "inference_workers": 0,
+            "decode_workers": 0,
+            "stream_images": 1,
+            "store_workers": 1,
+        }
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value < low:
+                msg = f"embedder {name}: expected at least {low}, got {value}"
+                raise ConfigError(msg, field=name)
+        for name in ("calls", "streams"):
+            capacity: Capacity = getattr(self, name)
+            if capacity.max_items < 1 or capacity.max_bytes < 1:
+                msg = f"embedder {name}: expected at least 1 item and 1 byte, got {capacity}"
+                raise ConfigError(msg, field=name)
+        if not self.canary_interval_s >= 0:
+            msg = (
+                "embedder canary_interval_s: expected 0 or more seconds, "
+                f"got {self.canary_interval_s}"
+            )
+            raise ConfigError(msg, field="canary_interval_s")
+
+    @property
+    def batch(self) -> int:
+        """``max_batch`` with its default worked out."""
+        return self.max_batch or (8 if self.runtime.on_cpu else 64)
+
+    @property
+    def inferences(self) -> int:
+        """``inference_workers`` with its default worked out."""
+        return self.inference_workers or (usable_cores() if self.runtime.on_cpu else 2)
+
+    @property
+    def decoders(self) -> int:
+        """``decode_workers`` with its default worked out."""
+        return self.decode_workers or usable_cores()

@@ -1,0 +1,1 @@
+"""Exporters that turn published weights into encoder artefacts; never imported when serving."""

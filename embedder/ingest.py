@@ -1,0 +1,148 @@
+"""The use case: an image and what its sender says about it become a point, at most once.
+
+Knows the rules of identity and change; knows no messages.
+
+- A point is its key's: the same key is always the same point. Without a key, the content's hash
+  stands in, so the same image under two keys is two points.
+- The same bytes and fields again change nothing: nothing is decoded, embedded or written.
+- The same bytes with other fields change the payload; the vector and the clusters stay.
+- Other bytes replace the point; its clusters go, since they were the old vector's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+
+from embedder.admission import Turns
+from embedder.batching import Lane
+from embedder.pipeline import Patience, Pipeline
+from embedder.points import Patch, Points, Put
+from shoal.store import Payload, Point, VectorSpec, point_id
+
+_OURS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
+"""Payload fields that say nothing about what the sender said."""
+
+_PATIENCE = Patience(Lane.STREAM)
+
+
+class Status(Enum):
+    """What was done with an item."""
+
+    STORED = "stored"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An image to ingest.
+
+    Attributes:
+        key: what makes it itself; not empty.
+        data: the encoded image.
+        content_hash: sha256 of ``data``, 64 hex digits.
+        fields: the sender's own fields, and ``uri`` and ``source`` where given.
+        id: the point's id, made of ``key``.
+    """
+
+    key: str
+    data: bytes
+    content_hash: str
+    fields: Payload
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the id, once: a UUID costs as much as a few messages."""
+        object.__setattr__(self, "id", point_id(self.key))
+
+
+def content_hash(data: bytes) -> str:
+    """The sha256 of ``data``, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def key_of_content(digest: str) -> str:
+    """The key of an image that was sent without one."""
+    return f"sha256:{digest}"
+
+
+class Ingestor:
+    """Ingests items, concurrently, in batches, one at a time per point."""
+
+    def __init__(self, pipeline: Pipeline, points: Points) -> None:
+        """Join the way of an image and the place where it ends; both are the caller's."""
+        self._pipeline = pipeline
+        self._points = points
+        self._turns = Turns()
+
+    async def open(self, collection: str) -> None:
+        """Make sure that ``collection`` exists and takes this encoder's vectors.
+
+        Raises:
+            EncoderMismatch: it was made with another encoder.
+        """
+        encoder = self._pipeline.encoder
+        spec = VectorSpec(encoder.name, encoder.dim, encoder.fingerprint)
+        await self._points.create_collection(collection, spec)
+
+    async def ingest(self, collection: str, item: Item) -> Status:
+        """Make the point of ``item`` what its sender says; when this returns, it is stored.
+
+        Of two items with one id, the one that was given later wins.
+
+        Raises:
+            ImageInvalid: the bytes are not an image within the limits; nothing was stored.
+            ShoalError: the model or the store failed.
+        """
+        async with self._turns.of((collection, item.id)):
+            record = await self._points.find(collection, item.id)
+            known = record.payload if record else {}
+            if known.get("content_hash") != item.content_hash:
+                await self._replace(collection, item)
+                return Status.UPDATED if record else Status.STORED
+            patch = _difference(collection, item, known)
+            if patch is None:
+                return Status.UNCHANGED
+            await self._points.write(patch)
+            record = await self._points.find(collection, item.id)
+            if record is None or record.payload.get("content_hash") != item.content_hash:
+                # Another process replaced or deleted the point meanwhile. We came later.
+                await self._replace(collection, item)
+            return Status.UPDATED
+
+    async def _replace(self, collection: str, item: Item) -> None:
+        vector = await self._pipeline.embed(item.data, _PATIENCE)
+        payload: Payload = {
+            **item.fields,
+            "key": item.key,
+            "content_hash": item.content_hash,
+            "ingested_at": time.time(),
+        }
+        point = Point(item.id, {self._pipeline.encoder.name: vector}, payload)
+        await self._points.write(Put(collection, point))
+
+
+def _difference(collection: str, item: Item, known: Payload) -> Patch | None:
+    """What to write so that the fields of a point are the item's; None if they are.
+
+    ``ingested_at`` stays: it dates the vector, and scans are bounded by it.
+    """
+    said = {name: value for name, value in known.items() if name not in _OURS}
+    changed = {
+        name: value
+        for name, value in item.fields.items()
+        if name not in said or _canonical(said[name]) != _canonical(value)
+    }
+    removed = tuple(name for name in said if name not in item.fields)
+    if not changed and not removed:
+        return None
+    return Patch(collection, item.id, item.content_hash, changed, removed)
+
+
+def _canonical(value: object) -> str:
+    """JSON text: tells true from 1, which Python's ``==`` does not."""
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,171 @@
+"""Messages to values and back: what a request may say, and how an answer is put.
+
+The one place that checks the fields of an ``IngestRequest``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from google.protobuf import struct_pb2
+
+from embedder.ingest import Item, Status, content_hash, key_of_content
+from embedder.pipeline import Vector
+from shoal import vectors
+from shoal.errors import (
+    ImageEmpty,
+    ImageTooLarge,
+    InvalidArgument,
+    ShoalError,
+    Unsupported,
+)
+from shoal.rpc.status import item_error
+from shoal.store import RESERVED_FIELDS, Json, Payload
+from shoal.store.payloads import clean_payload
+from shoal.v1 import common_pb2, embedder_pb2
+
+MAX_KEY_CHARS = 2000
+MAX_URI_CHARS = 2000
+MAX_SOURCE_CHARS = 200
+_WIRE_FACTOR = 16
+"""A payload's bytes on the wire per byte as JSON, at most: 14 for a list of digits."""
+
+MAX_PAYLOAD_BYTES = 64 * 2**10
+
+_PATH_SYNTAX = frozenset('."')
+"""What has a meaning in the store's field paths: such a name could never be addressed again."""
+
+_HASH_INLINE_BYTES = 2**20
+"""Hashing this much takes the event loop about 1 ms; more goes to a thread."""
+
+_STATUS = {
+    Status.STORED: embedder_pb2.INGEST_STATUS_STORED,
+    Status.UPDATED: embedder_pb2.INGEST_STATUS_UPDATED,
+    Status.UNCHANGED: embedder_pb2.INGEST_STATUS_UNCHANGED,
+}
+
+
+def image_bytes(image: common_pb2.Image, *, max_bytes: int) -> bytes:
+    """The encoded image in a message.
+
+    Raises:
+        ImageEmpty, ImageTooLarge: there are no bytes, or more than ``max_bytes``.
+        Unsupported: the image is given by its location.
+        InvalidArgument: there is no image.
+    """
+    match image.WhichOneof("source"):
+        case "data":
+            size = len(image.data)
+            if size == 0:
+                msg = "image: expected an encoded image, got no bytes"
+                raise ImageEmpty(msg)
+            if size > max_bytes:
+                msg = f"image: expected at most {max_bytes} bytes, got {size}"
+                raise ImageTooLarge(msg, max_bytes=str(max_bytes), bytes=str(size))
+            return image.data
+        case "uri":
+            msg = "image.uri: this server reads no locations; send the bytes in image.data"
+            raise Unsupported(msg, field="image.uri")
+        case _:
+            msg = "image: expected the bytes in image.data, got no image"
+            raise InvalidArgument(msg, field="image")
+
+
+async def to_item(request: embedder_pb2.IngestRequest, *, max_bytes: int) -> Item:
+    """The item that a request describes.
+
+    Raises:
+        InvalidArgument: a field is missing, too long, or not what it must be.
+    """
+    for name, text, limit in (
+        ("key", request.key, MAX_KEY_CHARS),
+        ("uri", request.uri, MAX_URI_CHARS),
+        ("source", request.source, MAX_SOURCE_CHARS),
+    ):
+        if len(text) > limit:
+            msg = f"{name}: expected at most {limit} characters, got {len(text)}"
+            raise InvalidArgument(msg, field=name)
+    data = image_bytes(request.image, max_bytes=max_bytes)
+    fields = to_payload(request.payload)
+    if request.uri:
+        fields["uri"] = request.uri
+    if request.source:
+        fields["source"] = request.source
+    inline = len(data) <= _HASH_INLINE_BYTES
+    digest = content_hash(data) if inline else await asyncio.to_thread(content_hash, data)
+    return Item(request.key or key_of_content(digest), data, digest, fields)
+
+
+def to_payload(message: struct_pb2.Struct) -> Payload:
+    """The sender's own fields as JSON; whole numbers, doubles on the wire, become integers.
+
+    Top-level nulls are left out.
+
+    Raises:
+        InvalidArgument: a name is reserved or could not be addressed in the store, a value is
+            not one that the store takes, or the whole is too large.
+    """
+    on_wire = message.ByteSize()
+    if on_wire > _WIRE_FACTOR * MAX_PAYLOAD_BYTES:  # before anything walks through it
+        most = f"at most {MAX_PAYLOAD_BYTES} bytes as JSON"
+        msg = f"payload: expected {most}, got {on_wire} on the wire"
+        raise InvalidArgument(msg, field="payload")
+    taken = RESERVED_FIELDS.intersection(message.fields)
+    if taken:
+        names = ", ".join(sorted(RESERVED_FIELDS))
+        msg = f"payload: the names {names} are reserved, got {', '.join(sorted(taken))}"
+        raise InvalidArgument(msg, field="payload")
+    for name in message.fields:
+        if not name or _PATH_SYNTAX.intersection(name):
+            msg = f'payload: expected names that are not empty and without . and ", got {name!r}'
+            raise InvalidArgument(msg, field="payload")
+    # A top-level null is as good as no field to every filter, and a merge removes it.
+    sent = {name: _to_json(value) for name, value in message.fields.items()}
+    payload = clean_payload({name: value for name, value in sent.items() if value is not None})
+    size = len(json.dumps(payload, ensure_ascii=False).encode()) if payload else 0
+    if size > MAX_PAYLOAD_BYTES:
+        msg = f"payload: expected at most {MAX_PAYLOAD_BYTES} bytes as JSON, got {size}"
+        raise InvalidArgument(msg, field="payload")
+    return payload
+
+
+def _to_json(value: struct_pb2.Value) -> Json:
+    """The JSON value. Protobuf itself bounds the nesting, to 100 messages."""
+    match value.WhichOneof("kind"):
+        case "number_value":
+            return value.number_value
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return {name: _to_json(part) for name, part in value.struct_value.fields.items()}
+        case "list_value":
+            return [_to_json(part) for part in value.list_value.values]
+        case _:
+            return None
+
+
+def embed_result(answer: Vector | ShoalError, *, fingerprint: str) -> embedder_pb2.EmbedResult:
+    """One image's answer: its vector, or why there is none."""
+    if isinstance(answer, ShoalError):
+        return embedder_pb2.EmbedResult(error=item_error(answer))
+    vector = common_pb2.Vector(
+        values=vectors.encode(answer), dim=len(answer), fingerprint=fingerprint
+    )
+    return embedder_pb2.EmbedResult(vector=vector)
+
+
+def ingest_response(
+    sequence: int, item: Item | str, answer: Status | ShoalError
+) -> embedder_pb2.IngestResponse:
+    """One request's answer; ``item`` is only the key that was sent where there is no item."""
+    key = item.key if isinstance(item, Item) else item
+    response = embedder_pb2.IngestResponse(sequence=sequence, key=key)
+    if isinstance(answer, ShoalError):
+        response.error.CopyFrom(item_error(answer))
+    elif isinstance(item, Item):
+        response.result.id = item.id
+        response.result.status = _STATUS[answer]
+    return response

@@ -1,0 +1,33 @@
+"""The embedder's Prometheus metrics, all of them; defined once, at import."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+IMAGES = Counter(
+    "shoal_embedder_images_total",
+    "Images answered, by call and by what became of them (a status or an error's reason).",
+    ["rpc", "outcome"],
+)
+REFUSED = Counter(
+    "shoal_embedder_calls_refused_total",
+    "Embed calls refused because too much was in process.",
+)
+BATCH = Histogram(
+    "shoal_embedder_batch_items",
+    "Items of one batch, by stage.",
+    ["stage"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+WAITING = Gauge(
+    "shoal_embedder_queue_items",
+    "Items waiting for a worker when the last batch was taken, by stage.",
+    ["stage"],
+)
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+DECODE_SECONDS = Histogram(
+    "shoal_embedder_decode_seconds", "Decoding and resizing one image.", buckets=_SECONDS
+)
+INFERENCE_SECONDS = Histogram(
+    "shoal_embedder_inference_seconds", "One run of the model.", buckets=_SECONDS
+)

@@ -1,0 +1,355 @@
+"""The gRPC edge of the embedder: messages in, use cases called, messages out; and its life.
+
+Owns the gates of calls and of streams. The rules of ingestion are in ``embedder.ingest``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from embedder import messages, metrics
+from embedder.admission import Gate
+from embedder.batching import Lane
+from embedder.config import MAX_CALL_IMAGES, EmbedderConfig
+from embedder.encoder import Encoder
+from embedder.ingest import Ingestor, Item, Status
+from embedder.pipeline import Patience, Pipeline, Vector
+from embedder.points import Points
+from embedder.streaming import Flow, answer_stream
+from shoal.errors import (
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    ServiceUnavailable,
+    ShoalError,
+    Unsupported,
+)
+from shoal.store import Store
+from shoal.store.model import check_collection_name
+from shoal.v1 import common_pb2, embedder_pb2, embedder_pb2_grpc
+
+_log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A request of a stream: the item in it, or why there is none."""
+
+    sequence: int
+    key: str
+    item: Item | ShoalError
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What exists between start and stop."""
+
+    pipeline: Pipeline
+    points: Points
+    ingestor: Ingestor
+
+
+class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
+    """Embeds images, and ingests them into a store that it does not own."""
+
+    name = "shoal.v1.EmbedderService"
+
+    def __init__(self, config: EmbedderConfig, store: Store) -> None:
+        """Prepare; the encoder is loaded by ``start``."""
+        self._config = config
+        self._store = store
+        self._calls = Gate("embed", config.calls)
+        self._streams = Gate("ingest", config.streams)
+        self._draining = asyncio.Event()
+        self._running: _Running | None = None
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add this service to ``server``."""
+        embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        """Load the encoder and prove it right.
+
+        Raises:
+            ConfigError, ArtefactError, SelfTestFailed: the encoder cannot serve.
+        """
+        config = self._config
+        encoder = await asyncio.to_thread(Encoder.open, config.encoder, config.runtime)
+        pipeline = Pipeline(encoder, config)
+        points = Points(self._store, workers=config.store_workers)
+        pipeline.start()
+        points.start()
+        self._running = _Running(pipeline, points, Ingestor(pipeline, points))
+        facts = {
+            "encoder": encoder.name,
+            "fingerprint": encoder.fingerprint,
+            "provider": encoder.provider,
+        }
+        _log.info("encoder loaded", extra=facts)
+
+    async def ready(self) -> bool:
+        """True when the model answers rightly and the store answers; raises why not."""
+        if self._running is None or self._draining.is_set():
+            return False
+        await self._running.points.reachable()
+        await self._running.pipeline.canary()
+        return True
+
+    def drain(self) -> None:
+        """Refuse new work from now on; streams end once what they have read is answered."""
+        self._draining.set()
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain for at most ``grace_s`` seconds, then give up threads and sessions."""
+        self.drain()
+        running, self._running = self._running, None
+        if running is None:
+            return
+        try:
+            async with asyncio.timeout(grace_s):
+                await asyncio.gather(running.pipeline.close(), running.points.close())
+        except TimeoutError:
+            _log.warning("stopped before all work was done", extra={"grace_s": grace_s})
+
+    async def Embed(
+        self, request: embedder_pb2.EmbedRequest, context: Context[Any, Any]
+    ) -> embedder_pb2.EmbedResponse:
+        """One answer per image, in order; a bad image costs only itself."""
+        running = self._alive()
+        encoder = running.pipeline.encoder
+        _check_encoder(encoder, request.encoder)
+        _check_count("images", len(request.images))
+        patience = Patience(Lane.CALL, _deadline(context))
+        size = sum(len(image.data) for image in request.images)
+        try:
+            with self._calls.admit(len(request.images), size):
+                answers = await asyncio.gather(
+                    *(self._embed(running, image, patience) for image in request.images)
+                )
+        except Overloaded:
+            metrics.REFUSED.inc()
+            raise
+        results = [
+            messages.embed_result(answer, fingerprint=encoder.fingerprint) for answer in answers
+        ]
+        return embedder_pb2.EmbedResponse(results=results, encoder=encoder.name)
+
+    async def EmbedText(
+        self, request: embedder_pb2.EmbedTextRequest, context: Context[Any, Any]
+    ) -> embedder_pb2.EmbedTextResponse:
+        """Refused: no encoder of this version has a text tower."""
+        del context
+        encoder = self._alive().pipeline.encoder
+        _check_encoder(encoder, request.encoder)
+        _check_count("texts", len(request.texts))
+        msg = f"encoder {encoder.name} has no text tower: it embeds images only"
+        raise Unsupported(msg, encoder=encoder.name)
+
+    async def Ingest(
+        self,
+        request_iterator: AsyncIterator[embedder_pb2.IngestRequest],
+        context: Context[Any, Any],
+    ) -> AsyncIterator[embedder_pb2.IngestResponse]:
+        """One answer per request, as they finish; a bad image costs only itself."""
+        del context
+        running = self._alive()
+        first = await self._first(request_iterator)
+        if first is None:
+            return
+        collection = check_collection_name(first.collection)
+        await running.ingestor.open(collection)
+
+        async def answer(parsed: _Parsed) -> embedder_pb2.IngestResponse:
+            return await _ingest(running.ingestor, collection, parsed)
+
+        flow: Flow[_Parsed] = Flow(
+            self._config.stream_images, self._streams, size=_size, stop=self._draining
+        )
+        reader = _Reader(first, request_iterator, max_bytes=self._config.limits.max_bytes)
+        del first  # up to a whole message, for as long as the stream lives
+        async with aclosing(answer_stream(reader.parsed(), answer, flow=flow)) as responses:
+            async for response in responses:
+                yield response
+        if reader.failure is not None:
+            raise reader.failure
+        if not reader.finished:
+            msg = "the server is shutting down: send again what was not answered"
+            raise ServiceUnavailable(msg)
+
+    async def _first(
+        self, requests: AsyncIterator[embedder_pb2.IngestRequest]
+    ) -> embedder_pb2.IngestRequest | None:
+        """The first request of a stream, or None; a stream that sends none ends with the server."""
+        reading = asyncio.ensure_future(anext(requests, None))
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait({reading, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                return reading.result()
+            msg = "the server is shutting down"
+            raise ServiceUnavailable(msg)
+        finally:
+            for one in (reading, draining):
+                one.cancel()
+            await asyncio.gather(reading, draining, return_exceptions=True)
+
+    async def GetInfo(
+        self, request: embedder_pb2.GetInfoRequest, context: Context[Any, Any]
+    ) -> embedder_pb2.GetInfoResponse:
+        """The encoder and the limits."""
+        del request, context
+        encoder = self._alive().pipeline.encoder
+        manifest = encoder.artefact.manifest
+        info = embedder_pb2.EncoderInfo(
+            name=encoder.name,
+            dim=encoder.dim,
+            fingerprint=encoder.fingerprint,
+            provider=encoder.provider,
+            has_text=False,
+            license=manifest.licence,
+            source=f"{manifest.source.package} {manifest.source.version}",
+        )
+        return embedder_pb2.GetInfoResponse(
+            encoders=[info],
+            version=_version(),
+            max_image_bytes=self._config.limits.max_bytes,
+            max_image_pixels=self._config.limits.max_pixels,
+            max_batch_images=MAX_CALL_IMAGES,
+        )
+
+    def _alive(self) -> _Running:
+        if self._running is None or self._draining.is_set():
+            msg = "the embedder is shutting down"
+            raise ServiceUnavailable(msg)
+        return self._running
+
+    async def _embed(
+        self, running: _Running, image: common_pb2.Image, patience: Patience
+    ) -> Vector | ShoalError:
+        answer: Vector | ShoalError
+        try:
+            data = messages.image_bytes(image, max_bytes=self._config.limits.max_bytes)
+            answer = await running.pipeline.embed(data, patience)
+        except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
+            answer = _as_answer(exc)
+        outcome = answer.reason if isinstance(answer, ShoalError) else "embedded"
+        metrics.IMAGES.labels("Embed", outcome.lower()).inc()
+        return answer
+
+
+class _Reader:
+    """The requests of a stream, checked one after the other, in order.
+
+    ``finished`` tells whether the sender came to its end; ``failure`` is why the stream cannot be
+    read further, to be told when what was read has been answered.
+    """
+
+    def __init__(
+        self,
+        first: embedder_pb2.IngestRequest,
+        rest: AsyncIterator[embedder_pb2.IngestRequest],
+        *,
+        max_bytes: int,
+    ) -> None:
+        self._next: embedder_pb2.IngestRequest | None = first
+        self._rest = rest
+        self._collection = first.collection
+        self._max_bytes = max_bytes
+        self.finished = False
+        self.failure: ShoalError | None = None
+
+    async def parsed(self) -> AsyncIterator[_Parsed]:
+        """Every request, as an item or as what is wrong with it."""
+        while self._next is not None:
+            request, self._next = self._next, None
+            item: Item | ShoalError
+            try:
+                _check_collection(request.collection, self._collection)
+                item = await messages.to_item(request, max_bytes=self._max_bytes)
+            except ShoalError as exc:
+                item = exc
+            checked = _Parsed(request.sequence, request.key, item)
+            del request, item  # while this waits for room, only what is counted is held
+            yield checked
+            del checked
+            await self._read()
+
+    async def _read(self) -> None:
+        try:
+            self._next = await anext(self._rest, None)
+        except DecodeError as exc:  # such as a payload nested deeper than protobuf allows
+            self.failure = InvalidArgument(f"a request of the stream cannot be read: {exc}")
+            self.failure.__cause__ = exc
+        self.finished = self._next is None
+
+
+async def _ingest(
+    ingestor: Ingestor, collection: str, parsed: _Parsed
+) -> embedder_pb2.IngestResponse:
+    answer: Status | ShoalError
+    if isinstance(parsed.item, ShoalError):
+        answer = parsed.item
+    else:
+        try:
+            answer = await ingestor.ingest(collection, parsed.item)
+        except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
+            answer = _as_answer(exc)
+    outcome = answer.reason if isinstance(answer, ShoalError) else answer.value
+    metrics.IMAGES.labels("Ingest", outcome.lower()).inc()
+    key = parsed.key if isinstance(parsed.item, ShoalError) else parsed.item
+    return messages.ingest_response(parsed.sequence, key, answer)
+
+
+def _as_answer(exc: Exception) -> ShoalError:
+    """The error as its item's answer; a bug's details stay in the log."""
+    if isinstance(exc, ShoalError):
+        return exc
+    _log.error("an item failed", exc_info=exc)
+    return ShoalError("internal error; the server's log has it")
+
+
+def _check_encoder(encoder: Encoder, wanted: str) -> None:
+    if wanted not in ("", encoder.name):
+        msg = f"no encoder {wanted!r}: this server has {encoder.name}"
+        raise NotFound(msg, encoder=wanted)
+
+
+def _check_count(what: str, count: int) -> None:
+    if not 1 <= count <= MAX_CALL_IMAGES:
+        msg = f"{what}: expected 1 to {MAX_CALL_IMAGES} of them, got {count}"
+        raise InvalidArgument(msg, field=what)
+
+
+def _check_collection(name: str, opened: str) -> None:
+    if name not in ("", opened):
+        msg = f"collection: expected {opened!r}, as the stream began with, or nothing, got {name!r}"
+        raise InvalidArgument(msg, field="collection")
+
+
+def _size(parsed: _Parsed) -> int:
+    return len(parsed.item.data) if isinstance(parsed.item, Item) else 0
+
+
+def _deadline(context: Context[Any, Any]) -> float | None:
+    """When the caller stops waiting, in the loop's time."""
+    left: float | None = context.time_remaining()  # the stubs forget that there may be none
+    return None if left is None else asyncio.get_running_loop().time() + left
+
+
+def _version() -> str:
+    try:
+        return version("shoal")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,578 @@
+"""The embedder over gRPC: a real server, a real model, real images, the embedded store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from embedder.admission import Capacity
+from embedder.artefact import bundled_artefact, load_artefact
+from embedder.config import EmbedderConfig
+from embedder.preprocess import ImageLimits
+from shoal import vectors
+from shoal.errors import (
+    ArtefactError,
+    ConfigError,
+    InvalidArgument,
+    Overloaded,
+    ServiceUnavailable,
+    ShoalError,
+)
+from shoal.rpc.status import from_rpc_error
+from shoal.store import EVERYWHERE, VectorSpec, point_id
+from shoal.v1 import common_pb2, embedder_pb2
+
+STORED = embedder_pb2.INGEST_STATUS_STORED
+UPDATED = embedder_pb2.INGEST_STATUS_UPDATED
+UNCHANGED = embedder_pb2.INGEST_STATUS_UNCHANGED
+
+Serve = Callable[..., AbstractAsyncContextManager[Any]]
+
+
+async def refused(call: Any) -> ShoalError:
+    """The error that a call ends with."""
+    try:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as exc:
+        return from_rpc_error(exc, "test")
+    pytest.fail("expected the call to be refused")
+
+
+def ours() -> list[str]:
+    """The tasks under way for open streams."""
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return [name for name in names if "answer_stream" in name or "Ingest" in name]
+
+
+def vector(result: embedder_pb2.EmbedResult) -> np.ndarray:
+    return vectors.decode(result.vector.values, result.vector.dim)
+
+
+def test_embed_answers_good_and_bad_images_in_order(serve: Serve, images: Any) -> None:
+    """Each bad image costs only itself and says why; the good ones have unit vectors."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            response = await served.embed(
+                images.china,
+                images.truncated,
+                images.empty,
+                images.flower,
+                images.text,
+                images.huge,
+                images.digits[0],
+            )
+            alone = await served.embed(images.flower)
+        reasons = [result.error.reason for result in response.results]
+        assert reasons == [
+            "",
+            "IMAGE_CORRUPT",
+            "IMAGE_EMPTY",
+            "",
+            "IMAGE_UNSUPPORTED_FORMAT",
+            "IMAGE_TOO_MANY_PIXELS",
+            "",
+        ]
+        assert "at most 50000000 pixels" in response.results[5].error.message
+        assert not any(result.error.retryable for result in response.results)
+        artefact = load_artefact(bundled_artefact())
+        for place in (0, 3, 6):
+            got = response.results[place].vector
+            assert (got.dim, got.fingerprint) == (artefact.dim, artefact.fingerprint)
+            assert np.linalg.norm(vector(response.results[place])) == pytest.approx(1, abs=1e-5)
+        np.testing.assert_allclose(vector(response.results[3]), vector(alone.results[0]), atol=1e-5)
+        assert response.encoder == "efficientnet-lite0"
+
+    asyncio.run(scenario())
+
+
+def test_embed_refuses_what_no_image_can_mend(serve: Serve, images: Any) -> None:
+    """No image, too many, or an unknown encoder fail the call; each error says what is expected."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            empty = await refused(served.embed())
+            many = await refused(served.embed(*[images.digits[0]] * 257))
+            unknown = await refused(served.embed(images.china, encoder="clip"))
+        assert [type(error).__name__ for error in (empty, many, unknown)] == [
+            "InvalidArgument",
+            "InvalidArgument",
+            "NotFound",
+        ]
+        assert "1 to 256 of them, got 257" in many.message
+        assert "efficientnet-lite0" in unknown.message
+
+    asyncio.run(scenario())
+
+
+def test_embed_refuses_images_that_are_not_bytes_one_by_one(serve: Serve, images: Any) -> None:
+    """A location, and an image without a source, are item errors."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            response = await served.stub.Embed(
+                embedder_pb2.EmbedRequest(
+                    images=[
+                        common_pb2.Image(uri="file:///etc/passwd"),
+                        common_pb2.Image(),
+                        common_pb2.Image(data=images.digits[0]),
+                    ]
+                )
+            )
+        reasons = [result.error.reason for result in response.results]
+        assert reasons == ["UNSUPPORTED", "INVALID_ARGUMENT", ""]
+
+    asyncio.run(scenario())
+
+
+def test_embed_is_refused_at_once_when_too_much_is_in_process(serve: Serve, images: Any) -> None:
+    """Past the limit a call gets RESOURCE_EXHAUSTED with a delay; the service stays ready."""
+
+    async def scenario() -> None:
+        config = EmbedderConfig(calls=Capacity(max_items=2, max_bytes=2**20))
+        async with serve(config) as served:
+            with served.service._calls.admit(2, 0):
+                error = await refused(served.embed(images.digits[0]))
+                assert await served.service.ready()
+            assert isinstance(error, Overloaded)
+            assert error.retry_after_s > 0
+            assert len((await served.embed(images.digits[0])).results) == 1
+
+    asyncio.run(scenario())
+
+
+def test_embed_text_is_unsupported(serve: Serve) -> None:
+    """An encoder without a text tower refuses texts, and is named."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            request = embedder_pb2.EmbedTextRequest(texts=["a boat"])
+            error = await refused(served.stub.EmbedText(request))
+        assert error.reason == "UNSUPPORTED"
+        assert "efficientnet-lite0 has no text tower" in error.message
+
+    asyncio.run(scenario())
+
+
+def test_get_info_tells_encoder_and_limits(serve: Serve) -> None:
+    """The answer is what the configuration and the artefact say."""
+
+    async def scenario() -> None:
+        config = EmbedderConfig(limits=ImageLimits(max_bytes=1000, max_pixels=2000))
+        async with serve(config) as served:
+            info = await served.stub.GetInfo(embedder_pb2.GetInfoRequest())
+        (encoder,) = info.encoders
+        assert (encoder.name, encoder.dim, encoder.has_text) == ("efficientnet-lite0", 1280, False)
+        assert (encoder.provider, encoder.license) == ("CPUExecutionProvider", "Apache-2.0")
+        assert (info.max_image_bytes, info.max_image_pixels) == (1000, 2000)
+        assert info.max_batch_images == 256
+
+    asyncio.run(scenario())
+
+
+def test_ingest_stores_the_vector_that_embed_gives(serve: Serve, images: Any) -> None:
+    """What is stored is Embed's vector, with uri, source, key, hash, time and the own fields."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            (embedded,) = (await served.embed(images.china)).results
+            (answer,) = await served.ingest(
+                served.request(
+                    images.china,
+                    key="china",
+                    uri="s3://photos/china.jpg",
+                    source="trip",
+                    payload={"year": 2007, "tags": ["a", 1.5], "exif": {"iso": 200}, "none": None},
+                )
+            )
+            assert (answer.key, answer.result.status) == ("china", STORED)
+            assert answer.result.id == point_id("china")
+            (record,) = served.store.retrieve(
+                "photos", [answer.result.id], vectors=["efficientnet-lite0"]
+            )
+            spec = served.store.collection("photos").vector()
+        np.testing.assert_allclose(
+            record.vectors["efficientnet-lite0"], vector(embedded), atol=1e-6
+        )
+        assert spec == VectorSpec("efficientnet-lite0", 1280, embedded.vector.fingerprint)
+        when = record.payload.pop("ingested_at")
+        assert isinstance(when, (int, float))
+        assert len(record.payload.pop("content_hash")) == 64
+        assert record.payload == {
+            "key": "china",
+            "uri": "s3://photos/china.jpg",
+            "source": "trip",
+            "year": 2007,
+            "tags": ["a", 1.5],
+            "exif": {"iso": 200},
+        }
+        assert isinstance(record.payload["year"], int)
+
+    asyncio.run(scenario())
+
+
+def test_ingest_answers_each_request_once_among_bad_ones(serve: Serve, images: Any) -> None:
+    """The good images are stored, and each bad one in the stream is refused with its reason."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            bad = {
+                "IMAGE_CORRUPT": images.truncated,
+                "IMAGE_EMPTY": images.empty,
+                "IMAGE_UNSUPPORTED_FORMAT": images.text,
+                "IMAGE_TOO_MANY_PIXELS": images.huge,
+            }
+            requests = [
+                served.request(data, key=f"digit{n}") for n, data in enumerate(images.digits)
+            ]
+            for place, (reason, data) in enumerate(bad.items()):
+                requests.insert(5 * place, served.request(data, key=reason))
+            requests.append(served.request(images.china, uri="x" * 2001, key="long uri"))
+            requests.append(served.request(images.china, payload={"clusters": 1}, key="reserved"))
+            requests.append(served.request(images.china, payload={"a.b": 1}, key="dotted"))
+            requests.append(
+                served.request(images.china, payload={"big": "x" * 2**16}, key="big payload")
+            )
+            requests.append(served.request(images.china, payload={"n": float("nan")}, key="nan"))
+            requests.append(served.request(images.china, collection="other", key="elsewhere"))
+            answers = await served.ingest(*requests)
+            count = served.store.count("photos")
+        for request, answer in zip(requests, answers, strict=True):
+            assert answer.key == request.key
+            if request.key.startswith("digit"):
+                assert answer.result.status == STORED
+            elif request.key in bad:
+                assert answer.error.reason == request.key
+            else:
+                assert answer.error.reason == "INVALID_ARGUMENT"
+        assert count == len(images.digits)
+
+    asyncio.run(scenario())
+
+
+def test_ingest_again_changes_nothing(serve: Serve, images: Any) -> None:
+    """The same bytes and fields again: UNCHANGED, and points, slots and all are as they were."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+
+            def requests() -> list[embedder_pb2.IngestRequest]:
+                sent = [
+                    served.request(data, uri=f"digit{n}.png", payload={"n": n})
+                    for n, data in enumerate(images.digits)
+                ]
+                return [*sent, served.request(images.china, key="china")]
+
+            def snapshot() -> list[object]:
+                ids = [point_id(answer.key) for answer in first]
+                records = served.store.retrieve("photos", ids, vectors=["efficientnet-lite0"])
+                return [
+                    (record.id, record.payload, record.vectors["efficientnet-lite0"].tobytes())
+                    for record in records
+                ]
+
+            first = await served.ingest(*requests())
+            slots = {"clusters": {"default": {"a": 3, "b": 3}}}
+            served.store.set_payload("photos", slots, where=EVERYWHERE)
+            before = snapshot()
+            second = await served.ingest(*requests())
+            assert {answer.result.status for answer in first} == {STORED}
+            assert {answer.result.status for answer in second} == {UNCHANGED}
+            assert [answer.key for answer in first] == [answer.key for answer in second]
+            assert all(answer.key.startswith("sha256:") for answer in first[:-1])
+            assert snapshot() == before
+            assert served.store.count("photos") == len(images.digits) + 1
+
+    asyncio.run(scenario())
+
+
+def test_ingest_of_other_fields_keeps_vector_and_clusters(serve: Serve, images: Any) -> None:
+    """The same bytes with other fields: UPDATED, removed fields go, the rest of the point stays."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            names = ["efficientnet-lite0"]
+            await served.ingest(
+                served.request(images.china, key="china", uri="old", payload={"a": 1, "flag": True})
+            )
+            slots = {"clusters": {"default": {"a": 3, "b": 4}}}
+            served.store.set_payload("photos", slots, where=EVERYWHERE)
+            (before,) = served.store.retrieve("photos", [point_id("china")], vectors=names)
+            (answer,) = await served.ingest(
+                served.request(images.china, key="china", source="s", payload={"flag": 1})
+            )
+            (after,) = served.store.retrieve("photos", [point_id("china")], vectors=names)
+            assert answer.result.status == UPDATED
+            kept = {"clusters", "key", "content_hash", "ingested_at"}
+            assert after.payload == {
+                **{name: before.payload[name] for name in kept},
+                "source": "s",
+                "flag": 1,
+            }
+            assert after.payload["flag"] is not True
+            assert after.payload["clusters"] == slots["clusters"]
+            np.testing.assert_array_equal(after.vectors[names[0]], before.vectors[names[0]])
+
+    asyncio.run(scenario())
+
+
+def test_ingest_of_other_bytes_replaces_vector_and_drops_clusters(
+    serve: Serve, images: Any
+) -> None:
+    """Other bytes under a known key: UPDATED, with the new vector and no stale clusters."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            await served.ingest(served.request(images.china, key="it", payload={"a": 1}))
+            slots = {"clusters": {"default": {"a": 3, "b": 4}}}
+            served.store.set_payload("photos", slots, where=EVERYWHERE)
+            (answer,) = await served.ingest(served.request(images.flower, key="it"))
+            (embedded,) = (await served.embed(images.flower)).results
+            (record,) = served.store.retrieve(
+                "photos", [point_id("it")], vectors=["efficientnet-lite0"]
+            )
+            assert answer.result.status == UPDATED
+            np.testing.assert_allclose(
+                record.vectors["efficientnet-lite0"], vector(embedded), atol=1e-6
+            )
+            assert set(record.payload) == {"key", "content_hash", "ingested_at"}
+            assert served.store.count("photos") == 1
+
+    asyncio.run(scenario())
+
+
+def test_ingest_refuses_a_collection_of_another_encoder(serve: Serve, images: Any) -> None:
+    """The stream fails as a whole, and nothing is written."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            other = VectorSpec("efficientnet-lite0", 1280, "0" * 64)
+            served.store.create_collection("photos", [other])
+            error = await refused(served.stub.Ingest(iter([served.request(images.china)])))
+            assert error.reason == "ENCODER_MISMATCH"
+            assert served.store.count("photos") == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("name", ["", "no spaces", "a--b"])
+def test_ingest_refuses_a_bad_collection_name(serve: Serve, images: Any, name: str) -> None:
+    """A stream that begins without a usable collection fails as a whole."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            request = served.request(images.china, collection=name)
+            error = await refused(served.stub.Ingest(iter([request])))
+            assert error.reason == "INVALID_ARGUMENT"
+            assert served.store.collections() == []
+
+    asyncio.run(scenario())
+
+
+def test_ingest_cancelled_leaves_nothing_behind(serve: Serve, images: Any) -> None:
+    """A caller who goes away frees all it held; what it was told is stored, is stored."""
+
+    async def scenario() -> None:
+        async with serve(EmbedderConfig(stream_images=8)) as served:
+
+            async def endless() -> AsyncIterator[embedder_pb2.IngestRequest]:
+                while True:
+                    for number, data in enumerate(images.digits):
+                        yield served.request(data, key=f"{number}-{served.sequence}")
+
+            call = served.stub.Ingest(endless())
+            told = [await call.read() for _ in range(5)]
+            assert ours()
+            call.cancel()
+            async with asyncio.timeout(10):
+                while served.service._streams.items or ours():  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.01)
+            assert len(served.service._running.ingestor._turns) == 0
+            ids = [answer.result.id for answer in told]
+            assert None not in served.store.retrieve("photos", ids)
+            assert len((await served.embed(images.digits[0])).results) == 1
+
+    asyncio.run(scenario())
+
+
+def test_ingest_drains_when_the_service_does(serve: Serve, images: Any) -> None:
+    """Draining ends an open stream: what was read is answered, then the caller is sent away."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            call = served.stub.Ingest()
+            for number in range(4):
+                await call.write(served.request(images.digits[number], key=str(number)))
+            told = [await call.read()]
+            served.service.drain()
+
+            async def rest() -> AsyncIterator[embedder_pb2.IngestResponse]:
+                while isinstance(answer := await call.read(), embedder_pb2.IngestResponse):
+                    told.append(answer)
+                    yield answer
+
+            assert isinstance(await refused(rest()), ServiceUnavailable)
+            assert not await served.service.ready()
+            ids = [answer.result.id for answer in told]
+            assert None not in served.store.retrieve("photos", ids)
+            error = await refused(served.embed(images.digits[0]))
+            assert isinstance(error, ServiceUnavailable)
+
+    asyncio.run(scenario())
+
+
+def test_service_counts_images_by_what_became_of_them(serve: Serve, images: Any) -> None:
+    """Each image is counted once, under its call and its status or reason."""
+
+    def counts() -> list[float]:
+        return [
+            REGISTRY.get_sample_value(
+                "shoal_embedder_images_total", {"rpc": rpc, "outcome": outcome}
+            )
+            or 0.0
+            for rpc, outcome in (
+                ("Embed", "embedded"),
+                ("Embed", "image_empty"),
+                ("Ingest", "stored"),
+                ("Ingest", "unchanged"),
+                ("Ingest", "image_empty"),
+            )
+        ]
+
+    async def scenario() -> None:
+        async with serve() as served:
+            before = counts()
+            await served.embed(images.digits[0], images.digits[1], images.empty)
+            for _ in range(2):
+                await served.ingest(served.request(images.digits[0]), served.request(images.empty))
+            grown = [after - start for after, start in zip(counts(), before, strict=True)]
+        assert grown == [2, 1, 1, 1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_service_starts_only_with_a_sound_encoder(serve: Serve, tmp_path: Path) -> None:
+    """A damaged encoder stops the server before it serves; nothing hangs."""
+
+    async def scenario() -> None:
+        damaged = tmp_path / "encoder"
+        damaged.mkdir()
+        with pytest.raises(ArtefactError):
+            async with serve(EmbedderConfig(encoder=damaged)):
+                pass
+
+    asyncio.run(scenario())
+
+
+def test_service_is_not_ready_when_the_store_is_gone(serve: Serve) -> None:
+    """Readiness asks the store and the model, not only itself."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            assert await served.service.ready()
+            served.store.close()
+            with pytest.raises(ShoalError):
+                await served.service.ready()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_batch": -1},
+        {"decode_workers": -1},
+        {"stream_images": 0},
+        {"store_workers": 0},
+        {"calls": Capacity(0, 1)},
+        {"streams": Capacity(1, 0)},
+        {"canary_interval_s": float("nan")},
+    ],
+)
+def test_config_refuses_what_cannot_be(bad: dict[str, Any]) -> None:
+    """A value out of range is found before anything is loaded."""
+    with pytest.raises(ConfigError):
+        replace(EmbedderConfig(), **bad)
+
+
+def test_ingest_answers_what_came_before_a_request_that_cannot_be_read(
+    serve: Serve, images: Any
+) -> None:
+    """A payload nested past protobuf's depth ends the stream, after the answers before it."""
+    deep: dict[str, Any] = {}
+    for _ in range(60):
+        deep = {"a": deep}
+
+    async def scenario() -> None:
+        async with serve() as served:
+            requests = [
+                served.request(data, key=str(i)) for i, data in enumerate(images.digits[:3])
+            ]
+            requests.append(served.request(images.china, key="deep", payload=deep))
+            call, got = served.stub.Ingest(iter(requests)), []
+
+            async def answers() -> AsyncIterator[None]:
+                async for response in call:
+                    got.append(response.sequence)
+                    yield
+
+            assert isinstance(await refused(answers()), InvalidArgument)
+            assert sorted(got) == [1, 2, 3]
+
+    asyncio.run(scenario())
+
+
+def test_ingest_refuses_a_huge_payload_before_walking_through_it(serve: Serve, images: Any) -> None:
+    """Past 16 times the limit on the wire, the item is refused by its size alone."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            payload = {"a": "x" * (2 * 2**20)}
+            (response,) = await served.ingest(served.request(images.china, payload=payload))
+            assert response.error.reason == "INVALID_ARGUMENT"
+            assert "on the wire" in response.error.message
+
+    asyncio.run(scenario())
+
+
+def test_ingest_stream_that_sends_nothing_ends_with_the_service(serve: Serve) -> None:
+    """An idle stream is told to go when the service drains; it does not wait for the grace."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            call = served.stub.Ingest()
+            await call.wait_for_connection()
+            served.service.drain()
+            assert isinstance(await refused(call), ServiceUnavailable)
+
+    asyncio.run(scenario())
+
+
+def test_ingest_that_was_answered_in_full_is_not_failed_by_a_drain(
+    serve: Serve, images: Any
+) -> None:
+    """A sender that had come to its end, and has all its answers, hears of no shutdown."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            got = []
+            async for response in served.stub.Ingest(iter([served.request(images.china)])):
+                served.service.drain()
+                got.append(response)
+            assert len(got) == 1
+
+    asyncio.run(scenario())
