@@ -1,0 +1,1 @@
+"""Vectors to clusters: fits, runs, and the assignment of new points."""

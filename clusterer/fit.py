@@ -1,0 +1,53 @@
+"""The child process of a fit: ``python -m clusterer.fit DIRECTORY``.
+
+The directory is the whole interface. In: ``request.json`` (method, options), ``sample.npy`` and
+perhaps ``warm.npy``. Out: ``centroids.npy`` and ``result.json``, or ``error.json``. The child
+lives no longer than its parent: it watches its standard input, which closes when the parent
+dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from clusterer.methods import run_fit
+from shoal.errors import ShoalError
+
+_NICENESS = 10
+"""Serving comes first: the fit takes what processor time is left over."""
+
+
+def main(directory: Path) -> int:
+    """Runs the fit that ``directory`` describes; the exit status is 0, or 1 with error.json."""
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.nice(_NICENESS)
+    request = json.loads((directory / "request.json").read_text())
+    sample = np.load(directory / "sample.npy")
+    warm_file = directory / "warm.npy"
+    warm = np.load(warm_file) if warm_file.exists() else None
+    try:
+        fit = run_fit(request["method"], sample, request["options"], warm)
+    except ShoalError as exc:
+        (directory / "error.json").write_text(
+            json.dumps({"reason": exc.reason, "message": exc.message})
+        )
+        return 1
+    np.save(directory / "centroids.npy", fit.centroids)
+    (directory / "result.json").write_text(json.dumps(dict(fit.facts)))
+    return 0
+
+
+def _die_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 1):  # not sys.stdin: its lock would outlive a clean exit
+        pass
+    os._exit(3)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,152 @@
+"""The lease of a clustering: one run at a time, by conditional writes of the store.
+
+Every lease has a higher fence than the one before. Each write to the clustering's state names
+the fence it was made under, so a run that slept past its expiry changes nothing when it wakes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from shoal.errors import LeaseHeld, LeaseLost, ShoalError
+from shoal.store.clusterings import Clusterings, State
+from shoal.store.model import Equals, Payload, Where, Within
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who takes the lease: ``owner`` is unique to the attempt, ``run`` is what it is for."""
+
+    clustering: str
+    owner: str
+    run: str
+    ttl_s: float
+
+
+class Lease:
+    """A held lease, renewed by its own thread until released. Made by :func:`acquire`."""
+
+    def __init__(self, clusterings: Clusterings, holder: Holder, state: State) -> None:
+        self._clusterings = clusterings
+        self._holder = holder
+        self.fence = state.fence
+        self._valid_until = time.monotonic() + holder.ttl_s
+        self._lost: ShoalError | None = None
+        self._stop = threading.Event()
+        self._renewer = threading.Thread(target=self._renew_until_stopped, daemon=True)
+        self._renewer.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def check(self) -> None:
+        """Raises LeaseLost unless the lease is certainly still ours."""
+        if self._lost is not None:
+            raise self._lost
+        if time.monotonic() >= self._valid_until:
+            raise LeaseLost(f"the lease of clustering {self._holder.clustering!r} expired")
+
+    def update(self, changes: Payload) -> State:
+        """Sets ``changes`` in the clustering's state, if the lease is still ours.
+
+        Raises:
+            LeaseLost: another run has taken it, or its time is up; nothing was written, unless
+                it was taken after the write.
+        """
+        self.check()
+        state = self._clusterings.compare_and_set(self._holder.clustering, changes, *self._ours())
+        if (state.fence, state.lease_owner) != (self.fence, self._holder.owner):
+            raise LeaseLost(
+                f"clustering {self._holder.clustering!r}: another run took the lease "
+                f"(fence {state.fence}, ours {self.fence})"
+            )
+        return state
+
+    def release(self) -> None:
+        """Gives the lease back; a lease that was lost stays with its new owner."""
+        self._stop.set()
+        self._renewer.join()
+        self._clusterings.compare_and_set(
+            self._holder.clustering,
+            {"lease_owner": "", "lease_run": "", "lease_expires": 0.0},
+            *self._ours(),
+        )
+
+    def _ours(self) -> tuple[Equals, Equals]:
+        return (Equals("fence", self.fence), Equals("lease_owner", self._holder.owner))
+
+    def _renew_until_stopped(self) -> None:
+        ttl = self._holder.ttl_s
+        while not self._stop.wait(ttl / 3):
+            asked = time.monotonic()
+            try:
+                self.update({"lease_expires": time.time() + ttl})
+            except LeaseLost as exc:
+                self._lost = exc
+                return
+            except ShoalError:
+                continue  # the store is away: check() ends the run when the time is up
+            self._valid_until = asked + ttl
+
+
+def acquire(clusterings: Clusterings, holder: Holder) -> tuple[Lease, State]:
+    """Takes the lease if it is free or expired.
+
+    Returns:
+        The lease, and the state as it was before, whose ``lease_run`` names a run that died.
+
+    Raises:
+        LeaseHeld: another run has it, or was faster.
+    """
+    before = clusterings.ensure(holder.clustering)
+    now = time.time()
+    if before.leased(now):
+        raise _held(before, now)
+    after = clusterings.compare_and_set(
+        holder.clustering,
+        {
+            "fence": before.fence + 1,
+            "lease_owner": holder.owner,
+            "lease_run": holder.run,
+            "lease_expires": now + holder.ttl_s,
+        },
+        Equals("fence", before.fence),
+        where=Where(must=(Within("lease_expires", lt=now),)),
+    )
+    if (after.fence, after.lease_owner, after.lease_run) != (
+        before.fence + 1,
+        holder.owner,
+        holder.run,
+    ):
+        raise _held(after, now)
+    return Lease(clusterings, holder, after), before
+
+
+def break_lease(clusterings: Clusterings, state: State) -> None:
+    """Frees the lease in ``state``, whose owner is known to be dead, and outdates its fence."""
+    clusterings.compare_and_set(
+        state.clustering,
+        {"fence": state.fence + 1, "lease_owner": "", "lease_run": "", "lease_expires": 0.0},
+        Equals("fence", state.fence),
+    )
+
+
+def _held(state: State, now: float) -> LeaseHeld:
+    return LeaseHeld(
+        f"clustering {state.clustering!r} is being changed by run {state.lease_run}: "
+        f"wait for it to end, or cancel it (its lease expires in "
+        f"{max(0.0, state.lease_expires - now):.0f} s unless renewed)",
+        run=state.lease_run,
+    )

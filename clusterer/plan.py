@@ -1,0 +1,97 @@
+"""What a run would change, in numbers, and whether it may. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+
+from clusterer.config import Gates
+from clusterer.matching import Lineage
+from clusterer.points import UNASSIGNED, PointTable
+from shoal.vectors import NOISE, Labels, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The plan of a run; the fields are those of ``shoal.v1.Plan``."""
+
+    points: int
+    clusters: int
+    moved: int
+    moved_share: float
+    to_write: int
+    noise: int
+    silhouette: float | None
+    agreement: float | None
+    inertia: float
+    largest_share: float
+    lineage: tuple[Lineage, ...]
+
+
+def report(
+    table: PointTable,
+    lineage: tuple[Lineage, ...],
+    *,
+    inertia: float,
+    silhouette: float | None,
+) -> Report:
+    """Compares what ``table`` wants with what its slots hold."""
+    before = table.active != UNASSIGNED
+    moved = int(np.count_nonzero(before & (table.active != table.wanted)))
+    known = int(np.count_nonzero(before))
+    sizes = np.unique(table.wanted[table.wanted >= 0], return_counts=True)[1]
+    return Report(
+        points=len(table),
+        clusters=len(sizes),
+        moved=moved,
+        moved_share=moved / known if known else 0.0,
+        to_write=int(np.count_nonzero(table.inactive != table.wanted)),
+        noise=int(np.count_nonzero(table.wanted == NOISE)),
+        silhouette=silhouette,
+        agreement=float(adjusted_rand_score(table.active[before], table.wanted[before]))
+        if known
+        else None,
+        inertia=inertia,
+        largest_share=float(sizes.max(initial=0) / max(1, len(table))),
+        lineage=lineage,
+    )
+
+
+def sampled_silhouette(vectors: Vectors, labels: Labels) -> float | None:
+    """Mean cosine silhouette (Rousseeuw 1987) of ``vectors`` (M, D), noise left out.
+
+    Returns:
+        None with fewer than two clusters, or as many clusters as points.
+    """
+    kept = labels >= 0
+    if not 1 < len(np.unique(labels[kept])) < np.count_nonzero(kept):
+        return None
+    return float(silhouette_score(vectors[kept], labels[kept], metric="cosine"))
+
+
+def objections(report: Report, gates: Gates) -> tuple[str, ...]:
+    """The gates that ``report`` is past, one sentence each; empty if it may go live.
+
+    Shares of points that move, and agreement, mean nothing before the first run.
+    """
+    found: list[str] = []
+
+    def at_most(name: str, got: float, limit: float | None) -> None:
+        if limit is not None and got > limit:
+            found.append(f"{name} is {got:.3f}, more than {limit:.3f}")
+
+    at_most("moved share", report.moved_share, gates.max_moved_share)
+    at_most("noise share", report.noise / max(1, report.points), gates.max_noise_share)
+    at_most("share of the largest cluster", report.largest_share, gates.max_cluster_share)
+    if (
+        gates.min_agreement is not None
+        and report.agreement is not None
+        and report.agreement < gates.min_agreement
+    ):
+        found.append(
+            f"agreement with the active run is {report.agreement:.3f}, "
+            f"less than {gates.min_agreement:.3f}"
+        )
+    return tuple(found)

@@ -1,0 +1,73 @@
+"""The points of a run in memory: 28 bytes each, whatever the dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.vectors import Labels
+
+UNASSIGNED = -2
+"""Where a slot holds nothing. (NOISE, -1, is a cluster id like any other to a slot.)"""
+
+_HALVES = np.dtype([("high", ">u8"), ("low", ">u8")])
+
+
+def pack_ids(ids: Sequence[str]) -> npt.NDArray[np.void]:
+    """UUID strings as 16 bytes each, (N,), in the order of the strings."""
+    return np.frombuffer(bytes.fromhex("".join(ids).replace("-", "")), dtype=_HALVES)
+
+
+def unpack_ids(packed: npt.NDArray[np.void]) -> list[str]:
+    """The UUID strings of ``packed``, (N,)."""
+    digits = packed.tobytes().hex()
+    cut = (0, 8, 12, 16, 20, 32)
+    whole = (digits[at : at + 32] for at in range(0, len(digits), 32))
+    return ["-".join(one[a:b] for a, b in pairwise(cut)) for one in whole]
+
+
+class PointTable:
+    """Ids and labels of the points that a run has seen, in the order of ids.
+
+    ``wanted``, ``active`` and ``inactive`` are int32 (N,): the label that the run gives, and what
+    the two slots held when the point was read.
+    """
+
+    def __init__(self) -> None:
+        self._ids: list[npt.NDArray[np.void]] = []
+        self._labels: list[npt.NDArray[np.int32]] = []
+        self.ids = np.zeros(0, _HALVES)
+        self.wanted: Labels = np.zeros(0, np.int32)
+        self.active: Labels = np.zeros(0, np.int32)
+        self.inactive: Labels = np.zeros(0, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def append(self, ids: Sequence[str], wanted: Labels, active: Labels, inactive: Labels) -> None:
+        """Adds a block of a scan: ids above all earlier ones, ascending."""
+        self._ids.append(pack_ids(ids))
+        self._labels.append(np.stack([wanted, active, inactive]).astype(np.int32))
+
+    def seal(self) -> None:
+        """Ends the appending; from here on the arrays may be read."""
+        if self._ids:
+            # Without a dtype, NumPy would join them in this machine's byte order.
+            self.ids = np.concatenate(self._ids, dtype=_HALVES)
+            self.wanted, self.active, self.inactive = np.concatenate(self._labels, axis=1)
+        self._ids, self._labels = [], []
+
+    def find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The row of each of ``ids``, (M,); -1 where the table lacks it."""
+        wanted = pack_ids(ids)
+        rows = np.searchsorted(self.ids["high"], wanted["high"])
+        found = np.full(len(wanted), -1, np.int64)
+        inside = rows < len(self.ids)
+        same = np.zeros(len(wanted), bool)
+        # Two version-5 ids that share their first 64 bits do not happen: 2^-60 per pair.
+        same[inside] = self.ids[rows[inside]] == wanted[inside]
+        found[same] = rows[same]
+        return found

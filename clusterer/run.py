@@ -1,0 +1,381 @@
+"""One reclustering run, from sample to cutover. Blocking; the service gives it a thread.
+
+The protocol, each step safe to be killed in:
+
+1. take the lease; 2. fit on a bounded sample, in a child process; 3. assign every point in a
+stream; 4. match to the active clusters, so that ids stay; 5. report the plan, and stop here if
+asked or if a gate objects; 6. write the points whose inactive slot differs; 7. under the lock
+that keeps new points from being assigned: catch up with what came in since, verify, and flip
+the pointer in one conditional write.
+
+Until the flip, readers follow the other slot and see nothing of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from clusterer import points, writeback
+from clusterer.assignment import Tally, nearest
+from clusterer.child import Fitter
+from clusterer.config import ClustererConfig, Gates
+from clusterer.lease import Lease
+from clusterer.matching import Clusters, Matching, match
+from clusterer.methods import Plan
+from clusterer.plan import Report, objections, report, sampled_silhouette
+from clusterer.sampling import sample_vectors
+from shoal.errors import Cancelled, NotEnoughPoints, NotFound, ShoalError
+from shoal.store.clusterings import Clusterings, ClusterRecord, State
+from shoal.store.gateway import Store
+from shoal.store.model import Block, Empty, Scan, Where, Within
+from shoal.vectors import Vectors
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to run, checked. ``vector`` is the name of the vector to cluster."""
+
+    run: str
+    collection: str
+    clustering: str
+    vector: str
+    fit: Plan
+    sample_size: int
+    seed: int
+    warm_start: bool
+    plan_only: bool
+    force: bool
+    gates: Gates
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run is. Written by the run's thread, read by anyone; ``changed`` tells of it."""
+
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    stage_s: dict[str, float] = field(default_factory=dict)
+    report: Report | None = None
+    objections: tuple[str, ...] = ()
+    points_written: int = 0
+    base_run: str = ""
+
+
+class Outcome(StrEnum):
+    """How a run that did not fail ended."""
+
+    SUCCEEDED = "succeeded"
+    PLANNED = "planned"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What a run works with: ``cutover_lock`` keeps newcomers still while the pointer flips."""
+
+    store: Store
+    config: ClustererConfig
+    cutover_lock: threading.Lock
+    cancelled: threading.Event
+    changed: Callable[[], None]
+    fit: Fitter
+
+
+class Run:
+    """A run under a held lease. :meth:`execute` does it; :attr:`progress` tells how far it is."""
+
+    def __init__(self, task: Task, context: RunContext, lease: Lease) -> None:
+        self._task = task
+        self._context = context
+        self._lease = lease
+        self._clusterings = Clusterings(context.store, task.collection)
+        self._writer = writeback.SlotWriter(
+            context.store,
+            task.collection,
+            task.clustering,
+            context.config.write_chunk,
+            self._check,
+        )
+        self.progress = Progress()
+
+    def execute(self) -> Outcome:
+        """Does the run; returns an Outcome.
+
+        Raises:
+            Cancelled: the service was told to stop it. The active clustering is whole.
+            LeaseLost: another run took over. One write of labels may still have been on its way;
+                the other run's verification mends it.
+            ShoalError: anything else; the active clustering is whole.
+        """
+        began = time.time()
+        state = self._clusterings.state(self._task.clustering)
+        self.progress.base_run = state.active_run
+        active = self._active_clusters(state)
+        with self._stage("sample"):
+            sample = self._sample()
+        with self._stage("fit"):
+            centroids = self._fit(sample, active)
+        del sample  # up to a few hundred MB
+        with self._stage("assign"):
+            found = self._assign(state, centroids)
+        with self._stage("plan"):
+            matching = self._plan(state, active, found)
+        if self._task.plan_only:
+            return Outcome.PLANNED
+        if self.progress.objections and not self._task.force:
+            return Outcome.REFUSED
+        with self._stage("write"):
+            # From the first write on, the previous assignment is no longer whole. The ids are
+            # spent here, not at the flip: they are never used again even if this run dies.
+            self._lease.update({"previous_run": "", "next_cluster": matching.next_id})
+            self._context.store.flush()  # before any write of a slot, also after a power cut
+            self.progress.points_written = self._write(found.table, state)
+        with self._stage("cutover"), self._context.cutover_lock:
+            late = self._catch_up(found, state, matching, began)
+            self.progress.points_written += writeback.verify(
+                self._writer, found.table, state, late=late
+            )
+            self._put_clusters(found, matching)
+            self._flip(state)
+        return Outcome.SUCCEEDED
+
+    def _check(self) -> None:
+        if self._context.cancelled.is_set():
+            raise Cancelled("told to stop, by a caller or because the server stops")
+        self._lease.check()
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._check()
+        self.progress.stage, self.progress.done, self.progress.total = name, 0, 0
+        self._context.changed()
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.progress.stage_s[name] = time.monotonic() - began
+
+    def _advance(self, done: int) -> None:
+        self._check()
+        self.progress.done = done
+        self._context.changed()
+
+    def _active_clusters(self, state: State) -> Clusters:
+        """The clusters that readers see; zeros for centroids if they are of another vector.
+
+        None, if their records are lost: the run then mends the clustering, with new ids.
+        """
+        found: list[ClusterRecord] = []
+        if state.active_run:
+            with suppress(NotFound):
+                found = self._clusterings.clusters(self._task.clustering, state.active_run)
+        spec = self._context.store.collection(self._task.collection).vector(self._task.vector)
+        centroids = np.zeros((len(found), spec.dim), np.float32)
+        if found and self._clusterings.vector_of(state.clustering, state.active_run) == spec.name:
+            centroids = np.stack([c.centroid for c in found])
+        return Clusters(np.array([c.cluster for c in found], dtype=np.int32), centroids)
+
+    def _sample(self) -> Vectors:
+        store, task = self._context.store, self._task
+        count = store.count(task.collection)
+        if count < task.fit.least_points:
+            raise not_enough(task.fit.least_points, count, task.collection)
+        self.progress.total = min(count, task.sample_size)
+        return sample_vectors(
+            store,
+            task.collection,
+            Scan(vector=task.vector, fields=(), block_size=self._context.config.block_size),
+            size=task.sample_size,
+            seed=task.seed,
+            progress=self._advance,
+        )
+
+    def _fit(self, sample: Vectors, active: Clusters) -> Vectors:
+        warm = active.centroids if self._task.warm_start and len(active.ids) else None
+        if warm is not None and not np.any(warm):
+            warm = None
+        fit = self._context.fit(
+            self._task.fit,
+            sample,
+            warm=warm,
+            scratch=self._context.config.scratch,
+            check=self._check,
+        )
+        return fit.centroids
+
+    def _assign(self, state: State, centroids: Vectors) -> _Assignment:
+        config, task = self._context.config, self._task
+        self.progress.total = self._context.store.count(task.collection)
+        found = _Assignment(centroids, config.silhouette_sample)
+        options = Scan(
+            vector=task.vector,
+            fields=(f"clusters.{task.clustering}",),
+            block_size=config.block_size,
+        )
+        for block in self._context.store.scan(task.collection, options):
+            found.add(block, state)
+            self._advance(int(found.tally.sizes.sum()))
+        found.table.seal()
+        return found
+
+    def _plan(self, state: State, active: Clusters, found: _Assignment) -> Matching:
+        table = found.table
+        matching = match(
+            table.active,
+            table.wanted,
+            active,
+            found.centroids,
+            next_id=state.next_cluster,
+            thresholds=self._context.config.matching,
+        )
+        silhouette = sampled_silhouette(found.sampled(), table.wanted[: found.sample_len])
+        table.wanted = matching.ids[table.wanted]
+        self.progress.report = report(
+            table, matching.lineage, inertia=found.tally.inertia, silhouette=silhouette
+        )
+        self.progress.objections = objections(self.progress.report, self._task.gates)
+        self._context.changed()
+        return matching
+
+    def _write(self, table: points.PointTable, state: State) -> int:
+        if self.progress.report is not None:
+            self.progress.total = self.progress.report.to_write
+        return writeback.write_differences(self._writer, table, state, progress=self._advance)
+
+    def _catch_up(
+        self, found: _Assignment, state: State, matching: Matching, began: float
+    ) -> Counter[int]:
+        """Labels what the assignment pass has not seen: points that are new or were replaced.
+
+        An empty slot shows both; the time of ingestion shows those that were replaced after
+        the pass and then written with their old label.
+
+        Returns:
+            How many points that are not in the table now have each label.
+        """
+        since = began - self._context.config.clock_skew_s
+        where = Where(should=(Empty(state.inactive_field), Within("ingested_at", gte=since)))
+        options = Scan(
+            where=where,
+            vector=self._task.vector,
+            fields=("clusters", "ingested_at"),
+            block_size=self._context.config.block_size,
+        )
+        late: Counter[int] = Counter()
+        for block in self._context.store.scan(self._task.collection, options):
+            if block.vectors is None:
+                continue
+            labels = matching.ids[nearest(block.vectors, found.centroids).labels]
+            held = writeback.slot_labels(block.payloads, state.clustering, state.inactive_slot)
+            rows = found.table.find(block.ids)
+            found.table.wanted[rows[rows >= 0]] = labels[rows >= 0]
+            late.update(labels[rows < 0].tolist())
+            slots = ("a", "b") if not state.active_run else (state.inactive_slot,)
+            for label in np.unique(labels[held != labels]).tolist():
+                at = np.nonzero((labels == label) & (held != labels))[0]
+                self._writer.write(
+                    [block.ids[i] for i in at],
+                    dict.fromkeys(slots, label),
+                    *writeback.as_read([block.payloads[i] for i in at]),
+                )
+                self.progress.points_written += len(at)
+        return late
+
+    def _put_clusters(self, found: _Assignment, matching: Matching) -> None:
+        sizes, cohesion = found.tally.sizes, found.tally.cohesion
+        lines = {line.cluster: line for line in matching.lineage}
+        self._clusterings.put_clusters(
+            self._task.clustering,
+            self._task.run,
+            [
+                ClusterRecord(
+                    cluster=int(cluster),
+                    size=int(sizes[row]),
+                    cohesion=float(cohesion[row]),
+                    centroid=found.centroids[row],
+                    lineage={
+                        "kind": lines[int(cluster)].kind,
+                        "related": list(lines[int(cluster)].related),
+                        "overlap": lines[int(cluster)].overlap,
+                    },
+                )
+                for row, cluster in enumerate(matching.ids)
+            ],
+            vector=self._task.vector,
+            fence=self._lease.fence,
+        )
+
+    def _flip(self, state: State) -> None:
+        self._check()
+        self._context.store.flush()
+        self._lease.update(
+            {
+                "active_slot": state.inactive_slot,
+                "active_run": self._task.run,
+                "previous_run": state.active_run,
+                "changed_at": time.time(),
+            }
+        )
+        self._context.store.flush()
+        try:
+            self._clusterings.drop_clusters_except(
+                self._task.clustering, (self._task.run, state.active_run), fence=self._lease.fence
+            )
+        except ShoalError as exc:  # the next run drops them
+            _LOG.warning("old clusters were not dropped: %s", exc.message)
+
+
+class _Assignment:
+    """The assignment pass: the table of points, the sums, and a sample of vectors."""
+
+    def __init__(self, centroids: Vectors, sample: int) -> None:
+        self.centroids = centroids
+        self.table = points.PointTable()
+        self.tally = Tally(len(centroids), centroids.shape[1])
+        self._wanted_sample = sample
+        self._sample: list[Vectors] = []
+        self.sample_len = 0
+
+    def add(self, block: Block, state: State) -> None:
+        """Assigns a block of the scan."""
+        if block.vectors is None:
+            return
+        found = nearest(block.vectors, self.centroids)
+        self.tally.add(block.vectors, found)
+        self.table.append(
+            block.ids,
+            found.labels,
+            writeback.slot_labels(block.payloads, state.clustering, state.active_slot),
+            writeback.slot_labels(block.payloads, state.clustering, state.inactive_slot),
+        )
+        missing = self._wanted_sample - self.sample_len
+        if missing > 0:
+            # Ids are hashes, so the first points of a scan are a uniform sample.
+            self._sample.append(block.vectors[:missing].copy())
+            self.sample_len += len(self._sample[-1])
+
+    def sampled(self) -> Vectors:
+        """The vectors of the first ``sample_len`` points, (M, D)."""
+        return np.concatenate(self._sample) if self._sample else self.centroids[:0]
+
+
+def not_enough(wanted: int, points: int, collection: str) -> NotEnoughPoints:
+    """The error for more clusters than points."""
+    return NotEnoughPoints(
+        f"k = {wanted} is larger than the number of points in collection {collection!r}, "
+        f"which is {points}",
+        k=str(wanted),
+        points=str(points),
+    )

@@ -1,0 +1,276 @@
+"""The clusterer as a gRPC service: messages to the runner and back, and the newcomers' task."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import grpc.aio
+from prometheus_client import Counter, Gauge
+
+from clusterer import wire
+from clusterer.child import Fitter, fit_in_child
+from clusterer.config import ClustererConfig
+from clusterer.methods import plan_fit
+from clusterer.newcomers import Newcomers
+from clusterer.run import Task
+from clusterer.runner import Runner
+from shoal.errors import Cancelled, InvalidArgument, ShoalError
+from shoal.store.clusterings import Clusterings, State
+from shoal.store.gateway import Store
+from shoal.store.model import Empty, Where, check_clustering_name
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.v1 import clusterer_pb2_grpc
+
+_LOG = logging.getLogger(__name__)
+_ASSIGNED = Counter("shoal_clusterer_newcomers", "Points assigned between runs.")
+_LAST_LOOK = Gauge("shoal_clusterer_last_look_seconds", "When new points were last looked for.")
+_PAGE, _LARGEST_PAGE = 50, 1000
+_CALL_THREADS = 4
+_WATCH_S = 0.1
+"""Least time between two messages of a watch: a scan tells of each of its blocks."""
+_FOREIGN_WATCH_S = 1.0
+"""How often a run of another process is read."""
+
+_R = TypeVar("_R")
+
+
+class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
+    """Runs, rollback, and the assignment of new points."""
+
+    name = "shoal.v1.ClustererService"
+
+    def __init__(
+        self, config: ClustererConfig, store: Store, *, fit: Fitter = fit_in_child
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._runner = Runner(store, config, fit=fit)
+        self._threads = ThreadPoolExecutor(_CALL_THREADS, "clusterer")
+        self._newcomers: dict[tuple[str, str], Newcomers] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the service to ``server``."""
+        clusterer_pb2_grpc.add_ClustererServiceServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        """Frees the leases of a dead process, and begins to look for new points."""
+        await self._in_thread(self._runner.recover)
+        self._task = asyncio.create_task(self._assign_newcomers(), name="newcomers")
+
+    async def ready(self) -> bool:
+        """True when the store answers and the newcomers' task lives."""
+        await self._in_thread(self._store.collections)
+        return self._task is not None and not self._task.done()
+
+    def drain(self) -> None:
+        """Cancels the runs under way, which ends their watches; active clusterings stay whole."""
+        self._runner.cancel_all()
+
+    async def stop(self, grace_s: float) -> None:
+        """Waits for the runs, which end at their next step, and for the newcomers' task."""
+        self._stopping.set()
+        if self._task is not None:
+            await self._task
+        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._runner.close)
+
+    async def _in_thread(self, call: Callable[..., _R], *args: object) -> _R:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, functools.partial(call, *args))
+
+    async def CreateRun(self, request: pb.CreateRunRequest, context: object) -> pb.Run:
+        """Starts a run; the same request id returns the same run."""
+        return await self._in_thread(self._create, request)
+
+    def _create(self, request: pb.CreateRunRequest) -> pb.Run:
+        clustering = check_clustering_name(request.clustering)
+        run = wire.run_id(request.request_id)
+        fit = plan_fit(request.config)
+        vector = self._store.collection(request.collection).vector(request.config.vector)
+        message = pb.Run(
+            id=run, collection=request.collection, clustering=clustering, config=request.config
+        )
+        task = Task(
+            run=run,
+            collection=request.collection,
+            clustering=clustering,
+            vector=vector.name,
+            fit=fit,
+            sample_size=self._sample_size(request.config.sample_size, fit.least_points),
+            seed=request.config.seed,
+            warm_start=not request.config.cold_start,
+            plan_only=request.plan_only,
+            force=request.force,
+            gates=wire.gates(request.gates) if request.HasField("gates") else self._config.gates,
+        )
+        message.config.sample_size, message.config.vector = task.sample_size, vector.name
+        return self._runner.start(task, message, once=bool(request.request_id))
+
+    def _sample_size(self, asked: int, least: int) -> int:
+        most = self._config.max_sample_size
+        if max(asked, least) > most:
+            raise InvalidArgument(
+                f"sample_size: expected at most {most}, got {max(asked, least)}",
+                field="config.sample_size",
+            )
+        return max(asked or self._config.sample_size, least)
+
+    async def GetRun(self, request: pb.GetRunRequest, context: object) -> pb.Run:
+        """One run."""
+        return await self._in_thread(self._runner.book.get, request.collection, request.run)
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: object) -> pb.ListRunsResponse:
+        """The runs, newest first; the page token is the last run of the page before."""
+        runs = await self._in_thread(self._runner.book.runs, request.collection, request.clustering)
+        size = request.page_size or _PAGE
+        if not 1 <= size <= _LARGEST_PAGE:
+            raise InvalidArgument(f"page_size: expected 1 to {_LARGEST_PAGE}, got {size}")
+        first = 0
+        if request.page_token:
+            ids = [run.id for run in runs]
+            if request.page_token not in ids:
+                raise InvalidArgument(f"page_token: no such page: {request.page_token!r}")
+            first = ids.index(request.page_token) + 1
+        page = runs[first : first + size]
+        more = first + size < len(runs)
+        return pb.ListRunsResponse(runs=page, next_page_token=page[-1].id if more else "")
+
+    async def WatchRun(self, request: pb.WatchRunRequest, context: object) -> AsyncIterator[pb.Run]:
+        """The run now and whenever it has changed, until it has ended."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        run = await self._in_thread(self._runner.book.get, request.collection, request.run)
+        unwatch = self._runner.watch(run.id, lambda: loop.call_soon_threadsafe(changed.set))
+        try:
+            last = None
+            while True:
+                changed.clear()
+                run = await self._in_thread(self._runner.book.get, request.collection, run.id)
+                if run != last:
+                    last = run
+                    yield run
+                if run.state != pb.RUN_STATE_RUNNING:
+                    return
+                await asyncio.sleep(_WATCH_S)
+                try:
+                    await asyncio.wait_for(changed.wait(), _FOREIGN_WATCH_S)
+                except TimeoutError:
+                    continue
+        finally:
+            unwatch()
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: object) -> pb.Run:
+        """Tells a run to stop."""
+        return await self._in_thread(self._runner.cancel, request.collection, request.run)
+
+    async def Rollback(self, request: pb.RollbackRequest, context: object) -> pb.Clustering:
+        """Points readers back at the previous run."""
+        return await self._in_thread(self._rollback, request)
+
+    def _rollback(self, request: pb.RollbackRequest) -> pb.Clustering:
+        asked = wire.check_request_id(request.request_id)
+        state = self._runner.rollback(request.collection, request.clustering, asked)
+        return self._clustering(request.collection, state)
+
+    async def GetClustering(
+        self, request: pb.GetClusteringRequest, context: object
+    ) -> pb.Clustering:
+        """The state of one clustering."""
+
+        def read() -> pb.Clustering:
+            state = Clusterings(self._store, request.collection).state(request.clustering)
+            return self._clustering(request.collection, state)
+
+        return await self._in_thread(read)
+
+    async def ListClusterings(
+        self, request: pb.ListClusteringsRequest, context: object
+    ) -> pb.ListClusteringsResponse:
+        """The clusterings of a collection."""
+
+        def read() -> pb.ListClusteringsResponse:
+            names = self._store.collection(request.collection).clusterings
+            clusterings = Clusterings(self._store, request.collection)
+            found = [self._clustering(request.collection, clusterings.state(n)) for n in names]
+            return pb.ListClusteringsResponse(clusterings=found)
+
+        return await self._in_thread(read)
+
+    def _clustering(self, collection: str, state: State) -> pb.Clustering:
+        total = self._store.count(collection)
+        waiting = self._store.count(collection, Where(must=(Empty(state.active_field),)))
+        message = pb.Clustering(
+            collection=collection,
+            name=state.clustering,
+            active_run=state.active_run,
+            previous_run=state.previous_run,
+            assigned=total - waiting,
+            unassigned=waiting,
+            running=state.lease_run if state.leased(time.time()) else "",
+        )
+        if state.active_run:
+            clusterings = Clusterings(self._store, collection)
+            message.clusters = clusterings.count_clusters(state.clustering, state.active_run)
+            message.changed_at.CopyFrom(wire.timestamp(state.changed_at))
+        return message
+
+    async def _assign_newcomers(self) -> None:
+        """Looks for new points until told to stop; a failure is logged once, and tried again."""
+        failing = ""
+        while not self._stopping.is_set():
+            try:
+                _ASSIGNED.inc(await self._in_thread(self._look))
+                _LAST_LOOK.set_to_current_time()
+                failing = ""
+            except ShoalError as exc:
+                if exc.reason != failing:
+                    _LOG.warning("new points are not assigned: %s", exc.message)
+                failing = exc.reason
+            except Exception:  # noqa: BLE001 - a defect must not end the assignment for good
+                _LOG.exception("new points were not assigned")
+            try:
+                await asyncio.wait_for(self._stopping.wait(), self._config.assign_interval_s)
+            except TimeoutError:
+                continue
+
+    def _look(self) -> int:
+        """Looks once in every clustering; the first failure is raised when all were looked at."""
+        assigned, failures = 0, list[ShoalError]()
+        for collection in self._store.collections():
+            for clustering in collection.clusterings:
+                try:
+                    assigned += self._look_in(collection.name, clustering)
+                except ShoalError as exc:
+                    failures.append(exc)
+        if failures:
+            raise failures[0]
+        return assigned
+
+    def _look_in(self, collection: str, clustering: str) -> int:
+        lock = self._runner.cutover_lock(collection, clustering)
+        if not lock.acquire(blocking=False):
+            return 0  # a cutover is under way, and looks itself
+        try:
+            return self._newcomers_of(collection, clustering).assign(
+                block_size=self._config.block_size, check=self._check_running
+            )
+        finally:
+            lock.release()
+
+    def _newcomers_of(self, collection: str, clustering: str) -> Newcomers:
+        key = (collection, clustering)
+        if key not in self._newcomers:
+            self._newcomers[key] = Newcomers(self._store, collection, clustering)
+        return self._newcomers[key]
+
+    def _check_running(self) -> None:
+        if self._stopping.is_set():
+            raise Cancelled("the clusterer is shutting down")

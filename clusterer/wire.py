@@ -1,0 +1,141 @@
+"""Messages to the clusterer's domain and back. The stored form of a run is its message."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from clusterer.config import Gates
+from clusterer.plan import Report
+from clusterer.run import Outcome, Progress
+from shoal.errors import InvalidArgument
+from shoal.store.model import Payload
+from shoal.v1 import clusterer_pb2 as pb
+
+STAGE = {
+    "sample": pb.RUN_STAGE_SAMPLE,
+    "fit": pb.RUN_STAGE_FIT,
+    "assign": pb.RUN_STAGE_ASSIGN,
+    "plan": pb.RUN_STAGE_PLAN,
+    "write": pb.RUN_STAGE_WRITE,
+    "cutover": pb.RUN_STAGE_CUTOVER,
+}
+OUTCOME = {
+    Outcome.SUCCEEDED: pb.RUN_STATE_SUCCEEDED,
+    Outcome.PLANNED: pb.RUN_STATE_PLANNED,
+    Outcome.REFUSED: pb.RUN_STATE_REFUSED,
+}
+KIND = {
+    "continued": pb.LINEAGE_KIND_CONTINUED,
+    "born": pb.LINEAGE_KIND_BORN,
+    "split": pb.LINEAGE_KIND_SPLIT,
+    "merged": pb.LINEAGE_KIND_MERGED,
+    "retired": pb.LINEAGE_KIND_RETIRED,
+}
+_NAMESPACE = uuid.UUID("0b0c0a0e-93a7-5d0f-8f5b-3c1f2b7a9d11")
+
+
+def run_id(request_id: str) -> str:
+    """The id of the run that ``request_id`` asks for; a random one for an empty request id.
+
+    Raises:
+        InvalidArgument: not a UUID.
+    """
+    return str(uuid.uuid5(_NAMESPACE, check_request_id(request_id)) if request_id else uuid.uuid4())
+
+
+def check_request_id(request_id: str) -> str:
+    """``request_id`` in canonical form, or InvalidArgument unless it is empty or a UUID."""
+    try:
+        return str(uuid.UUID(request_id)) if request_id else ""
+    except ValueError as exc:
+        raise InvalidArgument(
+            f"request_id: expected a UUID, got {request_id!r}", field="request_id"
+        ) from exc
+
+
+def gates(message: pb.Gates) -> Gates:
+    """The thresholds in ``message``.
+
+    Raises:
+        InvalidArgument: one is out of range.
+    """
+
+    def given(name: str, least: float) -> float | None:
+        if not message.HasField(name):
+            return None
+        value: float = getattr(message, name)
+        if not least <= value <= 1:
+            raise InvalidArgument(
+                f"gates.{name}: expected {least:g} to 1, got {value:g}", field=f"gates.{name}"
+            )
+        return value
+
+    return Gates(
+        max_moved_share=given("max_moved_share", 0),
+        max_noise_share=given("max_noise_share", 0),
+        min_agreement=given("min_agreement", -1),
+        max_cluster_share=given("max_cluster_share", 0),
+    )
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """Unix ``seconds`` as a message."""
+    stamp = Timestamp()
+    stamp.FromNanoseconds(round(seconds * 1e9))
+    return stamp
+
+
+def set_progress(run: pb.Run, progress: Progress) -> None:
+    """Copies ``progress`` into ``run``."""
+    run.stage = STAGE.get(progress.stage, pb.RUN_STAGE_UNSPECIFIED)
+    run.stage_done, run.stage_total = progress.done, progress.total
+    run.points_written, run.base_run = progress.points_written, progress.base_run
+    del run.stage_times[:]
+    for name, seconds in dict(progress.stage_s).items():  # a copy: the run adds to it
+        run.stage_times.add(stage=STAGE[name]).duration.FromNanoseconds(round(seconds * 1e9))
+    if progress.report is not None:
+        run.plan.CopyFrom(plan(progress.report, progress.objections))
+
+
+def plan(report: Report, objections: tuple[str, ...]) -> pb.Plan:
+    """``report`` as a message."""
+    message = pb.Plan(
+        points=report.points,
+        clusters=report.clusters,
+        moved=report.moved,
+        moved_share=report.moved_share,
+        to_write=report.to_write,
+        noise=report.noise,
+        silhouette=report.silhouette,
+        agreement=report.agreement,
+        inertia=report.inertia,
+        objections=objections,
+    )
+    for line in report.lineage:
+        message.lineage.add(
+            cluster=line.cluster,
+            kind=KIND[line.kind],
+            size=line.size,
+            related=line.related,
+            overlap=line.overlap,
+        )
+    return message
+
+
+def to_record(run: pb.Run) -> Payload:
+    """``run`` as the payload of its record."""
+    return {
+        "clustering": run.clustering,
+        "created_at": run.created_at.ToNanoseconds() / 1e9,
+        "record": MessageToDict(run, preserving_proto_field_name=True),
+    }
+
+
+def from_record(payload: Payload) -> pb.Run:
+    """The run in ``payload``; fields that a later version wrote are left out."""
+    record: Any = payload["record"]
+    return ParseDict(record, pb.Run(), ignore_unknown_fields=True)

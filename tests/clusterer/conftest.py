@@ -1,0 +1,31 @@
+"""Real stores, embedded and in memory, with one empty collection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from reclustering import DIM, VECTOR, Bench
+
+from shoal.store import Store, StoreConfig, open_store
+from shoal.store.model import VectorSpec
+
+
+@pytest.fixture(params=["embedded", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    config = (
+        StoreConfig(path=tmp_path / "store")
+        if request.param == "embedded"
+        else StoreConfig(in_memory=True)
+    )
+    opened = open_store(config)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def bench(store: Store) -> Bench:
+    """An empty collection of DIM-d vectors."""
+    store.create_collection("toys", [VectorSpec(VECTOR, DIM, "f" * 64)])
+    return Bench(store)

@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from reclustering import DIM, Bench, blobs
+
+from clusterer import writeback
+from clusterer.config import Gates
+from clusterer.newcomers import Newcomers
+from clusterer.run import Outcome, Run
+from shoal.errors import Cancelled, LeaseHeld, LeaseLost, NotEnoughPoints, StoreUnavailable
+from shoal.store import Store
+from shoal.store.model import Block, IdIn, Payload, Point, Scan, VectorSpec, Where, point_id
+
+
+def test_run_first_assigns_every_point_in_both_slots(bench: Bench) -> None:
+    """The first run gives every point the cluster of its nearest centroid, in both slots."""
+    vectors = blobs(300)
+    ids = bench.put(vectors)
+
+    run = bench.recluster(5)
+
+    clusters = bench.clusterings.clusters("default", bench.state.active_run)
+    centroids = np.stack([c.centroid for c in clusters])
+    nearest = [clusters[row].cluster for row in (vectors @ centroids.T).argmax(axis=1)]
+    assert bench.labels("a") == bench.labels("b") == dict(zip(ids, nearest, strict=True))
+    assert run.progress.points_written == 300
+    assert sorted(c.size for c in clusters) == [60] * 5
+
+
+def test_run_again_keeps_ids_and_writes_only_what_moved(bench: Bench) -> None:
+    """With another seed, clusters that continue keep their ids; only moved points are written."""
+    bench.put(blobs(400, spread=0.45))
+    bench.recluster(5)
+    before = bench.labels()
+
+    run = bench.recluster(5, seed=9, warm_start=False)
+
+    after = bench.labels()
+    moved = sum(before[one] != after[one] for one in before)
+    assert run.progress.report is not None
+    assert run.progress.report.moved == run.progress.points_written == moved < 100
+    kinds = [line.kind for line in run.progress.report.lineage]
+    assert kinds.count("continued") >= 4
+    assert bench.labels(bench.state.inactive_slot) == before
+
+
+def test_run_with_more_clusters_never_reuses_an_id(bench: Bench) -> None:
+    """Ids of clusters that are gone never come back, whatever the number of clusters."""
+    bench.put(blobs(300))
+    seen: set[int] = set()
+    gone: set[int] = set()
+    for k in (5, 2, 5, 3, 6):
+        bench.recluster(k, warm_start=False)
+        now = {c for c in bench.labels().values() if c is not None}
+        assert not now & gone
+        gone |= seen - now
+        seen |= now
+
+
+def test_rollback_state_survives_until_next_run_writes(bench: Bench) -> None:
+    """After a run that changed nothing for readers of the other slot, both runs are whole."""
+    bench.put(blobs(200))
+    first = bench.recluster(4)
+    before = bench.labels()
+    second = bench.recluster(6, warm_start=False)
+
+    state = bench.state
+
+    assert (state.active_run, state.previous_run) == (second._task.run, first._task.run)
+    assert bench.labels(state.inactive_slot) == before
+
+
+def test_run_plan_only_writes_nothing(bench: Bench) -> None:
+    """A plan reports what would change, and leaves points and pointer as they were."""
+    bench.put(blobs(200))
+    bench.recluster(4)
+    before, state = (bench.labels("a"), bench.labels("b")), bench.state
+
+    run, execute = bench.start(bench.task(7, plan_only=True, warm_start=False))
+
+    assert execute() == Outcome.PLANNED
+    assert run.progress.report is not None
+    assert run.progress.report.clusters == 7
+    assert run.progress.report.to_write > 0
+    assert (bench.labels("a"), bench.labels("b")) == before
+    assert bench.state.active_run == state.active_run
+    assert bench.state.previous_run == state.previous_run
+
+
+def test_run_past_a_gate_is_refused_unless_forced(bench: Bench) -> None:
+    """A plan past its thresholds does not go live; with force it does."""
+    bench.put(blobs(200))
+    bench.recluster(2)
+    before = bench.labels()
+    gates = Gates(max_moved_share=0.1)
+
+    run, execute = bench.start(bench.task(5, gates=gates, warm_start=False))
+    assert execute() == Outcome.REFUSED
+    assert run.progress.objections
+    assert "moved share" in run.progress.objections[0]
+    assert bench.labels() == before
+
+    _, execute = bench.start(bench.task(5, gates=gates, warm_start=False, force=True))
+    assert execute() == Outcome.SUCCEEDED
+    assert bench.labels() != before
+
+
+def after(run: Run, step: str, then: Callable[[], object]) -> None:
+    """Calls ``then`` once right after ``step``, a method of ``run``."""
+    original = getattr(run, step)
+
+    def stepped(*arguments: object) -> object:
+        result = original(*arguments)
+        then()
+        return result
+
+    setattr(run, step, stepped)
+
+
+def test_run_catches_up_with_points_that_come_during_it(bench: Bench) -> None:
+    """Points stored, replaced or deleted at any time of a run are right in the new slot."""
+    vectors = blobs(200)
+    ids = bench.put(vectors)
+    bench.recluster(5)
+    late, later = blobs(40, seed=3), blobs(7, seed=5)
+    run, execute = bench.start(bench.task(5, seed=1, warm_start=False))
+    after(run, "_fit", lambda: bench.put(late, first=1000, age_s=0))
+    after(run, "_plan", lambda: bench.put(-vectors[:20], age_s=0))  # before they are written
+
+    def meddle() -> None:
+        bench.put(-vectors[20:25], first=20, age_s=0)
+        bench.put(later, first=2000, age_s=0)
+        bench.store.delete(bench.collection, Where((IdIn(ids[198:]),)))
+
+    after(run, "_write", meddle)
+    assert execute() == Outcome.SUCCEEDED
+
+    truth = {
+        **dict(
+            zip(
+                ids[:198],
+                bench.nearest(np.concatenate([-vectors[:25], vectors[25:198]])),
+                strict=True,
+            )
+        ),
+        **{point_id(str(1000 + i)): c for i, c in enumerate(bench.nearest(late))},
+        **{point_id(str(2000 + i)): c for i, c in enumerate(bench.nearest(later))},
+    }
+    assert bench.labels() == truth
+
+
+def test_run_verification_mends_a_foreign_write(bench: Bench) -> None:
+    """A slot that someone else wrote in between is found by the counts, and mended."""
+    ids = bench.put(blobs(200))
+    bench.recluster(4)
+    run, execute = bench.start(bench.task(4, seed=2))
+    slot = bench.state.inactive_slot
+
+    def spoil() -> None:
+        where = Where((IdIn(ids[:30]),))
+        bench.store.set_payload(bench.collection, {slot: 77}, where=where, key="clusters.default")
+
+    after(run, "_write", spoil)
+    assert execute() == Outcome.SUCCEEDED
+    assert 77 not in bench.labels().values()
+
+
+def test_run_with_newcomers_verifies_by_counts_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points that came in during a run do not make its verification read every point."""
+    bench.put(blobs(200))
+    bench.recluster(4)
+    run, execute = bench.start(bench.task(4, seed=2))
+    after(run, "_write", lambda: bench.put(blobs(9, seed=4), first=900, age_s=0))
+    monkeypatch.setattr(writeback, "_wrong", lambda *_: pytest.fail("read every point"))
+    assert execute() == Outcome.SUCCEEDED
+
+
+def test_run_killed_in_writing_leaves_nothing_to_roll_back(bench: Bench) -> None:
+    """Once a run has begun to overwrite the previous assignment, that is no longer offered."""
+    bench.put(blobs(300))
+    bench.recluster(3)
+    bench.recluster(4, warm_start=False)
+    assert bench.state.previous_run
+    run, execute = bench.start(bench.task(6, warm_start=False))
+    after(run, "_write", bench.cancelled.set)
+    with pytest.raises(Cancelled):
+        execute()
+    assert bench.state.previous_run == ""
+
+
+def test_run_flips_only_under_the_cutover_lock(bench: Bench) -> None:
+    """While new points are being assigned, which takes the same lock, the pointer stays."""
+    bench.put(blobs(100))
+    bench.recluster(3)
+    active = bench.state.active_run
+    run, execute = bench.start(bench.task(5, warm_start=False))
+    thread = threading.Thread(target=execute)
+    with bench.cutover_lock:
+        thread.start()
+        deadline = time.monotonic() + 60
+        while run.progress.stage != "cutover" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert bench.state.active_run == active
+    thread.join(60)
+    assert bench.state.active_run != active
+
+
+def test_run_needs_as_many_points_as_clusters(bench: Bench) -> None:
+    """More clusters than points is an error that names both."""
+    bench.put(blobs(3))
+    _, execute = bench.start(bench.task(4))
+    with pytest.raises(NotEnoughPoints, match=r"k = 4 .* 'toys', which is 3"):
+        execute()
+
+
+def test_run_mends_a_clustering_whose_records_are_lost(bench: Bench) -> None:
+    """Without the active run's cluster records, a run starts afresh, with ids never used before."""
+    bench.put(blobs(100))
+    bench.recluster(3)
+    lost = set(bench.labels().values())
+    bench.clusterings.drop_clusters_except("default", (), fence=99)
+    bench.recluster(3)
+    assert len(set(bench.labels().values())) == 3
+    assert not lost & set(bench.labels().values())
+
+
+def test_run_of_equal_vectors_gives_one_cluster(bench: Bench) -> None:
+    """Fewer different vectors than clusters gives fewer clusters, none of them empty."""
+    bench.put(np.repeat(blobs(1), 20, axis=0))
+    bench.recluster(3)
+    assert len(bench.clusterings.clusters("default", bench.state.active_run)) == 1
+    assert len(set(bench.labels().values())) == 1
+
+
+@pytest.mark.parametrize("stage", ["sample", "fit", "assign", "plan", "write", "cutover"])
+def test_run_cancelled_in_any_stage_leaves_the_active_run_whole(bench: Bench, stage: str) -> None:
+    """Cancelling in any stage changes nothing for readers, and the next run completes."""
+    bench.put(blobs(300))
+    bench.recluster(3)
+    before, active = bench.labels(), bench.state.active_run
+    run, execute = bench.start(bench.task(6, warm_start=False))
+
+    original = run._stage
+
+    def cancel_inside(name: str) -> object:
+        manager = original(name)
+        if name == stage:
+            bench.cancelled.set()
+        return manager
+
+    run._stage = cancel_inside  # type: ignore[method-assign, assignment]
+    with pytest.raises(Cancelled):
+        execute()
+
+    assert bench.labels() == before
+    assert bench.state.active_run == active
+    bench.recluster(6, warm_start=False)
+    assert len(set(bench.labels().values())) == 6
+
+
+def _failing_writes(bench: Bench, monkeypatch: pytest.MonkeyPatch, fatal: int) -> list[int]:
+    """Makes the ``fatal``-th payload write of the store, and all after it, fail."""
+    count = [0]
+    real = bench.store.set_payload
+
+    def set_payload(name: str, payload: Payload, *, where: Where, key: str | None = None) -> None:
+        count[0] += 1
+        if count[0] >= fatal:
+            raise StoreUnavailable("gone")
+        real(name, payload, where=where, key=key)
+
+    monkeypatch.setattr(bench.store, "set_payload", set_payload)
+    return count
+
+
+@pytest.mark.parametrize("fatal", range(1, 7))
+def test_run_whose_store_fails_at_any_write_changes_nothing_for_readers(
+    bench: Bench, fatal: int
+) -> None:
+    """Whatever write is the last before the store goes away, readers see one whole run."""
+    bench.put(blobs(300))
+    bench.recluster(3)
+    before, active = bench.labels(), bench.state.active_run
+    run, _ = bench.start(bench.task(6, warm_start=False))
+
+    with pytest.MonkeyPatch.context() as patch:
+        _failing_writes(bench, patch, fatal)
+        with pytest.raises(StoreUnavailable):
+            run.execute()
+    run._lease.release()
+
+    after = bench.labels()
+    assert bench.state.active_run == active or len(set(after.values())) == 6
+    if bench.state.active_run == active:
+        assert after == before
+    bench.recluster(6, seed=4, warm_start=False)
+    assert len(set(bench.labels().values())) == 6
+    assert None not in bench.labels().values()
+
+
+def test_run_without_a_free_lease_is_refused(bench: Bench) -> None:
+    """While one run holds the lease, a second cannot begin, and is told which one holds it."""
+    bench.put(blobs(50))
+    task = bench.task(2)
+    _, execute = bench.start(task)
+    with pytest.raises(LeaseHeld, match=task.run):
+        bench.start(bench.task(3))
+    assert execute() == Outcome.SUCCEEDED
+    bench.recluster(3)
+
+
+def test_run_that_lost_its_lease_does_not_flip(bench: Bench) -> None:
+    """A run whose lease another took cannot move the pointer, however far it has come."""
+    bench.put(blobs(100))
+    bench.recluster(2)
+    active = bench.state.active_run
+    run, execute = bench.start(bench.task(4, warm_start=False))
+    flip = run._flip
+
+    def usurp(state: object) -> None:
+        fence = bench.state.fence
+        bench.clusterings.compare_and_set(
+            "default", {"fence": fence + 1, "lease_owner": "usurper", "lease_run": "x"}
+        )
+        flip(state)  # type: ignore[arg-type]
+
+    run._flip = usurp  # type: ignore[method-assign]
+    with pytest.raises(LeaseLost):
+        execute()
+    assert bench.state.active_run == active
+    assert bench.state.lease_owner == "usurper"
+
+
+def _assign(bench: Bench) -> int:
+    newcomers = Newcomers(bench.store, bench.collection, "default")
+    return newcomers.assign(block_size=32, check=lambda: None)
+
+
+def test_newcomers_get_the_nearest_cluster_of_both_runs(bench: Bench) -> None:
+    """A new point gets the nearest centroid of the active run, and of the previous one."""
+    bench.put(blobs(200))
+    bench.recluster(4)
+    bench.recluster(6, warm_start=False)
+    late = blobs(50, seed=8)
+    ids = bench.put(late, first=500)
+
+    assert _assign(bench) == 50
+    assert _assign(bench) == 0
+
+    state = bench.state
+    for slot, run in (
+        (state.active_slot, state.active_run),
+        (state.inactive_slot, state.previous_run),
+    ):
+        labels = bench.labels(slot)
+        assert [labels[one] for one in ids] == bench.nearest(late, run)
+
+
+@pytest.mark.parametrize("change", ["assigned", "replaced"])
+def test_newcomers_that_change_under_the_look_keep_what_they_have(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """A point assigned or replaced between reading and writing is not overwritten."""
+    bench.put(blobs(100))
+    bench.recluster(4)
+    late = blobs(5, seed=8)
+    ids = bench.put(late, first=500, age_s=5)
+    scan = bench.store.scan
+
+    def scan_then_change(name: str, options: Scan) -> Iterator[Block]:
+        for block in scan(name, options):
+            if change == "replaced" and block.vectors is not None and len(block) == 5:
+                bench.put(-late, first=500, age_s=0)
+            elif len(block) == 5:
+                where = Where((IdIn(ids),))
+                bench.store.set_payload(
+                    name, {bench.state.active_slot: 77}, where=where, key="clusters.default"
+                )
+            yield block
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "scan", scan_then_change)
+        _assign(bench)
+    labels = bench.labels()
+    assert {labels[one] for one in ids} == ({77} if change == "assigned" else {None})
+
+
+def test_newcomers_after_runs_on_different_vectors(store: Store) -> None:
+    """The previous run's centroids are of another space: only the active slot is filled."""
+    specs = [VectorSpec("wide", DIM, "a" * 64), VectorSpec("narrow", 4, "b" * 64)]
+    store.create_collection("toys", specs)
+    bench = Bench(store)
+
+    def put(first: int, count: int) -> list[str]:
+        wide = blobs(count, seed=first)
+        narrow = wide[:, :4] / np.linalg.norm(wide[:, :4], axis=1, keepdims=True)
+        ids = [point_id(str(first + i)) for i in range(count)]
+        store.upsert(
+            "toys",
+            [
+                Point(one, {"wide": w, "narrow": n}, {"ingested_at": 1.0})
+                for one, w, n in zip(ids, wide, narrow, strict=True)
+            ],
+        )
+        return ids
+
+    put(0, 60)
+    bench.recluster(3, vector="wide")
+    bench.recluster(4, vector="narrow")
+    ids = put(100, 5)
+    assert _assign(bench) == 5
+    active, other = bench.labels(), bench.labels(bench.state.inactive_slot)
+    assert all(active[one] is not None and other[one] is None for one in ids)
+
+
+def test_newcomers_leave_the_inactive_slot_to_a_run_under_way(bench: Bench) -> None:
+    """While a lease is held, only the slot that readers follow is filled."""
+    bench.put(blobs(100))
+    bench.recluster(3)
+    _, execute = bench.start(bench.task(3))
+    ids = bench.put(blobs(5, seed=4), first=900, age_s=0)
+    assert _assign(bench) == 5
+    active, inactive = (
+        bench.labels(s) for s in (bench.state.active_slot, bench.state.inactive_slot)
+    )
+    assert all(active[one] is not None for one in ids)
+    assert all(inactive[one] is None for one in ids)
+    assert execute() == Outcome.SUCCEEDED
+    assert None not in bench.labels().values()
+
+
+def test_newcomers_before_the_first_run_wait(bench: Bench) -> None:
+    """Without an active run there is nothing to assign to."""
+    bench.put(blobs(5))
+    assert _assign(bench) == 0
+    assert set(bench.labels().values()) == {None}
+
+
+def test_lease_that_expired_is_taken_over(bench: Bench) -> None:
+    """A lease past its time goes to the next run, under a higher fence."""
+    bench.put(blobs(50))
+    bench.clusterings.ensure("default")
+    bench.clusterings.compare_and_set(
+        "default",
+        {"lease_owner": "dead", "lease_run": "dead", "lease_expires": time.time() - 1, "fence": 9},
+    )
+    bench.recluster(2)
+    assert bench.state.fence == 10
+    assert bench.state.lease_owner == ""

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from reclustering import DIM, Bench, blobs, fit_here
+from serving import serving
+
+from clusterer.config import ClustererConfig
+from clusterer.service import ClustererService
+from shoal.errors import StoreUnavailable
+from shoal.rpc.status import from_rpc_error
+from shoal.store.model import VectorSpec
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.v1 import clusterer_pb2_grpc
+
+CONFIG = ClustererConfig(assign_interval_s=0.05, block_size=64)
+
+
+@pytest.fixture
+def stub(bench: Bench) -> Iterator[clusterer_pb2_grpc.ClustererServiceStub]:
+    with serving(lambda: [ClustererService(CONFIG, bench.store, fit=fit_here)]) as served:
+        yield clusterer_pb2_grpc.ClustererServiceStub(served.channel)
+
+
+def asked(k: int, **fields: object) -> pb.CreateRunRequest:
+    config = pb.ClusteringConfig(kmeans=pb.KMeans(k=k, n_init=1))
+    return pb.CreateRunRequest(collection="toys", config=config, **fields)  # type: ignore[arg-type]
+
+
+def finish(stub: clusterer_pb2_grpc.ClustererServiceStub, run: pb.Run) -> pb.Run:
+    *_, last = stub.WatchRun(pb.WatchRunRequest(collection="toys", run=run.id))
+    return last
+
+
+def reason(error: grpc.RpcError) -> str:
+    return from_rpc_error(error, "test").reason
+
+
+def test_service_run_goes_from_request_to_clusters(bench: Bench) -> None:
+    """CreateRun answers at once; WatchRun follows to the end; the clustering then shows it."""
+    bench.put(blobs(200))
+    with serving(lambda: [ClustererService(CONFIG, bench.store)]) as served:
+        follow_a_run(clusterer_pb2_grpc.ClustererServiceStub(served.channel))
+
+
+def follow_a_run(stub: clusterer_pb2_grpc.ClustererServiceStub) -> None:
+    created = stub.CreateRun(asked(5))
+    assert created.state == pb.RUN_STATE_RUNNING
+
+    ended = finish(stub, created)
+
+    assert ended.state == pb.RUN_STATE_SUCCEEDED
+    assert (ended.active, ended.plan.clusters, ended.points_written) == (True, 5, 200)
+    assert [t.stage for t in ended.stage_times] == [1, 2, 3, 4, 5, 6]
+    clustering = stub.GetClustering(pb.GetClusteringRequest(collection="toys"))
+    assert (clustering.active_run, clustering.assigned, clustering.clusters) == (ended.id, 200, 5)
+    assert clustering.running == ""
+    assert stub.GetRun(pb.GetRunRequest(collection="toys", run=ended.id[:8])) == ended
+
+
+def test_service_same_request_id_is_the_same_run(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """Sending a mutation again, during or after the run, starts nothing new."""
+    bench.put(blobs(100))
+    request = asked(3, request_id=str(uuid.uuid4()))
+    first = stub.CreateRun(request)
+    assert stub.CreateRun(request).id == first.id
+    finish(stub, first)
+    assert stub.CreateRun(request).id == first.id
+    assert len(stub.ListRuns(pb.ListRunsRequest(collection="toys")).runs) == 1
+
+
+def test_service_rollback_restores_and_repeats_as_one(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """Rollback restores the earlier assignment exactly; the same request id does it once."""
+    bench.put(blobs(200))
+    first = finish(stub, stub.CreateRun(asked(3)))
+    before = bench.labels()
+    second = finish(stub, stub.CreateRun(asked(6)))
+    assert bench.labels() != before
+
+    request = pb.RollbackRequest(collection="toys", request_id=str(uuid.uuid4()))
+    for _ in range(2):
+        clustering = stub.Rollback(request)
+        assert (clustering.active_run, clustering.previous_run) == (first.id, second.id)
+        assert bench.labels() == before
+
+    assert stub.Rollback(pb.RollbackRequest(collection="toys")).active_run == second.id
+
+
+def test_service_rollback_without_an_earlier_run_is_refused(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """The first run has nothing before it."""
+    bench.put(blobs(50))
+    finish(stub, stub.CreateRun(asked(2)))
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Rollback(pb.RollbackRequest(collection="toys"))
+    assert reason(caught.value) == "NOTHING_TO_ROLL_BACK"
+
+
+def test_service_second_run_is_refused_while_one_is_under_way(bench: Bench) -> None:
+    """One run at a time; cancelling it frees the clustering and leaves it whole."""
+    bench.put(blobs(3000, spread=2.0))
+    with serving(lambda: [ClustererService(CONFIG, bench.store)]) as served:
+        refuse_a_second_run(bench, clusterer_pb2_grpc.ClustererServiceStub(served.channel))
+
+
+def refuse_a_second_run(bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub) -> None:
+    slow = pb.ClusteringConfig(kmeans=pb.KMeans(k=100, n_init=10_000))
+    running = stub.CreateRun(pb.CreateRunRequest(collection="toys", config=slow))
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CreateRun(asked(2))
+    assert reason(caught.value) == "LEASE_HELD"
+    assert running.id in str(caught.value.details())
+
+    stub.CancelRun(pb.CancelRunRequest(collection="toys", run=running.id))
+
+    assert finish(stub, running).state == pb.RUN_STATE_CANCELLED
+    assert set(bench.labels().values()) == {None}
+    assert finish(stub, stub.CreateRun(asked(2))).state == pb.RUN_STATE_SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (asked(9), "NOT_ENOUGH_POINTS"),
+        (asked(0), "INVALID_ARGUMENT"),
+        (asked(2, clustering="Bad Name"), "INVALID_ARGUMENT"),
+        (asked(2, request_id="not a uuid"), "INVALID_ARGUMENT"),
+        (asked(2, gates=pb.Gates(max_moved_share=2)), "INVALID_ARGUMENT"),
+        (
+            pb.CreateRunRequest(
+                collection="toys",
+                config=pb.ClusteringConfig(kmeans=pb.KMeans(k=2), sample_size=4_000_000_000),
+            ),
+            "INVALID_ARGUMENT",
+        ),
+        (pb.CreateRunRequest(collection="toys"), "INVALID_ARGUMENT"),
+        (pb.CreateRunRequest(collection="none", config=asked(2).config), "NOT_FOUND"),
+        (
+            pb.CreateRunRequest(
+                collection="toys", config=pb.ClusteringConfig(scp=pb.ScpHead(head="x"))
+            ),
+            "UNSUPPORTED",
+        ),
+    ],
+    ids=["k", "zero", "clustering", "request_id", "gate", "sample", "method", "collection", "scp"],
+)
+def test_service_bad_request_is_refused_before_a_run_begins(
+    bench: Bench,
+    stub: clusterer_pb2_grpc.ClustererServiceStub,
+    request_: pb.CreateRunRequest,
+    expected: str,
+) -> None:
+    """Each kind of bad request has its own reason, and leaves no run and no lease."""
+    bench.put(blobs(4))
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CreateRun(request_)
+    assert reason(caught.value) == expected
+    assert list(stub.ListRuns(pb.ListRunsRequest(collection="toys")).runs) == []
+    assert finish(stub, stub.CreateRun(asked(2))).state == pb.RUN_STATE_SUCCEEDED
+
+
+def test_service_same_request_at_once_is_one_run(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """Eight callers with one request id get one run: nobody is refused, nothing runs twice."""
+    bench.put(blobs(100))
+    request = asked(3, request_id=str(uuid.uuid4()))
+    calls = [stub.CreateRun.future(request) for _ in range(8)]
+    runs = {call.result().id for call in calls}
+    assert len(runs) == 1
+    finish(stub, stub.CreateRun(request))
+    assert bench.state.fence == 1
+
+
+def test_service_run_may_be_followed_by_a_rollback_at_once(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """Who sees a run ended finds its lease free."""
+    bench.put(blobs(60))
+    for k in (2, 3, 4, 5):
+        finish(stub, stub.CreateRun(asked(k)))
+        if k > 2:
+            assert stub.Rollback(pb.RollbackRequest(collection="toys")).running == ""
+
+
+def test_service_run_that_fails_after_its_flip_has_succeeded(
+    bench: Bench,
+    stub: clusterer_pb2_grpc.ClustererServiceStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What readers see decides how a run ended, not an error on the way out."""
+    bench.put(blobs(60))
+    flush, seen = bench.store.flush, bench.clusterings.state
+
+    def fail_once_live() -> None:
+        flush()
+        if seen("default").active_run:
+            raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(bench.store, "flush", fail_once_live)
+    ended = finish(stub, stub.CreateRun(asked(2)))
+    assert (ended.state, ended.active, ended.error_message) == (pb.RUN_STATE_SUCCEEDED, True, "")
+
+
+def test_service_rollback_of_an_unknown_clustering_makes_none(
+    stub: clusterer_pb2_grpc.ClustererServiceStub,
+) -> None:
+    """A misspelt name is refused and leaves nothing behind."""
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Rollback(pb.RollbackRequest(collection="toys", clustering="fien"))
+    assert reason(caught.value) == "NOTHING_TO_ROLL_BACK"
+    names = stub.ListClusterings(pb.ListClusteringsRequest(collection="toys")).clusterings
+    assert [clustering.name for clustering in names] == ["default"]
+
+
+def test_service_broken_clustering_does_not_starve_the_others(bench: Bench) -> None:
+    """One clustering that cannot be assigned to costs only itself."""
+    bench.put(blobs(60))
+    bench.recluster(2)
+    bench.store.create_collection("a-broken", [VectorSpec("toy", DIM, "f" * 64)])
+    broken = Bench(bench.store, "a-broken")
+    broken.put(blobs(60))
+    broken.recluster(2)
+    broken.clusterings.drop_clusters_except("default", (), fence=99)
+    for one in (bench, broken):
+        one.put(blobs(5, seed=9), first=100)
+    with serving(lambda: [ClustererService(CONFIG, bench.store, fit=fit_here)]):
+        deadline = time.monotonic() + 30
+        while None in bench.labels().values() and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert None not in bench.labels().values()
+    assert None in broken.labels().values()
+
+
+def test_service_stop_ends_runs_and_their_watches(bench: Bench) -> None:
+    """A server that stops cancels the run under way, and who watches it is told so."""
+    bench.put(blobs(3000, spread=2.0))
+    seen: list[int] = []
+    with serving(lambda: [ClustererService(CONFIG, bench.store)]) as served:
+        channel = grpc.insecure_channel(served.address)  # outlives the server
+        stub = clusterer_pb2_grpc.ClustererServiceStub(channel)
+        slow = pb.ClusteringConfig(kmeans=pb.KMeans(k=100, n_init=10_000))
+        run = stub.CreateRun(pb.CreateRunRequest(collection="toys", config=slow))
+        watch = stub.WatchRun(pb.WatchRunRequest(collection="toys", run=run.id))
+        seen.append(next(watch).state)
+        thread = threading.Thread(target=lambda: seen.extend(now.state for now in watch))
+        thread.start()
+    thread.join(30)
+    channel.close()
+    assert (seen[0], seen[-1]) == (pb.RUN_STATE_RUNNING, pb.RUN_STATE_CANCELLED)
+
+
+def test_service_lists_runs_newest_first_in_pages(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """Pages join to the whole list, newest first."""
+    bench.put(blobs(40))
+    made = [finish(stub, stub.CreateRun(asked(k))).id for k in (2, 3, 4)]
+    seen, token = [], ""
+    while True:
+        page = stub.ListRuns(pb.ListRunsRequest(collection="toys", page_size=2, page_token=token))
+        seen += [run.id for run in page.runs]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == made[::-1]
+
+
+def test_service_assigns_new_points_by_itself(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """Points that come in after a run get a cluster without anyone asking."""
+    bench.put(blobs(100))
+    finish(stub, stub.CreateRun(asked(4)))
+    bench.put(blobs(20, seed=2), first=500)
+    deadline = time.monotonic() + 30
+    while None in bench.labels().values() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert None not in bench.labels().values()
+
+
+def test_service_restart_frees_the_lease_of_a_dead_process(bench: Bench) -> None:
+    """The embedded store has one owner: a lease found at start-up belongs to nobody."""
+    bench.put(blobs(60))
+    bench.clusterings.ensure("default")
+    run = str(uuid.uuid4())
+    dead = pb.Run(id=run, collection="toys", clustering="default", state=pb.RUN_STATE_RUNNING)
+    record = {
+        "id": run,
+        "collection": "toys",
+        "clustering": "default",
+        "state": "RUN_STATE_RUNNING",
+    }
+    bench.clusterings.put_run(
+        dead.id, {"clustering": "default", "created_at": 1.0, "record": record}
+    )
+    bench.clusterings.compare_and_set(
+        "default",
+        {"lease_owner": "dead", "lease_run": run, "lease_expires": time.time() + 3600},
+    )
+    with serving(lambda: [ClustererService(CONFIG, bench.store, fit=fit_here)]) as served:
+        stub = clusterer_pb2_grpc.ClustererServiceStub(served.channel)
+        found = stub.GetRun(pb.GetRunRequest(collection="toys", run=run))
+        assert found.state == pb.RUN_STATE_INTERRUPTED
+        assert finish(stub, stub.CreateRun(asked(2))).state == pb.RUN_STATE_SUCCEEDED
