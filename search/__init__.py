@@ -1,0 +1,1 @@
+"""Queries to neighbours, whole or inside a cluster, and the listing of clusters."""

@@ -1,0 +1,96 @@
+"""Queries to vectors, by asking the embedder over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc.aio
+
+from shoal.errors import (
+    DeadlineExceeded,
+    EncoderMismatch,
+    NotFound,
+    ServiceUnavailable,
+    ShoalError,
+    Unauthenticated,
+)
+from shoal.rpc.status import from_item_error, from_rpc_error
+from shoal.v1 import common_pb2, embedder_pb2_grpc
+from shoal.v1 import embedder_pb2 as pb
+
+
+class Embedding:
+    """The embedder, as search needs it: one image or text at a time."""
+
+    def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
+        self._stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        self._timeout_s = timeout_s
+
+    async def image(
+        self,
+        image: common_pb2.Image,
+        encoder: str,
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> common_pb2.Vector:
+        """The vector of ``image``.
+
+        Raises:
+            ImageInvalid: what the embedder said of it.
+            ServiceUnavailable: the embedder cannot be reached.
+        """
+        request = pb.EmbedRequest(images=[image], encoder=encoder)
+        with _translating(encoder):
+            answer = await self._stub.Embed(request, timeout=self._left(context))
+        return _only(answer.results[0])
+
+    async def text(
+        self, text: str, encoder: str, context: grpc.aio.ServicerContext[object, object]
+    ) -> common_pb2.Vector:
+        """The vector of ``text``.
+
+        Raises:
+            Unsupported: the encoder has no text tower.
+            ServiceUnavailable: the embedder cannot be reached.
+        """
+        request = pb.EmbedTextRequest(texts=[text], encoder=encoder)
+        with _translating(encoder):
+            answer = await self._stub.EmbedText(request, timeout=self._left(context))
+        return _only(answer.results[0])
+
+    def _left(self, context: grpc.aio.ServicerContext[object, object]) -> float:
+        """Seconds that the caller and the configuration leave for the embedder."""
+        remaining = context.time_remaining()
+        if remaining is None:
+            return self._timeout_s
+        if remaining <= 0:
+            raise DeadlineExceeded("the deadline passed before the query was embedded")
+        return min(self._timeout_s, remaining)
+
+
+@contextmanager
+def _translating(encoder: str) -> Iterator[None]:
+    """Turns a failed call to the embedder into what it means to whoever searches."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as exc:
+        raise _meaning(exc, encoder) from exc
+
+
+def _meaning(exc: grpc.aio.AioRpcError, encoder: str) -> ShoalError:
+    error = from_rpc_error(exc, "the embedder")
+    if isinstance(error, NotFound):  # it is asked by the name of the collection's own encoder
+        return EncoderMismatch(
+            f"the collection was made with the encoder {encoder!r}, which the embedder does not "
+            f"have: {error.message}",
+            encoder=encoder,
+        )
+    if isinstance(error, Unauthenticated):  # the caller's own token was right
+        return ServiceUnavailable("the embedder refuses the search service's token")
+    return error
+
+
+def _only(result: pb.EmbedResult) -> common_pb2.Vector:
+    if result.WhichOneof("outcome") == "error":
+        raise from_item_error(result.error)
+    return result.vector

@@ -1,0 +1,110 @@
+"""The clusters of the active run, with counts and exemplars as they are now."""
+
+from __future__ import annotations
+
+from search import wire
+from search.views import View, Views, require_run
+from shoal.errors import Conflict, InvalidArgument
+from shoal.store import Store
+from shoal.store.clusterings import ClusterRecord
+from shoal.store.model import Empty, Equals, Hit, Query, Where, check_clustering_name
+from shoal.v1 import search_pb2 as pb
+from shoal.vectors import NOISE
+
+_PAGE = 100
+_LIST_EXEMPLARS, _MOST_LIST_EXEMPLARS = 3, 20
+_GET_EXEMPLARS, _MOST_GET_EXEMPLARS = 10, 1000
+
+
+class Listing:
+    """Lists clusters. Counts and exemplars are read live, so they are never stale."""
+
+    def __init__(self, store: Store, views: Views) -> None:
+        self._store = store
+        self._views = views
+
+    def clusters(self, request: pb.ListClustersRequest) -> pb.ListClustersResponse:
+        """One page of clusters, largest first.
+
+        Raises:
+            Conflict: the page token is of another run than the active one.
+        """
+        clustering = check_clustering_name(request.clustering)
+        wanted = _exemplars(request, _LIST_EXEMPLARS, _MOST_LIST_EXEMPLARS)
+        size = wire.page_size(request.page_size, _PAGE)
+        view = self._views.view(request.collection, clustering)
+        if not view.state.active_run:
+            return pb.ListClustersResponse(unassigned=self._store.count(request.collection))
+        sizes = self._store.facet(request.collection, view.state.active_field)
+        order = sorted(view.clusters, key=lambda c: (-sizes.get(c, 0), c))
+        first = _offset(request.page_token, view.state.active_run)
+        page = order[first : first + size]
+        more = first + size < len(order)
+        return pb.ListClustersResponse(
+            clusters=[
+                self._message(request.collection, view, view.clusters[c], sizes.get(c, 0), wanted)
+                for c in page
+            ],
+            next_page_token=f"{view.state.active_run}:{first + size}" if more else "",
+            run=view.state.active_run,
+            noise=sizes.get(NOISE, 0),
+            unassigned=self._store.count(
+                request.collection, Where(must=(Empty(view.state.active_field),))
+            ),
+        )
+
+    def cluster(self, request: pb.GetClusterRequest) -> pb.Cluster:
+        """One cluster.
+
+        Raises:
+            NotFound: the active run has no such cluster.
+        """
+        clustering = check_clustering_name(request.clustering)
+        wanted = _exemplars(request, _GET_EXEMPLARS, _MOST_GET_EXEMPLARS)
+        view = self._views.view(request.collection, clustering)
+        require_run(view, request.collection)
+        record = view.require(request.cluster)
+        members = Where(must=(Equals(view.state.active_field, record.cluster),))
+        size = self._store.count(request.collection, members)
+        return self._message(request.collection, view, record, size, wanted)
+
+    def _message(
+        self, collection: str, view: View, record: ClusterRecord, size: int, exemplars: int
+    ) -> pb.Cluster:
+        hits = self._nearest_members(collection, view, record, exemplars) if exemplars else []
+        return wire.cluster(record, view, size, hits)
+
+    def _nearest_members(
+        self, collection: str, view: View, record: ClusterRecord, limit: int
+    ) -> list[Hit]:
+        """The members nearest to the centroid; the first of them is the medoid."""
+        return self._store.search(
+            collection,
+            Query(
+                vector=record.centroid,
+                using=view.vector,
+                limit=limit,
+                where=Where(must=(Equals(view.state.active_field, record.cluster),)),
+                exact=True,
+            ),
+        )
+
+
+def _exemplars(
+    request: pb.ListClustersRequest | pb.GetClusterRequest, default: int, most: int
+) -> int:
+    wanted = request.exemplars if request.HasField("exemplars") else default
+    if wanted > most:
+        raise InvalidArgument(f"exemplars: expected 0 to {most}, got {wanted}", field="exemplars")
+    return wanted
+
+
+def _offset(token: str, run: str) -> int:
+    if not token:
+        return 0
+    of_run, _, offset = token.rpartition(":")
+    if not of_run or not offset.isdecimal():
+        raise InvalidArgument(f"page_token: no such page: {token!r}", field="page_token")
+    if of_run != run:
+        raise Conflict(f"page_token is of run {of_run}, the active run is {run}: start over")
+    return int(offset)

@@ -1,0 +1,106 @@
+"""What one request sees of a clustering: a run, its slot and its centroids, read once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shoal.errors import Conflict, NotFound
+from shoal.store import Store
+from shoal.store.clusterings import Clusterings, ClusterRecord, State, cluster_of
+from shoal.store.model import Payload
+from shoal.vectors import Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A clustering as of one moment. ``clusters`` are those of ``state.active_run`` by id."""
+
+    state: State
+    clusters: dict[int, ClusterRecord]
+    ids: list[int]
+    centroids: Vectors
+    """(K, D), in the order of ``ids``."""
+    vector: str
+    """The named vector that the run clustered."""
+
+    def cluster_of(self, payload: Payload) -> int | None:
+        """The cluster of the point with ``payload``; None if it has none yet."""
+        if not self.state.active_run:
+            return None
+        return cluster_of(payload, self.state.clustering, self.state.active_slot)
+
+    def nearest_cluster(self, vector: Vectors) -> int:
+        """The cluster whose centroid is nearest to ``vector`` (D,)."""
+        return self.ids[int((self.centroids @ vector).argmax())]
+
+    def require(self, cluster: int) -> ClusterRecord:
+        """The cluster with this id, or NotFound."""
+        if cluster not in self.clusters:
+            raise NotFound(
+                f"clustering {self.state.clustering!r} has no cluster {cluster} in run "
+                f"{self.state.active_run or 'none'}: expected one of the "
+                f"{len(self.clusters)} that `shoal clusters` lists",
+                cluster=str(cluster),
+            )
+        return self.clusters[cluster]
+
+
+class Views:
+    """Makes views, keeping the cluster records of the runs last seen. Thread-safe.
+
+    Records of a run never change, so a run's id is a safe key; the pointer is read every time.
+    """
+
+    def __init__(self, store: Store, cached_runs: int) -> None:
+        self._store = store
+        self._capacity = cached_runs
+        self._cache: OrderedDict[tuple[str, str, str], View] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def view(self, collection: str, clustering: str) -> View:
+        """The clustering now.
+
+        Raises:
+            NotFound: no such collection.
+        """
+        clusterings = Clusterings(self._store, collection)
+        state = clusterings.state(clustering)
+        key = (collection, state.clustering, state.active_run)
+        with self._guard:
+            cached = self._cache.get(key)
+            if cached is not None:
+                self._cache.move_to_end(key)
+                return replace(cached, state=state)
+        view = self._load(clusterings, state)
+        if state.active_run:
+            with self._guard:
+                self._cache[key] = view
+                while len(self._cache) > self._capacity:
+                    self._cache.popitem(last=False)
+        return view
+
+    def _load(self, clusterings: Clusterings, state: State) -> View:
+        spec = self._store.collection(clusterings.collection).vector()
+        if not state.active_run:
+            return View(state, {}, [], np.zeros((0, spec.dim), np.float32), spec.name)
+        records = clusterings.clusters(state.clustering, state.active_run)
+        return View(
+            state=state,
+            clusters={record.cluster: record for record in records},
+            ids=[record.cluster for record in records],
+            centroids=np.stack([record.centroid for record in records]),
+            vector=clusterings.vector_of(state.clustering, state.active_run),
+        )
+
+
+def require_run(view: View, collection: str) -> None:
+    """Raises Conflict if the clustering has never been run."""
+    if not view.state.active_run:
+        raise Conflict(
+            f"clustering {view.state.clustering!r} of {collection!r} has no clusters yet: "
+            "run `shoal cluster` first"
+        )

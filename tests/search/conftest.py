@@ -1,0 +1,105 @@
+"""A clustered collection, a stand-in embedder, and the search service over real gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from reclustering import DIM, VECTOR, Bench, blobs
+from serving import serving
+
+from search.config import SearchConfig
+from search.service import SearchService
+from shoal.errors import ImageCorrupt, ShoalError
+from shoal.rpc.channel import ChannelConfig, open_aio_channel
+from shoal.rpc.server import Service
+from shoal.rpc.status import item_error
+from shoal.store import Store, StoreConfig, open_store
+from shoal.store.model import VectorSpec
+from shoal.v1 import common_pb2, embedder_pb2, embedder_pb2_grpc, search_pb2_grpc
+
+FINGERPRINT = "f" * 64
+
+
+class ToyEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
+    """An embedder whose images are vectors already: DIM float32, little-endian."""
+
+    name = "shoal.v1.EmbedderService"
+    fingerprint = FINGERPRINT
+    failure: ShoalError | None = None
+
+    def register(self, server: grpc.aio.Server) -> None:
+        embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        pass
+
+    async def ready(self) -> bool:
+        return True
+
+    def drain(self) -> None:
+        pass
+
+    async def stop(self, grace_s: float) -> None:
+        pass
+
+    async def Embed(
+        self, request: embedder_pb2.EmbedRequest, context: object
+    ) -> embedder_pb2.EmbedResponse:
+        if self.failure is not None:
+            raise self.failure
+        assert request.encoder == VECTOR
+        result = embedder_pb2.EmbedResult()
+        data = request.images[0].data
+        if len(data) == DIM * 4:
+            result.vector.CopyFrom(
+                common_pb2.Vector(values=data, dim=DIM, fingerprint=self.fingerprint)
+            )
+        else:
+            result.error.CopyFrom(item_error(ImageCorrupt("not a toy")))
+        return embedder_pb2.EmbedResponse(results=[result], encoder=VECTOR)
+
+
+@dataclass
+class Scene:
+    """200 points in 4 clusters, and a stub that searches them."""
+
+    bench: Bench
+    vectors: np.ndarray
+    ids: list[str]
+    stub: search_pb2_grpc.SearchServiceStub
+    embedder: ToyEmbedder
+
+
+@pytest.fixture(params=["embedded", "memory"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    config = (
+        StoreConfig(path=tmp_path / "store")
+        if request.param == "embedded"
+        else StoreConfig(in_memory=True)
+    )
+    with open_store(config) as store:
+        yield from _scene(store)
+
+
+def _scene(store: Store) -> Iterator[Scene]:
+    store.create_collection("toys", [VectorSpec(VECTOR, DIM, FINGERPRINT)])
+    bench = Bench(store)
+    points = blobs(200, centres=4, spread=0.3)
+    ids = bench.put(points)
+    embedder = ToyEmbedder()
+    with serving(lambda: [embedder]) as toy:
+
+        def make() -> list[Service]:
+            channel = open_aio_channel(ChannelConfig(address=toy.address))
+            return [SearchService(SearchConfig(), store, channel)]
+
+        with serving(make) as served:
+            yield Scene(
+                bench, points, ids, search_pb2_grpc.SearchServiceStub(served.channel), embedder
+            )
