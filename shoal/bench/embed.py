@@ -1,0 +1,183 @@
+"""Images per second from JPEG bytes: each layer of serving, from decoding to gRPC.
+
+The floor: an image costs one decode and one run of the model, both of which use the cores that
+this machine has. With ``bare`` the rate of the session alone and ``d`` the processor time of one
+decode, no server on these cores can pass ``1 / (1 / bare + d / cores)``: the ceiling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+
+from embedder.config import EmbedderConfig
+from embedder.encoder import Encoder
+from embedder.pipeline import Patience, Pipeline
+from embedder.preprocess import decode
+from shoal.bench import machine
+from shoal.bench.process import UpProcess
+from shoal.bench.rounds import Row, Workload, measure
+from shoal.client import Client, IngestItem, IngestStatus
+from shoal.cores import usable_cores
+from shoal.errors import OperatorError
+
+CALLERS = 16
+IN_PROCESS = 64
+"""Images under way in the pipeline without gRPC: as many as an ingest stream has."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedResult:
+    """The rows, the ceiling in images/s, and the server's resident memory in MiB."""
+
+    machine: str
+    encoder: str
+    rows: list[Row]
+    bare: Row
+    ceiling: float
+    resident_mib: float
+
+
+def bench_embed(images: Sequence[bytes], *, rounds: int) -> EmbedResult:
+    """Measures the bundled encoder on ``images`` (encoded files)."""
+    config = EmbedderConfig()
+    encoder = Encoder.open(config.encoder, config.runtime)
+    with (
+        TemporaryDirectory(prefix="shoal-bench-") as directory,
+        UpProcess(Path(directory) / "data") as up,
+        Client(up.address) as client,
+        ThreadPoolExecutor(max(CALLERS, usable_cores())) as threads,
+        _in_process(encoder, config) as in_process,
+    ):
+        ingestion = _Ingestion(images, client)
+        pixels = [_decode(image, encoder, config) for image in images]
+        units = len(images)
+        workloads = [
+            Workload("decode only", units, _decoding(images, encoder, config)),
+            *(
+                Workload(f"bare session, batch {size}", units, _session(pixels, encoder, size))
+                for size in (1, config.batch)
+            ),
+            Workload("in process", units, lambda: in_process(images)),
+            Workload(f"gRPC Embed, {CALLERS} callers", units, _unary(images, client, threads)),
+            Workload("gRPC Ingest, stored", units, ingestion.run, ingestion.prepare),
+        ]
+        rows = measure(workloads, rounds)
+        resident = machine.resident_mib(up.process.pid)
+    bare = max(rows[1:3], key=lambda row: row.rate)
+    return EmbedResult(
+        machine=machine.describe(),
+        encoder=f"{encoder.name} ({encoder.provider})",
+        rows=rows,
+        bare=bare,
+        # Decoding was measured on all cores: its rate already holds the division by them.
+        ceiling=1 / (1 / bare.rate + 1 / rows[0].rate),
+        resident_mib=resident,
+    )
+
+
+def _decode(image: bytes, encoder: Encoder, config: EmbedderConfig) -> npt.NDArray[np.uint8]:
+    return decode(image, limits=config.limits, spec=encoder.preprocessing)
+
+
+def _decoding(
+    images: Sequence[bytes], encoder: Encoder, config: EmbedderConfig
+) -> Callable[[], Sequence[float]]:
+    def run() -> Sequence[float]:
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            list(threads.map(lambda image: _decode(image, encoder, config), images))
+        return ()
+
+    return run
+
+
+def _session(
+    pixels: Sequence[npt.NDArray[np.uint8]], encoder: Encoder, size: int
+) -> Callable[[], Sequence[float]]:
+    batches = [np.stack(pixels[at : at + size]) for at in range(0, len(pixels), size)]
+
+    def run() -> Sequence[float]:
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            list(threads.map(encoder.embed, batches))
+        return ()
+
+    return run
+
+
+@contextmanager
+def _in_process(
+    encoder: Encoder, config: EmbedderConfig
+) -> Iterator[Callable[[Sequence[bytes]], Sequence[float]]]:
+    """The embedder's pipeline in a loop of its own, without gRPC."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        pipeline = Pipeline(encoder, config)
+
+        async def start() -> None:
+            pipeline.start()
+
+        async def embed(images: Sequence[bytes]) -> None:
+            room = asyncio.Semaphore(IN_PROCESS)
+
+            async def one(image: bytes) -> None:
+                async with room:
+                    await pipeline.embed(image, Patience())
+
+            await asyncio.gather(*(one(image) for image in images))
+
+        def run(images: Sequence[bytes]) -> Sequence[float]:
+            loop.run_until_complete(embed(images))
+            return ()
+
+        loop.run_until_complete(start())
+        try:
+            yield run
+        finally:
+            loop.run_until_complete(pipeline.close())
+
+
+def _unary(
+    images: Sequence[bytes], client: Client, threads: ThreadPoolExecutor
+) -> Callable[[], Sequence[float]]:
+    def one(image: bytes) -> float:
+        began = time.perf_counter()
+        (answer,) = client.embed([image])
+        if answer.failure is not None:
+            raise OperatorError(f"an image was refused: {answer.failure.message}")
+        return time.perf_counter() - began
+
+    return lambda: list(threads.map(one, images))
+
+
+class _Ingestion:
+    """Ingests the images into a new collection each time, or nothing would be embedded."""
+
+    def __init__(self, images: Sequence[bytes], client: Client) -> None:
+        self._images = images
+        self._client = client
+        self._round = 0
+
+    def prepare(self) -> None:
+        """Makes the next collection, which takes half a second, by storing one image."""
+        self._round += 1
+        self._send(self._images[:1], "first")
+
+    def run(self) -> Sequence[float]:
+        """Sends all images over one stream."""
+        self._send(self._images, "image")
+        return ()
+
+    def _send(self, images: Sequence[bytes], prefix: str) -> None:
+        items = (IngestItem(image, key=f"{prefix}/{n}") for n, image in enumerate(images))
+        for outcome in self._client.ingest(items, collection=f"round-{self._round}"):
+            if outcome.status is not IngestStatus.STORED:
+                raise OperatorError(f"image {outcome.key} was not stored: {outcome}")

@@ -1,0 +1,42 @@
+"""The machine and the versions that a measurement was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from shoal.cores import usable_cores
+
+_PACKAGES = ("shoal", "onnxruntime", "onnxruntime-gpu", "qdrant-edge-py", "grpcio", "pillow")
+
+
+def describe() -> str:
+    """One line: processor, cores, memory, Python and the versions of what is measured."""
+    versions = [f"{name} {version}" for name in _PACKAGES if (version := _version(name))]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{_processor()}, {usable_cores()} cores, {memory:.0f} GiB; "
+        f"Python {platform.python_version()}, {', '.join(versions)}"
+    )
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of the process ``pid``, in MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

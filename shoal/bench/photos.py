@@ -1,0 +1,32 @@
+"""JPEG files to measure with, made from the two photographs that scikit-learn ships."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+WIDTH, HEIGHT, QUALITY = 400, 533, 90
+
+
+def photos(count: int, *, seed: int = 0) -> list[bytes]:
+    """``count`` different JPEG files of 400 x 533 pixels, quality 90: crops of real photographs."""
+    rng = np.random.default_rng(seed)
+    sources = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    made = []
+    for number in range(count):
+        source = sources[number % len(sources)]
+        scale = rng.uniform(0.5, 1.0)
+        height = int(source.height * scale)
+        width = int(height * WIDTH / HEIGHT)
+        left = int(rng.integers(0, source.width - width + 1))
+        top = int(rng.integers(0, source.height - height + 1))
+        box = (left, top, left + width, top + height)
+        out = io.BytesIO()
+        source.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=box).save(
+            out, "JPEG", quality=QUALITY
+        )
+        made.append(out.getvalue())
+    return made

@@ -1,0 +1,125 @@
+"""``shoal bench``: measure Shoal on this machine, against its own parts in the same run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shoal.cli.command import Group
+from shoal.cli.options import json_option, option
+from shoal.cli.output import print_json, print_table, talk
+from shoal.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from shoal.bench.rounds import Row
+
+
+@click.group(cls=Group)
+def bench() -> None:
+    """Measure Shoal on this machine, against its own parts.
+
+    Each command starts a server of its own in a temporary directory, runs all rows in turn,
+    several times over, and prints the medians. Close other programs first.
+
+    Example:
+      shoal bench embed
+    """
+
+
+@bench.command("embed")
+@option(
+    "--images",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="JPEG files to use. Default: 400x533 crops of scikit-learn's two photographs.",
+)
+@option("--count", type=click.IntRange(1), default=256, help="How many images per round.")
+@option("--rounds", type=click.IntRange(1), default=3, help="Rounds that count.")
+@json_option
+def bench_embed(*, images: Path | None, count: int, rounds: int, as_json: bool) -> None:
+    """Images per second from JPEG bytes, layer by layer, up to gRPC.
+
+    Example:
+      shoal bench embed --count 256 --rounds 3
+    """
+    from shoal.bench.embed import bench_embed as measure_embed
+    from shoal.bench.photos import photos
+
+    files = photos(count) if images is None else _read(images, count)
+    result = measure_embed(files, rounds=rounds)
+    if as_json:
+        print_json(asdict(result))
+        return
+    talk(result.machine)
+    talk(f"{result.encoder}; {len(files)} JPEG files a round, {rounds} rounds")
+    print_table(
+        ("row", "images/s", "of bare", "of ceiling", "p50 ms", "p95 ms", "p99 ms"),
+        [
+            (
+                row.name,
+                f"{row.rate:.1f}",
+                f"{row.rate / result.bare.rate:.2f}",
+                f"{row.rate / result.ceiling:.2f}",
+                *_percentiles(row),
+            )
+            for row in result.rows
+        ]
+        + [("ceiling", f"{result.ceiling:.1f}", *_share(result.ceiling / result.bare.rate))],
+    )
+    talk(f"ceiling = 1 / (1/bare + 1/decode); server RSS {result.resident_mib:.0f} MiB")
+
+
+@bench.command("search")
+@option("--points", type=click.IntRange(100), default=50_000, help="Vectors to store.")
+@option("--dim", type=click.IntRange(2), default=512, help="Components of a vector.")
+@option("--clusters", type=click.IntRange(2), default=50, help="Clusters to make.")
+@option("--queries", type=click.IntRange(10), default=500, help="Searches per round.")
+@option("--rounds", type=click.IntRange(1), default=3, help="Rounds that count.")
+@json_option
+def bench_search(
+    *, points: int, dim: int, clusters: int, queries: int, rounds: int, as_json: bool
+) -> None:
+    """Search inside a cluster over gRPC, against the engine's own call.
+
+    Example:
+      shoal bench search --points 50000 --dim 512
+    """
+    from shoal.bench.search import SearchBench
+    from shoal.bench.search import bench_search as measure_search
+
+    if clusters > points:
+        raise InvalidArgument(f"--clusters: expected at most {points} (--points), got {clusters}")
+    result = measure_search(SearchBench(points, dim, clusters, queries, rounds))
+    if as_json:
+        print_json(asdict(result))
+        return
+    talk(result.machine)
+    talk(f"{points:,} vectors x {dim}, {clusters} clusters, {queries} searches a round, 10 hits")
+    print_table(
+        ("row", "searches/s", "p50 ms", "p95 ms", "p99 ms"),
+        [(row.name, f"{row.rate:.0f}", *_percentiles(row)) for row in result.rows],
+    )
+    talk(
+        f"stored {result.stored_per_s:,.0f} points/s; recall@10 in the cluster {result.recall:.4f}"
+    )
+
+
+def _percentiles(row: Row) -> tuple[str, str, str]:
+    found = [row.percentile_ms(q) for q in (50, 95, 99)]
+    p50, p95, p99 = ("-" if value is None else f"{value:.2f}" for value in found)
+    return p50, p95, p99
+
+
+def _share(of_bare: float) -> tuple[str, str, str, str, str]:
+    return f"{of_bare:.2f}", "1.00", "-", "-", "-"
+
+
+def _read(directory: Path, count: int) -> list[bytes]:
+    """The first ``count`` JPEG files under ``directory``, in the order of their names."""
+    files = sorted(p for p in directory.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"})
+    if not files:
+        raise InvalidArgument(f"--images {directory}: expected JPEG files, found none")
+    return [file.read_bytes() for file in files[:count]]

@@ -1,0 +1,117 @@
+"""``shoal clusters``: the clusters of the active run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shoal.cli.command import Command
+from shoal.cli.describe import describe_lineage, short
+from shoal.cli.hits import hit_json, place, print_hits
+from shoal.cli.options import Target, json_option, option, target_options
+from shoal.cli.output import print_json, print_table, talk
+
+if TYPE_CHECKING:
+    from shoal.client import Cluster, ClusterList
+
+MAX_LISTED_EXEMPLARS = 20
+
+
+@click.command(cls=Command)
+@click.argument("cluster_id", type=int, required=False, metavar="[ID]")
+@option(
+    "--exemplars",
+    type=click.IntRange(0, 1000),
+    help="Exemplars per cluster; at most 20 in the list.  [default: 3, or 10 with ID]",
+)
+@json_option
+@target_options
+def clusters(
+    *, cluster_id: int | None, exemplars: int | None, as_json: bool, target: Target
+) -> None:
+    """List the clusters, or show one.
+
+    Exemplars are a cluster's medoid (the member nearest to its centroid) and the members
+    nearest to it.
+
+    Example:
+      shoal clusters
+      shoal clusters 4 --exemplars 20
+    """
+    with target.connect() as client:
+        if cluster_id is not None:
+            found = client.get_cluster(
+                cluster_id,
+                collection=target.collection,
+                clustering=target.clustering,
+                exemplars=10 if exemplars is None else exemplars,
+            )
+            if as_json:
+                print_json({"run": found.run, **cluster_json(found)})
+            else:
+                _print_cluster(found)
+            return
+        listed = client.clusters(
+            collection=target.collection,
+            clustering=target.clustering,
+            exemplars=3 if exemplars is None else min(exemplars, MAX_LISTED_EXEMPLARS),
+        )
+    if as_json:
+        print_json(
+            {
+                "run": listed.run,
+                "noise": listed.noise,
+                "unassigned": listed.unassigned,
+                "clusters": [cluster_json(each) for each in listed.clusters],
+            }
+        )
+    else:
+        _print_list(listed)
+
+
+def cluster_json(cluster: Cluster) -> dict[str, object]:
+    """A cluster for programs."""
+    return {
+        "id": cluster.id,
+        "size": cluster.size,
+        "name": cluster.name,
+        "cohesion": cluster.cohesion,
+        "lineage": cluster.lineage,
+        "exemplars": [hit_json(hit) for hit in cluster.exemplars],
+    }
+
+
+def _print_list(listed: ClusterList) -> None:
+    if not listed.run:
+        waiting = f"{listed.unassigned:,} points wait" if listed.unassigned else "no points yet"
+        talk(f"shoal: no clustering yet ({waiting}): shoal cluster -k N makes one")
+        return
+    print_table(
+        ("cluster", "size", "cohesion", "lineage", "name", "medoid"),
+        [
+            (
+                str(each.id),
+                f"{each.size:,}",
+                f"{each.cohesion:.3f}",
+                describe_lineage(each.lineage),
+                each.name or "-",
+                place(each.exemplars[0]) if each.exemplars else "-",
+            )
+            for each in listed.clusters
+        ],
+    )
+    total = sum(each.size for each in listed.clusters)
+    click.echo(
+        f"{len(listed.clusters):,} clusters with {total:,} points, noise {listed.noise:,}, "
+        f"unassigned {listed.unassigned:,}, run {short(listed.run)}"
+    )
+
+
+def _print_cluster(cluster: Cluster) -> None:
+    name = f" ({cluster.name})" if cluster.name else ""
+    click.echo(
+        f"cluster {cluster.id}{name}: {cluster.size:,} points, cohesion {cluster.cohesion:.3f}, "
+        f"{describe_lineage(cluster.lineage)}, run {short(cluster.run)}"
+    )
+    print_hits(cluster.exemplars)

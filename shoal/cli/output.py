@@ -1,0 +1,57 @@
+"""Printing: JSON and tables on stdout, talk on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+import click
+import numpy as np
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` (JSON values, the SDK's dataclasses) as one object, indented."""
+    click.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # Shallow: json comes back here for what is inside.
+        names = (each.name for each in dataclasses.fields(value))
+        return {name: getattr(value, name) for name in names}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    message = f"{type(value).__name__} cannot be printed as JSON"
+    raise TypeError(message)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns; columns whose cells all look like numbers align right."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+    right = [all(_is_number(cell) for cell in column[1:]) for column in columns]
+    for row in (header, *rows):
+        cells = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())
+
+
+def _is_number(cell: str) -> bool:
+    digits = cell.replace(",", "").replace(".", "").lstrip("-").rstrip("%")
+    return digits.isdigit() or cell == "-"
+
+
+def talk(text: str) -> None:
+    """Print a line on stderr."""
+    click.echo(text, err=True)
+
+
+def short_time(time: datetime | None) -> str:
+    """``time`` in the local zone, to the second; "-" for none."""
+    return "-" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,161 @@
+"""``shoal serve``: one service as a process of its own, over a Qdrant server.
+
+Each service is imported by its own command: a search pod does not pay for ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import SecretStr
+
+from shoal.cli.command import Group
+from shoal.cli.options import Decorator, decorate, option
+from shoal.cli.server_options import Hosting, hosting_options
+from shoal.local import Build, ServeConfig
+from shoal.local import serve as run_service
+from shoal.rpc.channel import ChannelConfig, open_aio_channel
+from shoal.rpc.server import Service
+from shoal.store import Store, StoreConfig
+
+_STORE: tuple[Decorator, ...] = (
+    option("--store-url", required=True, metavar="URL", help="Qdrant server, http(s)://HOST:6333."),
+    option("--store-api-key", metavar="KEY", help="The Qdrant server's API key."),
+    option(
+        "--store-grpc-port",
+        type=click.IntRange(1, 65535),
+        default=6334,
+        metavar="PORT",
+        help="The Qdrant server's gRPC port.",
+    ),
+)
+
+
+def _serving(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a store and a server; it gets ``hosting`` and ``store``."""
+
+    @hosting_options(default_metrics="127.0.0.1:9464", default_format="json")
+    @functools.wraps(function)
+    def command(
+        *, store_url: str, store_api_key: str | None, store_grpc_port: int, **options: Any
+    ) -> Any:
+        key = SecretStr(store_api_key) if store_api_key else None
+        store = StoreConfig(url=store_url, api_key=key, grpc_port=store_grpc_port)
+        return function(**options, store=store)
+
+    return decorate(command, _STORE)
+
+
+def _run(hosting: Hosting, store: StoreConfig, *, name: str, build: Build) -> None:
+    config = ServeConfig(hosting.server, store, hosting.metrics_address)
+    asyncio.run(
+        run_service(
+            config,
+            build,
+            on_ready=lambda address: hosting.announce(address, what=f"{name}, {store.url}"),
+        )
+    )
+
+
+@click.group(cls=Group)
+def serve() -> None:
+    """Run one service over a Qdrant server.
+
+    Example:
+      shoal serve embedder --store-url http://qdrant:6333 --address 127.0.0.1:7801
+    """
+
+
+@serve.command()
+@option(
+    "--encoder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Encoder artefact. Default: the one that ships with Shoal.",
+)
+@_serving
+def embedder(*, encoder: Path | None, hosting: Hosting, store: StoreConfig) -> None:
+    """Turn images into vectors and store them.
+
+    Example:
+      shoal serve embedder --store-url http://qdrant:6333 --address 127.0.0.1:7801
+    """
+    from embedder.config import EmbedderConfig
+    from embedder.service import EmbedderService
+
+    @contextlib.asynccontextmanager
+    async def build(opened: Store) -> AsyncIterator[Service]:
+        yield EmbedderService(EmbedderConfig(encoder=encoder), opened)
+
+    _run(hosting, store, name="embedder", build=build)
+
+
+@serve.command()
+@_serving
+def clusterer(*, hosting: Hosting, store: StoreConfig) -> None:
+    """Group the stored vectors; run one of these per store.
+
+    Example:
+      shoal serve clusterer --store-url http://qdrant:6333 --address 127.0.0.1:7802
+    """
+    from clusterer.config import ClustererConfig
+    from clusterer.service import ClustererService
+
+    @contextlib.asynccontextmanager
+    async def build(opened: Store) -> AsyncIterator[Service]:
+        yield ClustererService(ClustererConfig(), opened)
+
+    _run(hosting, store, name="clusterer", build=build)
+
+
+@serve.command()
+@option(
+    "--embedder-address",
+    default="localhost:7801",
+    metavar="HOST:PORT",
+    help="The embedder service, for queries by image and text.",
+)
+@option("--embedder-token", metavar="TOKEN", help="The embedder's bearer token.")
+@option(
+    "--embedder-tls-ca",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="PEM file of the authority to verify the embedder by; without it, no TLS.",
+)
+@_serving
+def search(
+    *,
+    embedder_address: str,
+    embedder_token: str | None,
+    embedder_tls_ca: Path | None,
+    hosting: Hosting,
+    store: StoreConfig,
+) -> None:
+    """Answer queries: nearest images, clusters, points.
+
+    Example:
+      shoal serve search --store-url http://qdrant:6333 --embedder-address embedder:7801
+    """
+    from search.config import SearchConfig
+    from search.service import SearchService
+
+    channel_config = ChannelConfig(
+        address=embedder_address,
+        token=SecretStr(embedder_token) if embedder_token else None,
+        tls=embedder_tls_ca is not None,
+        tls_ca=embedder_tls_ca,
+    )
+    channel_config.validate()
+
+    @contextlib.asynccontextmanager
+    async def build(opened: Store) -> AsyncIterator[Service]:
+        async with open_aio_channel(channel_config) as channel:
+            yield SearchService(SearchConfig(), opened, channel)
+
+    _run(hosting, store, name="search", build=build)

@@ -1,0 +1,57 @@
+"""What every source yields, and how an item gets its key or its failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from shoal.client import IngestItem, IngestOutcome, IngestStatus, ItemFailure, Json
+
+Keys: TypeAlias = Literal["uri", "name", "content"]
+Found: TypeAlias = IngestItem | IngestOutcome
+"""An item to send, or the failed outcome of one that cannot be sent."""
+
+UNREADABLE = "UNREADABLE"
+IMAGE_TOO_LARGE = "IMAGE_TOO_LARGE"
+MANIFEST_INVALID = "MANIFEST_INVALID"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """What is the same for all items.
+
+    Attributes:
+        keys: What makes an item itself: its ``uri``, its ``name`` under the argument, or its
+            ``content`` (the server's hash of the bytes).
+        source: A name for the batch; a manifest's line may say another.
+        payload: The caller's fields; a manifest's line may add and replace.
+        max_bytes: Larger files are not read, but reported. None means no limit.
+    """
+
+    keys: Keys = "uri"
+    source: str = ""
+    payload: Mapping[str, Json] = field(default_factory=dict)
+    max_bytes: int | None = None
+
+    def key(self, *, uri: str, name: str) -> str:
+        """What makes the item itself; empty for its content."""
+        return {"uri": uri, "name": name, "content": ""}[self.keys]
+
+    def too_large(self, name: str, size: int) -> IngestOutcome | None:
+        """The outcome of an item that the server would refuse for its ``size`` in bytes."""
+        if self.max_bytes is None or size <= self.max_bytes:
+            return None
+        message = f"expected at most {self.max_bytes:,} bytes, got {size:,}; not sent"
+        return failed(name, IMAGE_TOO_LARGE, message)
+
+
+def failed(name: str, reason: str, message: str) -> IngestOutcome:
+    """The outcome of an item that is not sent."""
+    return IngestOutcome(name, IngestStatus.FAILED, failure=ItemFailure(reason, message))
+
+
+def unreadable(name: str, error: Exception) -> IngestOutcome:
+    """The outcome of an item that cannot be read."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return failed(name, UNREADABLE, f"cannot be read: {why or type(error).__name__}")

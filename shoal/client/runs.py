@@ -1,0 +1,204 @@
+"""What the SDK takes and gives back about clusterings: methods, runs, plans, clusters.
+
+The methods mirror ``ClusteringConfig`` of the contract field by field; 0, "" and None mean the
+server's default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+from shoal.client.values import Hit, Json
+
+
+@dataclass(frozen=True, slots=True)
+class KMeans:
+    """Spherical k-means with ``k`` clusters, or as many as the estimators vote for."""
+
+    k: int | Literal["auto"]
+    n_init: int = 0
+    max_iterations: int = 0
+    mini_batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hdbscan:
+    """Density clustering after a reduction of dimension (``pca``, ``umap`` or ``none``)."""
+
+    min_cluster_size: int = 0
+    min_samples: int = 0
+    reduction: str = ""
+    reduced_dim: int = 0
+    noise_threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianMixture:
+    """Gaussian mixture with ``k`` components after PCA."""
+
+    k: int | Literal["auto"]
+    reduced_dim: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScpHead:
+    """A trained SCP head, by name or hash."""
+
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextCentroids:
+    """One cluster around the embedding of each text; ``fixed`` centroids stay there."""
+
+    texts: tuple[str, ...]
+    fixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingVectors:
+    """EVoC: density clustering made for embedding vectors, in layers, 0 the finest."""
+
+    layer: int | None = None
+    min_cluster_size: int = 0
+
+
+Method: TypeAlias = KMeans | Hdbscan | GaussianMixture | ScpHead | TextCentroids | EmbeddingVectors
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """Thresholds past which a plan is refused; None is not checked. Shares are 0 to 1."""
+
+    max_moved_share: float | None = None
+    max_noise_share: float | None = None
+    min_agreement: float | None = None
+    max_cluster_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The rarer parts of a run.
+
+    ``gates`` None means the server's; ``plan_only`` stops after the plan; ``force`` cuts over
+    even past a gate; ``cold_start`` does not start from the active clusters' centroids.
+    """
+
+    seed: int = 0
+    sample_size: int = 0
+    vector: str = ""
+    cold_start: bool = False
+    plan_only: bool = False
+    force: bool = False
+    gates: Gates | None = None
+
+
+class RunState(StrEnum):
+    """Where a run is."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    PLANNED = "planned"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    UNSPECIFIED = "unspecified"
+
+    @property
+    def ended(self) -> bool:
+        """True when the run will not change any more."""
+        return self not in {RunState.RUNNING, RunState.UNSPECIFIED}
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """How a cluster came to be: continued, born, split, merged or retired."""
+
+    cluster: int
+    kind: str
+    size: int
+    related: tuple[int, ...]
+    overlap: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would change."""
+
+    points: int
+    clusters: int
+    moved: int
+    moved_share: float
+    to_write: int
+    noise: int
+    silhouette: float | None
+    agreement: float | None
+    inertia: float
+    lineage: tuple[Lineage, ...]
+    objections: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, at one time. ``config`` is as requested, with the server's defaults filled in."""
+
+    id: str
+    collection: str
+    clustering: str
+    state: RunState
+    stage: str
+    stage_done: int
+    stage_total: int
+    points_written: int
+    active: bool
+    base_run: str
+    plan: Plan | None = None
+    error_reason: str = ""
+    error_message: str = ""
+    created_at: datetime | None = None
+    ended_at: datetime | None = None
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Clustering:
+    """One clustering of a collection: which run readers see, and what came in since."""
+
+    collection: str
+    name: str
+    active_run: str
+    previous_run: str
+    clusters: int
+    assigned: int
+    unassigned: int
+    changed_at: datetime | None
+    running: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster of the active run; ``exemplars`` are its medoid and the members nearest to it."""
+
+    id: int
+    size: int
+    name: str
+    cohesion: float
+    lineage: Lineage | None
+    exemplars: tuple[Hit, ...]
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterList:
+    """The clusters of the active run, largest first; ``run`` is empty before the first run."""
+
+    run: str
+    clusters: tuple[Cluster, ...]
+    noise: int
+    unassigned: int

@@ -1,0 +1,225 @@
+"""What the SDK takes and gives back: frozen values, free of protobuf and gRPC.
+
+``vector`` is float32 (D,) of unit length. Times are timezone-aware, durations are in seconds.
+A name, run or id that does not exist is an empty string, as on the wire; a number that does not
+exist is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Vector: TypeAlias = npt.NDArray[np.float32]
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFailure:
+    """Why one item of a batch or stream has no result; the others are not affected."""
+
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The answer for one image or text: ``vector`` or ``failure``, never both."""
+
+    vector: Vector | None = None
+    fingerprint: str = ""
+    failure: ItemFailure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IngestItem:
+    """One image to store.
+
+    ``data`` is the encoded file. None means that the server is to read ``uri`` itself. An empty
+    ``key`` means the hash of the bytes. ``name`` is what reports call the item; it is not sent.
+    """
+
+    data: bytes | None
+    key: str = ""
+    uri: str = ""
+    source: str = ""
+    payload: Mapping[str, Json] = field(default_factory=dict)
+    name: str = ""
+
+
+class IngestStatus(StrEnum):
+    """What became of an item."""
+
+    STORED = "stored"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOutcome:
+    """What became of the item called ``name``; ``failure`` is set exactly when it FAILED."""
+
+    name: str
+    status: IngestStatus
+    key: str = ""
+    id: str = ""
+    failure: ItemFailure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredId:
+    """A query by a stored point: its id (UUID) or its key. The point is not among the hits."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A query by a text, for an encoder with a text tower."""
+
+    text: str
+
+
+Query: TypeAlias = bytes | Vector | StoredId | Text
+"""An encoded image, a vector made by the collection's encoder, a stored point, or a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """A filter's condition: the field equals one of 1 to 1000 values."""
+
+    values: Sequence[str | int]
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A filter's condition: the field is a number in this interval. At least one bound."""
+
+    gte: float | None = None
+    gt: float | None = None
+    lte: float | None = None
+    lt: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A filter's condition: the field is absent, null or an empty list; or has a value."""
+
+    missing: bool = True
+
+
+Test: TypeAlias = str | int | float | bool | AnyOf | Between | Missing
+"""What must hold of a payload field; a plain value means that the field equals it."""
+
+Conditions: TypeAlias = Sequence[tuple[str, Test]]
+"""(field, test) pairs; dots in a field's name reach into objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """All of ``must``, and one of ``should`` if there is any, and none of ``must_not``."""
+
+    must: Conditions = ()
+    should: Conditions = ()
+    must_not: Conditions = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """The rarer parts of a search.
+
+    ``offset`` hits are skipped (0 to 100,000); ``min_score`` is a cosine; an empty ``vector``
+    means the collection's first; ``approximate`` allows the index where the answer is otherwise
+    exact.
+    """
+
+    clustering: str = "default"
+    where: Filter = field(default_factory=Filter)
+    offset: int = 0
+    min_score: float | None = None
+    vector: str = ""
+    with_vectors: bool = False
+    approximate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A stored image near to the query. ``cluster`` is -1 for noise, None if not yet assigned."""
+
+    id: str
+    score: float
+    cluster: int | None
+    payload: dict[str, Json]
+    vector: Vector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Hits, nearest first, and the run and cluster (None for ``any``) that they belong to."""
+
+    run: str
+    cluster: int | None
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A stored image. ``vectors`` holds those asked for, by name."""
+
+    id: str
+    cluster: int | None
+    payload: dict[str, Json]
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class VectorInfo:
+    """One of a collection's named vectors, and the fingerprint of the encoder behind it."""
+
+    name: str
+    dim: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection and the number of its points."""
+
+    name: str
+    points: int
+    vectors: tuple[VectorInfo, ...]
+    clusterings: tuple[str, ...]
+    created_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInfo:
+    """An encoder that the server has loaded, and with which execution provider."""
+
+    name: str
+    dim: int
+    fingerprint: str
+    provider: str
+    has_text: bool
+    license: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What the server can embed, and its limits per image and per call."""
+
+    encoders: tuple[EncoderInfo, ...]
+    version: str
+    max_image_bytes: int
+    max_image_pixels: int
+    max_batch_images: int

@@ -1,0 +1,118 @@
+"""Between the items of an ingestion and their messages: what cannot be sent fails alone. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from shoal.client.values import IngestItem, IngestOutcome, IngestStatus, ItemFailure, Json
+from shoal.client.wire import from_item_error
+from shoal.errors import ImageTooLarge, InvalidArgument, ShoalError
+from shoal.v1 import embedder_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf import struct_pb2
+
+_STATUS = {
+    embedder_pb2.INGEST_STATUS_STORED: IngestStatus.STORED,
+    embedder_pb2.INGEST_STATUS_UPDATED: IngestStatus.UPDATED,
+    embedder_pb2.INGEST_STATUS_UNCHANGED: IngestStatus.UNCHANGED,
+}
+
+MAX_PAYLOAD_DEPTH = 32
+"""Objects and lists inside each other: protobuf parses 100 messages deep, and an object is 3."""
+
+_FRAMING_BYTES = 64
+"""More than the tags and lengths around an image take."""
+
+_MAX_SHOWN_CHARS = 200
+
+
+def to_struct(payload: Mapping[str, Json]) -> struct_pb2.Struct:
+    """``payload`` as a Struct; InvalidArgument if it holds what JSON cannot, or nests too deep."""
+    request = embedder_pb2.IngestRequest()
+    try:
+        fields = dict(payload)
+        _check_depth(fields)
+        request.payload.update(fields)
+    except (ValueError, TypeError, OverflowError, RecursionError) as exc:
+        why = str(exc)[:_MAX_SHOWN_CHARS] or type(exc).__name__
+        message = f"payload: expected an object of JSON values: {why}"
+        raise InvalidArgument(message, field="payload") from exc
+    return request.payload
+
+
+def _check_depth(payload: Mapping[str, Json]) -> None:
+    """InvalidArgument past MAX_PAYLOAD_DEPTH; level by level, so that no depth costs a stack."""
+    level: list[object] = [payload]
+    for _ in range(MAX_PAYLOAD_DEPTH):
+        inner: dict[int, object] = {}  # by identity: an object that holds itself twice is one
+        for each in level:
+            values = each.values() if isinstance(each, Mapping) else each
+            for value in values:  # type: ignore[attr-defined]  # a Mapping, list or tuple
+                if isinstance(value, (Mapping, list, tuple)):
+                    inner[id(value)] = value
+        level = list(inner.values())
+        if not level:
+            return
+    message = f"payload: expected at most {MAX_PAYLOAD_DEPTH} levels of objects and lists, got more"
+    raise InvalidArgument(message, field="payload")
+
+
+def to_ingest_request(
+    item: IngestItem, *, sequence: int, collection: str, max_bytes: int
+) -> embedder_pb2.IngestRequest:
+    """``item`` as sent under the number ``sequence``.
+
+    Raises:
+        InvalidArgument: it cannot be sent, or takes more than ``max_bytes`` as a message
+            (ImageTooLarge, where that is the image).
+    """
+    try:
+        request = embedder_pb2.IngestRequest(
+            sequence=sequence,
+            collection=collection,
+            key=item.key,
+            uri=item.uri,
+            source=item.source,
+        )
+        if item.data is None:
+            request.image.uri = item.uri
+    except (ValueError, TypeError) as exc:  # a file name that is not UTF-8
+        raise _unsendable(item, exc) from exc
+    if item.payload:
+        request.payload.CopyFrom(to_struct(item.payload))
+    rest = request.ByteSize()  # before the image is in: it serializes everything to count it
+    try:
+        _check_size(image=len(item.data or b""), rest=rest, max_bytes=max_bytes)
+        if item.data is not None:
+            request.image.data = item.data
+    except (ValueError, TypeError) as exc:  # a str
+        raise _unsendable(item, exc) from exc
+    return request
+
+
+def _unsendable(item: IngestItem, error: Exception) -> InvalidArgument:
+    return InvalidArgument(f"item {item.name or item.key!r}: it cannot be sent: {error}")
+
+
+def _check_size(*, image: int, rest: int, max_bytes: int) -> None:
+    """A larger message than the channel takes would end the stream for all items."""
+    size = image + rest + _FRAMING_BYTES
+    if size <= max_bytes:
+        return
+    message = f"expected at most {max_bytes:,} bytes as a message, got {size:,}; not sent"
+    raise ImageTooLarge(message) if image > rest else InvalidArgument(message)
+
+
+def from_ingest_response(message: embedder_pb2.IngestResponse, *, name: str) -> IngestOutcome:
+    """What became of the item called ``name``; FAILED unless the server says that it is stored."""
+    if message.WhichOneof("outcome") == "error":
+        failure = from_item_error(message.error)
+        return IngestOutcome(name, IngestStatus.FAILED, message.key, failure=failure)
+    status = _STATUS.get(message.result.status)
+    if status is None:
+        why = f"the answer says neither stored nor why not (status {message.result.status})"
+        failure = ItemFailure(ShoalError.reason, why)
+        return IngestOutcome(name, IngestStatus.FAILED, message.key, failure=failure)
+    return IngestOutcome(name, status, message.key, message.result.id)

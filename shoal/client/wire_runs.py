@@ -1,0 +1,197 @@
+"""Between the SDK's values about clusterings and the messages of the contract. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shoal.client.runs import (
+    Cluster,
+    Clustering,
+    EmbeddingVectors,
+    Gates,
+    GaussianMixture,
+    Hdbscan,
+    KMeans,
+    Lineage,
+    Method,
+    Plan,
+    Run,
+    RunOptions,
+    RunState,
+    ScpHead,
+    TextCentroids,
+)
+from shoal.client.wire import from_hit, from_timestamp
+from shoal.v1 import clusterer_pb2
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import Literal
+
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from shoal.client.values import Json
+    from shoal.v1 import search_pb2
+
+
+def to_config(method: Method, options: RunOptions) -> clusterer_pb2.ClusteringConfig:
+    """The method and its parameters as sent."""
+    config = clusterer_pb2.ClusteringConfig(
+        seed=options.seed,
+        sample_size=options.sample_size,
+        vector=options.vector,
+        cold_start=options.cold_start,
+    )
+    match method:
+        case KMeans(k, n_init, max_iterations, mini_batch):
+            config.kmeans.n_init = n_init
+            config.kmeans.max_iterations = max_iterations
+            config.kmeans.mini_batch = mini_batch
+            _set_count(config.kmeans, k)
+        case Hdbscan():
+            config.hdbscan.CopyFrom(
+                clusterer_pb2.Hdbscan(
+                    min_cluster_size=method.min_cluster_size,
+                    min_samples=method.min_samples,
+                    reduction=method.reduction,
+                    reduced_dim=method.reduced_dim,
+                    noise_threshold=method.noise_threshold,
+                )
+            )
+        case GaussianMixture(k, reduced_dim):
+            config.gmm.reduced_dim = reduced_dim
+            _set_count(config.gmm, k)
+        case ScpHead(head):
+            config.scp.head = head
+        case TextCentroids(texts, fixed):
+            config.text.CopyFrom(clusterer_pb2.TextCentroids(texts=texts, fixed=fixed))
+        case EmbeddingVectors(layer, size):
+            config.evoc.CopyFrom(clusterer_pb2.EmbeddingVectors(layer=layer, min_cluster_size=size))
+    return config
+
+
+def _set_count(
+    message: clusterer_pb2.KMeans | clusterer_pb2.GaussianMixture, k: int | Literal["auto"]
+) -> None:
+    if k == "auto":
+        message.auto.SetInParent()
+    else:
+        message.k = k
+
+
+def to_gates(gates: Gates) -> clusterer_pb2.Gates:
+    """Thresholds as sent."""
+    return clusterer_pb2.Gates(
+        max_moved_share=gates.max_moved_share,
+        max_noise_share=gates.max_noise_share,
+        min_agreement=gates.min_agreement,
+        max_cluster_share=gates.max_cluster_share,
+    )
+
+
+def from_run(message: clusterer_pb2.Run) -> Run:
+    """A run as it is now."""
+    return Run(
+        id=message.id,
+        collection=message.collection,
+        clustering=message.clustering,
+        state=RunState(_tail(clusterer_pb2.RunState.Name(message.state), "RUN_STATE_")),
+        stage=_stage(message.stage),
+        stage_done=message.stage_done,
+        stage_total=message.stage_total,
+        points_written=message.points_written,
+        active=message.active,
+        base_run=message.base_run,
+        plan=_from_plan(message.plan) if message.HasField("plan") else None,
+        error_reason=message.error_reason,
+        error_message=message.error_message,
+        created_at=_time(message.created_at, present=message.HasField("created_at")),
+        ended_at=_time(message.ended_at, present=message.HasField("ended_at")),
+        stage_seconds={
+            _stage(each.stage): each.duration.ToTimedelta().total_seconds()
+            for each in message.stage_times
+        },
+        config=_from_config(message.config),
+    )
+
+
+def _from_plan(message: clusterer_pb2.Plan) -> Plan:
+    return Plan(
+        points=message.points,
+        clusters=message.clusters,
+        moved=message.moved,
+        moved_share=message.moved_share,
+        to_write=message.to_write,
+        noise=message.noise,
+        silhouette=message.silhouette if message.HasField("silhouette") else None,
+        agreement=message.agreement if message.HasField("agreement") else None,
+        inertia=message.inertia,
+        lineage=tuple(_from_lineage(each) for each in message.lineage),
+        objections=tuple(message.objections),
+    )
+
+
+def _from_lineage(message: clusterer_pb2.Lineage) -> Lineage:
+    return Lineage(
+        cluster=message.cluster,
+        kind=_tail(clusterer_pb2.LineageKind.Name(message.kind), "LINEAGE_KIND_"),
+        size=message.size,
+        related=tuple(message.related),
+        overlap=message.overlap,
+    )
+
+
+def _from_config(message: clusterer_pb2.ClusteringConfig) -> dict[str, Json]:
+    """The method's name and parameters in one flat object; defaults are left out."""
+    method = message.WhichOneof("method")
+    config: dict[str, Json] = {"method": method, "seed": message.seed}
+    inner = getattr(message, method) if method else None
+    for fields in (inner.ListFields() if inner is not None else (), message.ListFields()):
+        for descriptor, value in fields:
+            if descriptor.name == "auto":
+                config["k"] = "auto"
+            elif isinstance(value, (int, float, str)):
+                config[descriptor.name] = value
+            elif descriptor.name == "texts":
+                config["texts"] = list(value)
+    return config
+
+
+def from_clustering(message: clusterer_pb2.Clustering) -> Clustering:
+    """The state of a clustering."""
+    return Clustering(
+        collection=message.collection,
+        name=message.name,
+        active_run=message.active_run,
+        previous_run=message.previous_run,
+        clusters=message.clusters,
+        assigned=message.assigned,
+        unassigned=message.unassigned,
+        changed_at=_time(message.changed_at, present=message.HasField("changed_at")),
+        running=message.running,
+    )
+
+
+def from_cluster(message: search_pb2.Cluster) -> Cluster:
+    """A cluster of the active run."""
+    return Cluster(
+        id=message.id,
+        size=message.size,
+        name=message.name,
+        cohesion=message.cohesion,
+        lineage=_from_lineage(message.lineage) if message.HasField("lineage") else None,
+        exemplars=tuple(from_hit(hit) for hit in message.exemplars),
+        run=message.run,
+    )
+
+
+def _time(message: Timestamp, *, present: bool) -> datetime | None:
+    return from_timestamp(message if present else None)
+
+
+def _stage(stage: clusterer_pb2.RunStage) -> str:
+    return _tail(clusterer_pb2.RunStage.Name(stage), "RUN_STAGE_")
+
+
+def _tail(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower()

@@ -1,0 +1,189 @@
+"""``shoal cluster``, ``clusters``, ``search``, ``runs``, ``rollback`` against ``shoal up``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+COLLECTION = ("--collection", "groups")
+N = 24
+
+
+def ask(shoal: Run, *arguments: str, stdin: bytes = b"") -> Any:
+    """What a command prints as JSON."""
+    result = shoal(*arguments, *COLLECTION, "--json", stdin=stdin)
+    assert result.code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def groups(shoal: Run, tmp_path: Path, pictures: Any) -> Path:
+    """A folder of 24 pictures that is stored; clustered with k=3 when first asked for."""
+    folder = pictures(tmp_path / "p", [f"{i:02d}.png" for i in range(N)])
+    result = shoal("ingest", "p", "--keys", "name", "--field", 'tag="x"', *COLLECTION)
+    assert result.code == 0, result.stderr
+    if not ask(shoal, "clusters")["run"]:
+        assert ask(shoal, "cluster", "-k", "3")["state"] == "succeeded"
+    return folder
+
+
+@pytest.mark.usefixtures("groups")
+def test_cluster_tells_progress_plan_and_result(shoal: Run) -> None:
+    """Stages on stderr; state, plan and counts on stdout; the run is then the active one."""
+    result = shoal("cluster", "-k", "3", "--seed", "5", *COLLECTION)
+    assert result.code == 0, result.stderr
+    assert result.stdout.splitlines()[0].endswith("kmeans k=3 seed=5")
+    assert "succeeded" in result.stdout
+    assert f"3 clusters over {N} points" in result.stdout
+    assert "shoal: " in result.stderr
+    newest = ask(shoal, "runs")[0]
+    assert newest["active"]
+    assert newest["config"]["seed"] == 5
+
+
+@pytest.mark.usefixtures("groups")
+def test_plan_changes_nothing(shoal: Run) -> None:
+    """With --plan, the run ends planned and the clusters are as they were."""
+    before = ask(shoal, "clusters")
+    planned = ask(shoal, "cluster", "-k", "4", "--plan")
+    assert planned["state"] == "planned"
+    assert planned["plan"]["clusters"] == 4
+    assert ask(shoal, "clusters") == before
+
+
+@pytest.mark.usefixtures("groups")
+def test_refused_plan_exits_1_and_says_why(shoal: Run) -> None:
+    """A plan past a gate changes nothing and is one line with the objection."""
+    before = ask(shoal, "clusters")
+    result = shoal("cluster", "-k", "3", "--max-cluster-share", "0.1", *COLLECTION)
+    assert result.code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("shoal: error: run ")
+    assert " was refused: " in last
+    assert ask(shoal, "clusters") == before
+
+
+@pytest.mark.usefixtures("groups")
+def test_clusters_add_up(shoal: Run) -> None:
+    """The clusters' sizes add up to all points; one cluster alone says the same."""
+    listed = ask(shoal, "clusters")
+    assert sum(each["size"] for each in listed["clusters"]) == N
+    first = listed["clusters"][0]
+    alone = ask(shoal, "clusters", str(first["id"]))
+    assert (alone["run"], alone["size"]) == (listed["run"], first["size"])
+    table = shoal("clusters", *COLLECTION).stdout
+    assert f"clusters with {N} points, noise 0, unassigned 0" in table
+
+
+@pytest.mark.usefixtures("groups")
+def test_search_json_is_run_cluster_and_hits(shoal: Run) -> None:
+    """One object: run, cluster, and hits with id, score, cluster and payload, nearest first."""
+    found = ask(shoal, "search", "p/00.png", "--within", "auto", "-n", "5")
+    assert set(found) == {"run", "cluster", "hits"}
+    assert found["run"] == ask(shoal, "clusters")["run"]
+    assert {hit["cluster"] for hit in found["hits"]} == {found["cluster"]}
+    assert all(set(hit) == {"id", "score", "cluster", "payload"} for hit in found["hits"])
+    scores = [hit["score"] for hit in found["hits"]]
+    assert scores == sorted(scores, reverse=True)
+    best = found["hits"][0]
+    assert best["score"] == pytest.approx(1, abs=1e-3)
+    assert best["payload"]["key"] == "p/00.png"
+    assert best["payload"]["tag"] == "x"
+
+
+def test_search_by_image_stdin_id_and_key_agree(shoal: Run, groups: Path) -> None:
+    """The same image is the same query from a file, from stdin, by id and by key."""
+    by_file = ask(shoal, "search", "p/01.png", "-n", "4")["hits"]
+    by_stdin = ask(shoal, "search", "-", "-n", "4", stdin=(groups / "01.png").read_bytes())["hits"]
+    by_id = ask(shoal, "search", "--id", by_file[0]["id"], "-n", "3")["hits"]
+    by_key = ask(shoal, "search", "--id", "p/01.png", "-n", "3")["hits"]
+    ids = [hit["id"] for hit in by_file]
+    assert [hit["id"] for hit in by_stdin] == ids
+    assert [hit["id"] for hit in by_id] == [hit["id"] for hit in by_key] == ids[1:]
+
+
+@pytest.mark.usefixtures("groups")
+def test_search_where_restricts(shoal: Run) -> None:
+    """Only images whose field equals the value are hits."""
+    assert len(ask(shoal, "search", "--id", "p/00.png", "--where", "tag=x")["hits"]) == 10
+    assert ask(shoal, "search", "--id", "p/00.png", "--where", "tag=y")["hits"] == []
+
+
+@pytest.mark.usefixtures("groups")
+def test_search_text_without_a_text_tower_is_one_line(shoal: Run) -> None:
+    """The bundled encoder reads no texts, and the server says so."""
+    result = shoal("search", "--text", "a cat", *COLLECTION)
+    assert result.code == 1
+    assert result.stderr.startswith("shoal: error: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("groups")
+def test_rollback_restores_what_was(shoal: Run) -> None:
+    """After a run and a rollback, the clusters and the active run are those before."""
+
+    def assignment() -> dict[str, int]:
+        hits = ask(shoal, "search", "p/00.png", "-n", "100")["hits"]
+        return {hit["id"]: hit["cluster"] for hit in hits}
+
+    run = ask(shoal, "clusters")["run"]
+    before = assignment()
+    assert ask(shoal, "cluster", "-k", "5", "--seed", "3")["state"] == "succeeded"
+    assert len(set(assignment().values())) == 5
+    assert ask(shoal, "rollback")["active_run"] == run
+    assert assignment() == before
+
+
+@pytest.mark.usefixtures("groups")
+def test_runs_show_takes_the_beginning_of_an_id(shoal: Run) -> None:
+    """A run is found by its first characters; an unknown one is one line."""
+    newest = ask(shoal, "runs", "-n", "1")[0]
+    assert ask(shoal, "runs", "show", newest["id"][:8]) == newest
+    assert newest["id"] in shoal("runs", "show", newest["id"][:8], *COLLECTION).stdout
+    result = shoal("runs", "show", "ffffffff-0000", *COLLECTION)
+    assert result.code == 1
+    assert result.stderr.startswith("shoal: error: ")
+
+
+@pytest.mark.usefixtures("groups")
+def test_methods_of_later_versions_are_refused_in_one_line(shoal: Run) -> None:
+    """What the server cannot do yet is Unsupported, not a crash."""
+    for arguments in (["--method", "hdbscan"], ["-k", "auto"]):
+        result = shoal("cluster", *arguments, *COLLECTION)
+        assert result.code == 1
+        assert result.stderr.splitlines()[-1].startswith("shoal: error: ")
+
+
+@pytest.mark.usefixtures("groups")
+def test_more_clusters_than_points_is_one_line(shoal: Run) -> None:
+    """A k above the number of points is refused with both numbers."""
+    result = shoal("cluster", "-k", "25", *COLLECTION)
+    assert result.code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("shoal: error: ")
+    assert "25" in last
+    assert str(N) in last
+
+
+def test_clusters_before_the_first_run_says_what_to_do(
+    shoal: Run, tmp_path: Path, pictures: Any
+) -> None:
+    """Points without a clustering are no error: the listing is empty and says how to go on."""
+    pictures(tmp_path / "p", ["1.png"])
+    assert shoal("ingest", "p", "--collection", "fresh").code == 0
+    result = shoal("clusters", "--collection", "fresh")
+    assert (result.code, result.stdout) == (0, "")
+    assert "shoal cluster -k N" in result.stderr
+
+
+def test_model_list_tells_the_encoder(shoal: Run) -> None:
+    """The server's encoders are listed with the name that collections know them by."""
+    result = shoal("model", "list", "--json")
+    (encoder,) = json.loads(result.stdout)["encoders"]
+    assert encoder["dim"] == 1280
+    assert encoder["name"] in shoal("model", "list").stdout
