@@ -1,7 +1,8 @@
 """Conditions in our words -> ``qdrant_client`` filters.
 
 Numbers follow ``payloads``: a whole one matches as an integer (which an index answers), any
-other as the interval [x, x], because Qdrant has no exact match for floats.
+other as the interval [x, x], because Qdrant has no exact match for floats. Bounds of intervals
+move as stored floats do, so that a point meets the condition made of what it was sent with.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def _within(condition: Within) -> models.Condition:
             f"got {bounds}",
             field=condition.field,
         )
+    bounds = {name: clean_number(float(bound), condition.field) for name, bound in bounds.items()}
     return models.FieldCondition(key=json_path(condition.field), range=models.Range(**bounds))
 
 

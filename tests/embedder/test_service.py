@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -271,8 +272,9 @@ def test_ingest_again_changes_nothing(serve: Serve, images: Any) -> None:
         async with serve() as served:
 
             def requests() -> list[embedder_pb2.IngestRequest]:
+                rng = random.Random(1)  # floats of 17 digits: an engine reads some imprecisely
                 sent = [
-                    served.request(data, uri=f"digit{n}.png", payload={"n": n})
+                    served.request(data, uri=f"digit{n}.png", payload={"n": n, "p": rng.random()})
                     for n, data in enumerate(images.digits)
                 ]
                 return [*sent, served.request(images.china, key="china")]
