@@ -87,12 +87,12 @@ FIRST_SIDEWAYS: Final = 5
 REVERSED: Final = (frozenset({2, 3, 7, 8}), frozenset({3, 4, 6, 7}))
 GREY_16_MODES: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 CONVERTIBLE_MODES: Final = frozenset({"RGBA", "RGBX", "PA", "CMYK", "YCbCr"})
-# A JPEG may be decoded at 1/2, 1/4 or 1/8 while this many times the target remains. Measured
-# against the plain path on enlarged, noisy photographs: 2 gives cosines down to 0.9995, 4 above
-# 0.9999 (and 0.9997 on a mosaic of 25 photographs, the hardest case tried).
 TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
 """Tags of TIFF 6.0, section 15."""
 
+# A JPEG may be decoded at 1/2, 1/4 or 1/8 while this many times the target remains. Measured
+# against the plain path on enlarged, noisy photographs: 2 gives cosines down to 0.9995, 4 above
+# 0.9999 (and 0.9997 on a mosaic of 25 photographs, the hardest case tried).
 DRAFT_MARGIN: Final = 4
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
