@@ -1,26 +1,31 @@
-"""The encoder artefact: a directory with ``encoder.json`` and the weight files it names.
+"""The encoder artefact: a directory with ``encoder.json`` and the files it names.
 
-This module owns loading and verifying one, and the self-test that proves a loaded encoder still
-reproduces its reference vectors. An artefact is untrusted input: every field is checked (the
-models are in ``embedder.manifest``), and a file is opened only after its name was validated.
+A mix is a directory of such directories, its parts. This module owns loading and verifying
+either, and the self-test that proves a loaded encoder still reproduces its reference vectors. An
+artefact is untrusted input: every field is checked (the models are in ``embedder.manifest``), and
+a file is opened only after its name was validated.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from embedder.manifest import (
     UNIT_LENGTH_TOLERANCE,
     EncoderManifest,
+    FileEntry,
+    MixManifest,
     Pattern,
     compute_fingerprint,
+    mix_fingerprint,
 )
 from shoal.errors import ArtefactError, SelfTestFailed
 
@@ -35,15 +40,32 @@ SHOWN_INPUT_CHARS: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class EncoderArtefact:
-    """A validated artefact: its directory and its manifest."""
+    """A validated artefact of one image tower: its directory and its manifest."""
 
     directory: Path
     manifest: EncoderManifest
 
     @property
+    def name(self) -> str:
+        """The encoder's name."""
+        return self.manifest.name
+
+    @property
     def image_model(self) -> Path:
         """The ONNX file of the image tower."""
         return self.directory / self.manifest.files.image.path
+
+    @property
+    def text_model(self) -> Path | None:
+        """The ONNX file of the text tower, if there is one."""
+        entry = self.manifest.files.text
+        return None if entry is None else self.directory / entry.path
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The file of the text tower's tokenizer, if there is one."""
+        entry = self.manifest.files.tokenizer
+        return None if entry is None else self.directory / entry.path
 
     @property
     def fingerprint(self) -> str:
@@ -54,6 +76,62 @@ class EncoderArtefact:
     def dim(self) -> int:
         """Length of a vector."""
         return self.manifest.dim
+
+    @property
+    def licence(self) -> str:
+        """The licence of the weights."""
+        return self.manifest.licence
+
+    @property
+    def source(self) -> str:
+        """Where the weights came from, in one line."""
+        source = self.manifest.source
+        facts = (source.package, source.version, source.model, source.weights)
+        return " ".join(fact for fact in facts if fact)
+
+    @property
+    def parts(self) -> tuple[EncoderArtefact, ...]:
+        """What its vector is made of: itself."""
+        return (self,)
+
+
+@dataclass(frozen=True, slots=True)
+class MixArtefact:
+    """A validated mix: its directory, its manifest and the artefacts of its parts, in order."""
+
+    directory: Path
+    manifest: MixManifest
+    parts: tuple[EncoderArtefact, ...]
+
+    @property
+    def name(self) -> str:
+        """The encoder's name."""
+        return self.manifest.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The identity of the vectors this encoder makes, sha256 hex."""
+        return self.manifest.fingerprint
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector: the sum of its parts'."""
+        return self.manifest.dim
+
+    @property
+    def licence(self) -> str:
+        """The licences of the weights."""
+        return " AND ".join(dict.fromkeys(part.licence for part in self.parts))
+
+    @property
+    def source(self) -> str:
+        """Where the weights came from, in one line."""
+        return " + ".join(part.source for part in self.parts)
+
+
+Artefact: TypeAlias = EncoderArtefact | MixArtefact
+
+_M = TypeVar("_M", bound=BaseModel)
 
 
 def bundled_artefact(name: str = "efficientnet-lite0") -> Path:
@@ -66,39 +144,73 @@ def bundled_artefact(name: str = "efficientnet-lite0") -> Path:
 
 
 def load_artefact(path: Path) -> EncoderArtefact:
-    """Read and verify an artefact directory.
+    """Read and verify the artefact of an encoder with one image tower.
 
     Checks every field of ``encoder.json``, the sha256 of every file and the fingerprint.
 
     Raises:
         ArtefactError: naming the file and the field, what was expected and what was got.
     """
-    manifest_path = path / MANIFEST_NAME
-    manifest = _parse(manifest_path)
-    weights = path / manifest.files.image.path
-    got = _sha256(weights)
-    if got != manifest.files.image.sha256:
-        msg = (
-            f"{weights}: sha256 differs from files.image.sha256 of {MANIFEST_NAME}: "
-            f"expected {manifest.files.image.sha256}, got {got}"
-        )
-        raise ArtefactError(msg, file=str(weights), field="files.image.sha256")
+    manifest = _parse(path / MANIFEST_NAME, EncoderManifest)
+    for field, entry in manifest.files.entries().items():
+        _check_file(path, f"files.{field}", entry)
     expected = compute_fingerprint(
-        weights_sha256=got,
+        files=manifest.files,
         input_spec=manifest.input,
         output_spec=manifest.output,
         preprocessing=manifest.preprocessing,
     )
-    if manifest.fingerprint != expected:
-        msg = (
-            f"{manifest_path}: field fingerprint does not match the contents: "
-            f"expected {expected}, got {manifest.fingerprint}"
-        )
-        raise ArtefactError(msg, file=str(manifest_path), field="fingerprint")
+    _check_fingerprint(path / MANIFEST_NAME, expected, manifest.fingerprint)
     return EncoderArtefact(directory=path, manifest=manifest)
 
 
-def _parse(path: Path) -> EncoderManifest:
+def load_any_artefact(path: Path) -> Artefact:
+    """Read and verify an artefact of either kind, as ``load_artefact`` does, a mix part by part."""
+    manifest_path = path / MANIFEST_NAME
+    if not _is_mix(_read(manifest_path)):
+        return load_artefact(path)
+    manifest = _parse(manifest_path, MixManifest)
+    parts = tuple(load_artefact(path / part) for part in manifest.parts)
+    dim = sum(part.dim for part in parts)
+    if manifest.dim != dim:
+        msg = (
+            f"{manifest_path}: field dim: expected {dim}, the sum of its parts', got {manifest.dim}"
+        )
+        raise ArtefactError(msg, file=str(manifest_path), field="dim")
+    expected = mix_fingerprint([part.fingerprint for part in parts])
+    _check_fingerprint(manifest_path, expected, manifest.fingerprint)
+    return MixArtefact(path, manifest, parts)
+
+
+def _check_file(directory: Path, field: str, entry: FileEntry) -> None:
+    file = directory / entry.path
+    got = _sha256(file, field)
+    if got != entry.sha256:
+        msg = (
+            f"{file}: sha256 differs from {field}.sha256 of {MANIFEST_NAME}: "
+            f"expected {entry.sha256}, got {got}"
+        )
+        raise ArtefactError(msg, file=str(file), field=f"{field}.sha256")
+
+
+def _check_fingerprint(path: Path, expected: str, got: str) -> None:
+    if got != expected:
+        msg = (
+            f"{path}: field fingerprint does not match the contents: expected {expected}, got {got}"
+        )
+        raise ArtefactError(msg, file=str(path), field="fingerprint")
+
+
+def _is_mix(raw: bytes) -> bool:
+    """Whether ``raw`` says that it is a mix; anything else is for the other kind to refuse."""
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("kind") == "mix"
+
+
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             raw = file.read(MANIFEST_MAX_BYTES + 1)
@@ -108,8 +220,12 @@ def _parse(path: Path) -> EncoderManifest:
     if len(raw) > MANIFEST_MAX_BYTES:
         msg = f"{path}: expected at most {MANIFEST_MAX_BYTES} bytes, got more"
         raise ArtefactError(msg, file=str(path))
+    return raw
+
+
+def _parse(path: Path, kind: type[_M]) -> _M:
     try:
-        return EncoderManifest.model_validate_json(raw)
+        return kind.model_validate_json(_read(path))
     except ValidationError as exc:
         first, *rest = exc.errors(include_url=False)
         field = ".".join(str(part) for part in first["loc"]) or "(whole file)"
@@ -121,13 +237,13 @@ def _parse(path: Path) -> EncoderManifest:
         raise ArtefactError(msg, file=str(path), field=field) from exc
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, field: str) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
         msg = f"{path}: expected a readable file, got {exc.strerror or exc}"
-        raise ArtefactError(msg, file=str(path), field="files.image.path") from exc
+        raise ArtefactError(msg, file=str(path), field=f"{field}.path") from exc
 
 
 def pattern_image(pattern: Pattern, height: int, width: int) -> npt.NDArray[np.uint8]:

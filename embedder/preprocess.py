@@ -43,6 +43,8 @@ from shoal.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from embedder.manifest import Preprocessing
 
 UInt8 = npt.NDArray[np.uint8]
@@ -81,6 +83,10 @@ UPRIGHT: Final = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+RESAMPLING: Final = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
 }
 FIRST_SIDEWAYS: Final = 5
 # Orientations in which the stored x axis (then: y axis) runs against its upright direction.
@@ -131,16 +137,24 @@ class ImageLimits:
 
 
 def decode(data: bytes, *, limits: ImageLimits, spec: Preprocessing) -> UInt8:
-    """Decode, turn upright, resize and crop one image.
+    """Decode, turn upright, resize and crop one image, as ``decode_for`` does for several."""
+    (pixels,) = decode_for(data, limits=limits, specs=(spec,))
+    return pixels
+
+
+def decode_for(
+    data: bytes, *, limits: ImageLimits, specs: Sequence[Preprocessing]
+) -> tuple[UInt8, ...]:
+    """Decode one image once; turn it upright, resize and crop it for each of several encoders.
 
     Args:
         data: an encoded image; untrusted.
         limits: what is accepted.
-        spec: the encoder's preprocessing.
+        specs: the encoders' preprocessings, at least one.
 
     Returns:
-        RGB, uint8 (spec.crop.height, spec.crop.width, 3), C-contiguous. Small images are
-        scaled up.
+        For each spec RGB, uint8 (spec.crop.height, spec.crop.width, 3), C-contiguous; equal
+        specs share one array. Small images are scaled up.
 
     Raises:
         ImageEmpty: no bytes.
@@ -158,7 +172,7 @@ def decode(data: bytes, *, limits: ImageLimits, spec: Preprocessing) -> UInt8:
     kind = _sniff(data, limits)
     try:
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-            return _prepare(image, limits, spec)
+            return _prepare(image, limits, specs)
     except ShoalError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
@@ -192,7 +206,9 @@ def _sniff(data: bytes, limits: ImageLimits) -> str:
     return kind
 
 
-def _prepare(image: Image.Image, limits: ImageLimits, spec: Preprocessing) -> UInt8:
+def _prepare(
+    image: Image.Image, limits: ImageLimits, specs: Sequence[Preprocessing]
+) -> tuple[UInt8, ...]:
     """Do everything that needs the open file. Whatever Pillow raises passes through."""
     pixels = image.width * image.height
     if pixels > limits.max_pixels:
@@ -202,16 +218,28 @@ def _prepare(image: Image.Image, limits: ImageLimits, spec: Preprocessing) -> UI
         )
         raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels), pixels=str(pixels))
     _check_tile(image, limits)
-    covered = _load(image, spec)
+    covered = _load(image, max(spec.resize.size for spec in specs))
     # After the load: a TIFF turns itself upright then, and a PNG may hold EXIF at its end.
     orientation = _orientation(image)
+    upright = _to_rgb_or_grey(image)
+    made = {spec: _fit(upright, covered, orientation, spec) for spec in dict.fromkeys(specs)}
+    return tuple(made[spec] for spec in specs)
+
+
+def _fit(
+    image: Image.Image, covered: tuple[float, float], orientation: int, spec: Preprocessing
+) -> UInt8:
+    """Resize, crop and turn the decoded ``image``, which is in mode RGB or L."""
     size = (spec.crop.width, spec.crop.height)
     if orientation >= FIRST_SIDEWAYS:
         size = (size[1], size[0])
+    stretch = spec.resize.mode == "stretch"
     # One resize of the central part does both the resize and the crop, and turning the result
     # costs less than turning the source.
-    small = _to_rgb_or_grey(image).resize(
-        size, Image.Resampling.BICUBIC, box=_central_box(covered, orientation, spec)
+    small = image.resize(
+        size,
+        RESAMPLING[spec.resize.interpolation],
+        box=(0, 0, *covered) if stretch else _central_box(covered, orientation, spec),
     )
     if orientation in UPRIGHT:
         small = small.transpose(UPRIGHT[orientation])
@@ -232,11 +260,14 @@ def _check_tile(image: Image.Image, limits: ImageLimits) -> None:
         raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels))
 
 
-def _load(image: Image.Image, spec: Preprocessing) -> tuple[float, float]:
-    """Decode the pixels; return the width and height, in decoded pixels, that they cover."""
+def _load(image: Image.Image, target: int) -> tuple[float, float]:
+    """Decode the pixels; return the width and height, in decoded pixels, that they cover.
+
+    ``target``: the shortest edge that is wanted of it, pixels.
+    """
     extent: tuple[float, float] = image.size
     shortest = min(image.size)
-    wanted = DRAFT_MARGIN * spec.resize.size
+    wanted = DRAFT_MARGIN * target
     if shortest >= 2 * wanted:
         drafted = image.draft(
             None, (image.width * wanted // shortest, image.height * wanted // shortest)

@@ -28,6 +28,8 @@ from embedder.export.lite_graph import DIM, MEAN, SCALE, SIZE, build_onnx
 from embedder.manifest import (
     Crop,
     EncoderManifest,
+    FileEntry,
+    Files,
     InputSpec,
     Normalise,
     OutputSpec,
@@ -145,8 +147,9 @@ def manifest(model: Any, weights_sha256: str) -> dict[str, Any]:
     preprocessing = Preprocessing(
         resize=Resize(mode="shortest_edge", size=RESIZE, interpolation="bicubic", antialias=True),
         crop=Crop(mode="center", height=SIZE, width=SIZE),
-        normalise=Normalise(mean=MEAN, scale=SCALE, in_graph=True),
+        normalise=Normalise(mean=(MEAN, MEAN, MEAN), scale=(SCALE, SCALE, SCALE), in_graph=True),
     )
+    files = Files(image=FileEntry(path=WEIGHTS_NAME, sha256=weights_sha256))
     patterns: tuple[Pattern, ...] = get_args(Pattern)
     vectors = torch_embed(model, np.stack([pattern_image(p, SIZE, SIZE) for p in patterns]))
     return {
@@ -164,10 +167,10 @@ def manifest(model: Any, weights_sha256: str) -> dict[str, Any]:
         "input": input_spec.model_dump(mode="json"),
         "output": output_spec.model_dump(mode="json"),
         "preprocessing": preprocessing.model_dump(mode="json"),
-        "files": {"image": {"path": WEIGHTS_NAME, "sha256": weights_sha256}},
+        "files": files.model_dump(mode="json", exclude_none=True),
         "text": None,
         "fingerprint": compute_fingerprint(
-            weights_sha256=weights_sha256,
+            files=files,
             input_spec=input_spec,
             output_spec=output_spec,
             preprocessing=preprocessing,

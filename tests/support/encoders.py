@@ -18,7 +18,7 @@ def other_encoder(directory: Path) -> Path:
     facts["preprocessing"]["resize"]["size"] += 8
     manifest = EncoderManifest.model_validate_json(json.dumps(facts))
     facts["fingerprint"] = compute_fingerprint(
-        weights_sha256=manifest.files.image.sha256,
+        files=manifest.files,
         input_spec=manifest.input,
         output_spec=manifest.output,
         preprocessing=manifest.preprocessing,
