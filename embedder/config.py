@@ -23,8 +23,12 @@ class EmbedderConfig:
         ConfigError: a value is out of range.
     """
 
-    encoder: Path | None = None
-    """The artefact's directory; None is the encoder that ships with Shoal."""
+    encoders: tuple[Path, ...] = ()
+    """The artefacts' directories, the default encoder first; none is the one that ships with
+    Shoal."""
+    idle_encoder_s: float = 600.0
+    """After how long without use an encoder, but the default one, is closed: a model takes
+    seconds to open and up to gigabytes to keep."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     """Provider and threads of inference."""
     limits: ImageLimits = field(default_factory=ImageLimits)
@@ -74,6 +78,9 @@ class EmbedderConfig:
                 f"got {self.canary_interval_s}"
             )
             raise ConfigError(msg, field="canary_interval_s")
+        if not self.idle_encoder_s > 0:
+            msg = f"embedder idle_encoder_s: expected more than 0 s, got {self.idle_encoder_s}"
+            raise ConfigError(msg, field="idle_encoder_s")
 
     @property
     def batch(self) -> int:

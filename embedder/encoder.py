@@ -1,21 +1,30 @@
-"""An artefact and its open session: pixels to vectors. Blocking; knows no image files."""
+"""An artefact and its open sessions: pixels and texts to vectors. Blocking; knows no image files.
+
+A mix has one image tower per part; its vector is their unit vectors side by side, scaled to
+length 1 (SCP-MIX: "Keep it Light!", arXiv 2502.04226).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from embedder.artefact import bundled_artefact, check_self_test, load_artefact
+from embedder.artefact import bundled_artefact, check_self_test, load_any_artefact
 from embedder.runtime import RuntimeConfig, Session
-from shoal.errors import ArtefactError
+from embedder.text import TextTower
+from shoal.errors import ArtefactError, SelfTestFailed, Unsupported
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embedder.artefact import EncoderArtefact
+    from embedder.artefact import Artefact, EncoderArtefact
     from embedder.manifest import Preprocessing
+
+UInt8 = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
 
 
 class OpenGraph(Protocol):
@@ -37,8 +46,8 @@ class OpenGraph(Protocol):
         """The array ``output`` of one run; from several threads at once."""
 
 
-class Encoder:
-    """A loaded encoder. Thread-safe: calls may overlap."""
+class ImageTower:
+    """One image graph and its artefact. Thread-safe: calls may overlap."""
 
     def __init__(self, artefact: EncoderArtefact, session: OpenGraph) -> None:
         """Join them.
@@ -55,7 +64,41 @@ class Encoder:
             )
             raise ArtefactError(msg, file=str(artefact.image_model))
         self.artefact = artefact
+        self.provider = session.provider
         self._session = session
+
+    def embed(self, pixels: UInt8) -> Float32:
+        """The vectors float32 (B, D), unit length, of ``pixels`` uint8 (B, H, W, 3) RGB."""
+        manifest = self.artefact.manifest
+        vectors = self._session.run({manifest.input.name: pixels}, manifest.output.name)
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def self_test(self) -> None:
+        """Embed the reference images; SelfTestFailed if a vector is not the reference's."""
+        check_self_test(self.artefact, self.embed)
+
+
+class Encoder:
+    """A loaded encoder. Thread-safe: calls may overlap."""
+
+    def __init__(
+        self,
+        artefact: Artefact,
+        sessions: Sequence[OpenGraph],
+        *,
+        text: TextTower | None = None,
+    ) -> None:
+        """Join ``artefact`` and one session per part of it.
+
+        Raises:
+            ArtefactError: a graph has not the input and the output of its manifest.
+        """
+        self.artefact = artefact
+        self.towers = tuple(
+            ImageTower(part, session)
+            for part, session in zip(artefact.parts, sessions, strict=True)
+        )
+        self._text = text
 
     @classmethod
     def open(cls, directory: Path | None, config: RuntimeConfig) -> Self:
@@ -63,18 +106,27 @@ class Encoder:
 
         Raises:
             ArtefactError: the directory is damaged.
-            ConfigError: the provider is not there.
+            ConfigError: the provider is not there, or a package that a text tower needs.
             SelfTestFailed: the encoder does not reproduce its reference vectors.
         """
-        artefact = load_artefact(bundled_artefact() if directory is None else directory)
-        encoder = cls(artefact, Session(artefact.image_model, config))
+        return cls.of(
+            load_any_artefact(bundled_artefact() if directory is None else directory), config
+        )
+
+    @classmethod
+    def of(cls, artefact: Artefact, config: RuntimeConfig) -> Self:
+        """The encoder of a verified ``artefact``; raises as ``open``."""
+        sessions = [Session(part.image_model, config) for part in artefact.parts]
+        alone = artefact.parts[0] if len(artefact.parts) == 1 else None
+        text = TextTower.open(alone, config) if alone is not None else None
+        encoder = cls(artefact, sessions, text=text)
         encoder.self_test()
         return encoder
 
     @property
     def name(self) -> str:
         """Its name in requests, and the name of its vectors in a collection."""
-        return self.artefact.manifest.name
+        return self.artefact.name
 
     @property
     def dim(self) -> int:
@@ -89,23 +141,48 @@ class Encoder:
     @property
     def provider(self) -> str:
         """The execution provider in use, as ONNX Runtime names it."""
-        return self._session.provider
+        return self.towers[0].provider
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """How an image becomes pixels."""
-        return self.artefact.manifest.preprocessing
+    def preprocessings(self) -> tuple[Preprocessing, ...]:
+        """How an image becomes the pixels of each part."""
+        return tuple(part.manifest.preprocessing for part in self.artefact.parts)
 
-    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """The vectors float32 (B, D), unit length, of ``pixels`` uint8 (B, H, W, 3) RGB.
+    def embed(self, pixels: Sequence[UInt8]) -> Float32:
+        """The vectors float32 (B, D), unit length, of B images.
+
+        ``pixels``: for each part uint8 (B, H, W, 3) RGB, made by that part's preprocessing.
 
         Raises:
+            OperatorError: a run failed.
+        """
+        made = [tower.embed(each) for tower, each in zip(self.towers, pixels, strict=True)]
+        if len(made) == 1:
+            return made[0]
+        return np.concatenate(made, axis=1) / np.float32(np.sqrt(len(made)))
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32:
+        """The vectors float32 (B, D), unit length, of B texts.
+
+        Raises:
+            Unsupported: the encoder has no text tower.
             OperatorError: the run failed.
         """
-        manifest = self.artefact.manifest
-        vectors = self._session.run({manifest.input.name: pixels}, manifest.output.name)
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+        if self._text is None:
+            msg = f"encoder {self.name} has no text tower: it embeds images only"
+            raise Unsupported(msg, encoder=self.name)
+        return self._text.embed(texts)
 
     def self_test(self) -> None:
-        """Embed the reference images; SelfTestFailed if a vector is not the reference's."""
-        check_self_test(self.artefact, self.embed)
+        """Embed the reference images and texts; SelfTestFailed if a vector is not the reference's.
+
+        Towers' vectors are of unit length, so a mix's are: nothing more is to be tested of it.
+        """
+        try:
+            for tower in self.towers:
+                tower.self_test()
+            if self._text is not None:
+                self._text.self_test()
+        except SelfTestFailed as exc:
+            exc.metadata["encoder"] = self.name
+            raise

@@ -14,13 +14,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from embedder.admission import Turns
 from embedder.batching import Lane
-from embedder.pipeline import Patience, Pipeline
+from embedder.fleet import Fleet
+from embedder.pipeline import Patience
 from embedder.points import Patch, Points, Put
+from shoal.errors import EncoderMismatch, NotFound
 from shoal.store import Payload, Point, VectorSpec, point_id
 
 _OURS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
@@ -70,60 +73,97 @@ def key_of_content(digest: str) -> str:
     return f"sha256:{digest}"
 
 
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A collection, and the encoders that make its vectors, by name."""
+
+    collection: str
+    encoders: tuple[str, ...]
+
+
 class Ingestor:
     """Ingests items, concurrently, in batches, one at a time per point."""
 
-    def __init__(self, pipeline: Pipeline, points: Points) -> None:
+    def __init__(self, fleet: Fleet, points: Points) -> None:
         """Join the way of an image and the place where it ends; both are the caller's."""
-        self._pipeline = pipeline
+        self._fleet = fleet
         self._points = points
         self._turns = Turns()
 
-    async def open(self, collection: str) -> None:
-        """Make sure that ``collection`` exists and takes this encoder's vectors.
+    async def open(self, collection: str, encoders: Sequence[str] = ()) -> Destination:
+        """Make sure that ``collection`` exists and takes the vectors of this server's encoders.
+
+        ``encoders`` are those that fill it; by default the server's first one if the collection
+        is new, else those that it has.
 
         Raises:
-            EncoderMismatch: it was made with another encoder.
+            NotFound: this server has no such encoder.
+            EncoderMismatch: the collection was made with an encoder that this server has not.
+            Unsupported: the collection has not the vectors of all ``encoders``.
         """
-        encoder = self._pipeline.encoder
-        spec = VectorSpec(encoder.name, encoder.dim, encoder.fingerprint)
-        await self._points.create_collection(collection, spec)
+        known = None if encoders else await self._points.collection(collection)
+        if known is not None:
+            specs = known.vectors
+        else:
+            wanted = [self._fleet.artefact(name) for name in encoders or ("",)]
+            specs = tuple(VectorSpec(a.name, a.dim, a.fingerprint) for a in wanted)
+        made = await self._points.create_collection(collection, specs)
+        for spec in made.vectors:
+            _check_encoder(self._fleet, spec, collection)
+        return Destination(collection, tuple(spec.name for spec in made.vectors))
 
-    async def ingest(self, collection: str, item: Item) -> Status:
+    async def ingest(self, to: Destination, item: Item) -> Status:
         """Make the point of ``item`` what its sender says; when this returns, it is stored.
 
         Of two items with one id, the one that was given later wins.
 
         Raises:
             ImageInvalid: the bytes are not an image within the limits; nothing was stored.
-            ShoalError: the model or the store failed.
+            ShoalError: a model or the store failed.
         """
-        async with self._turns.of((collection, item.id)):
-            record = await self._points.find(collection, item.id)
+        async with self._turns.of((to.collection, item.id)):
+            record = await self._points.find(to.collection, item.id)
             known = record.payload if record else {}
             if known.get("content_hash") != item.content_hash:
-                await self._replace(collection, item)
+                await self._replace(to, item)
                 return Status.UPDATED if record else Status.STORED
-            patch = _difference(collection, item, known)
+            patch = _difference(to.collection, item, known)
             if patch is None:
                 return Status.UNCHANGED
             await self._points.write(patch)
-            record = await self._points.find(collection, item.id)
+            record = await self._points.find(to.collection, item.id)
             if record is None or record.payload.get("content_hash") != item.content_hash:
                 # Another process replaced or deleted the point meanwhile. We came later.
-                await self._replace(collection, item)
+                await self._replace(to, item)
             return Status.UPDATED
 
-    async def _replace(self, collection: str, item: Item) -> None:
-        vector = await self._pipeline.embed(item.data, _PATIENCE)
+    async def _replace(self, to: Destination, item: Item) -> None:
+        vectors = await self._fleet.embed(item.data, to.encoders, _PATIENCE)
         payload: Payload = {
             **item.fields,
             "key": item.key,
             "content_hash": item.content_hash,
             "ingested_at": time.time(),
         }
-        point = Point(item.id, {self._pipeline.encoder.name: vector}, payload)
-        await self._points.write(Put(collection, point))
+        await self._points.write(Put(to.collection, Point(item.id, vectors, payload)))
+
+
+def _check_encoder(fleet: Fleet, spec: VectorSpec, collection: str) -> None:
+    try:
+        found = fleet.artefact(spec.name).fingerprint
+    except NotFound as exc:
+        known = ", ".join(artefact.name for artefact in fleet.artefacts)
+        msg = (
+            f"collection {collection!r} was made with encoder {spec.name!r} "
+            f"({spec.fingerprint[:12]}), this server has {known}"
+        )
+        raise EncoderMismatch(msg, encoder=spec.name) from exc
+    if found != spec.fingerprint:
+        msg = (
+            f"collection {collection!r} was made with encoder {spec.name!r} "
+            f"({spec.fingerprint[:12]}), this server's {spec.name!r} is another ({found[:12]})"
+        )
+        raise EncoderMismatch(msg, encoder=spec.name)
 
 
 def _difference(collection: str, item: Item, known: Payload) -> Patch | None:

@@ -10,6 +10,8 @@ import json
 
 from google.protobuf import struct_pb2
 
+from embedder.artefact import Artefact
+from embedder.fleet import has_text
 from embedder.ingest import Item, Status, content_hash, key_of_content
 from embedder.pipeline import Vector
 from shoal import vectors
@@ -28,6 +30,7 @@ from shoal.v1 import common_pb2, embedder_pb2
 MAX_KEY_CHARS = 2000
 MAX_URI_CHARS = 2000
 MAX_SOURCE_CHARS = 200
+MAX_TEXT_CHARS = 10_000
 _WIRE_FACTOR = 16
 """A payload's bytes on the wire per byte as JSON, at most: 14 for a list of digits."""
 
@@ -145,6 +148,28 @@ def _to_json(value: struct_pb2.Value) -> Json:
             return [_to_json(part) for part in value.list_value.values]
         case _:
             return None
+
+
+def check_text(text: str) -> None:
+    """InvalidArgument unless ``text`` may be embedded: 1 to MAX_TEXT_CHARS characters."""
+    if not 1 <= len(text) <= MAX_TEXT_CHARS:
+        msg = f"text: expected 1 to {MAX_TEXT_CHARS} characters, got {len(text)}"
+        raise InvalidArgument(msg, field="texts")
+
+
+def encoder_info(artefact: Artefact, *, provider: str, loaded: bool) -> embedder_pb2.EncoderInfo:
+    """What a server tells of one of its encoders."""
+    return embedder_pb2.EncoderInfo(
+        name=artefact.name,
+        dim=artefact.dim,
+        fingerprint=artefact.fingerprint,
+        provider=provider,
+        has_text=has_text(artefact),
+        license=artefact.licence,
+        source=artefact.source,
+        loaded=loaded,
+        parts=[part.name for part in artefact.parts] if len(artefact.parts) > 1 else [],
+    )
 
 
 def embed_result(answer: Vector | ShoalError, *, fingerprint: str) -> embedder_pb2.EmbedResult:

@@ -9,9 +9,14 @@ IMAGES = Counter(
     "Images answered, by call and by what became of them (a status or an error's reason).",
     ["rpc", "outcome"],
 )
+TEXTS = Counter(
+    "shoal_embedder_texts_total",
+    'Texts answered, by what became of them ("embedded" or an error\'s reason).',
+    ["outcome"],
+)
 REFUSED = Counter(
     "shoal_embedder_calls_refused_total",
-    "Embed calls refused because too much was in process.",
+    "Embed and EmbedText calls refused because too much was in process.",
 )
 BATCH = Histogram(
     "shoal_embedder_batch_items",
@@ -30,4 +35,9 @@ DECODE_SECONDS = Histogram(
 )
 INFERENCE_SECONDS = Histogram(
     "shoal_embedder_inference_seconds", "One run of the model.", buckets=_SECONDS
+)
+LOADED = Gauge(
+    "shoal_embedder_encoder_loaded",
+    "1 while the encoder is open, by the execution provider in use.",
+    ["encoder", "provider"],
 )

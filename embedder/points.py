@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from embedder import metrics
 from embedder.batching import Batcher
+from shoal.errors import NotFound
 from shoal.store import (
     Collection,
     Equals,
@@ -88,11 +89,24 @@ class Points:
             self._reading.shutdown(wait=False, cancel_futures=True)
             self._writing.shutdown(wait=False, cancel_futures=True)
 
-    async def create_collection(self, name: str, vector: VectorSpec) -> Collection:
-        """The collection, made if it is not there; EncoderMismatch if made with another encoder."""
+    async def collection(self, name: str) -> Collection | None:
+        """The collection, if it is there."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._reading, self._store.collection, name)
+        except NotFound:
+            return None
+
+    async def create_collection(self, name: str, vectors: Sequence[VectorSpec]) -> Collection:
+        """The collection, made if it is not there.
+
+        Raises:
+            EncoderMismatch: it was made with another encoder.
+            Unsupported: it lacks some of ``vectors``.
+        """
         loop = asyncio.get_running_loop()
         create = self._store.create_collection
-        return await loop.run_in_executor(self._writing, create, name, [vector])
+        return await loop.run_in_executor(self._writing, create, name, vectors)
 
     async def reachable(self) -> None:
         """Ask the store for anything; StoreUnavailable if it does not answer."""

@@ -7,7 +7,7 @@ and one output, arrays in and out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -53,6 +53,11 @@ class RuntimeConfig:
     """
     device: int = 0
     """Which GPU."""
+    require_gpu: bool = False
+    """Refuse the CPU: set where a GPU is paid for, so that no setting forgotten wastes it."""
+    engine_cache: Path | None = None
+    """Where TensorRT keeps the engines that it builds for one GPU; None builds them anew at each
+    start, which takes minutes."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -66,11 +71,58 @@ class RuntimeConfig:
                 f"got threads {self.threads}, device {self.device}"
             )
             raise ConfigError(msg, field="threads")
+        if self.require_gpu and self.on_cpu:
+            msg = "provider: a GPU is required: expected another than cpu (--provider cuda)"
+            raise ConfigError(msg, field="provider")
 
     @property
     def on_cpu(self) -> bool:
         """True when the cores that decode also run the model."""
         return self.provider == "cpu"
+
+    def bucket(self, rows: int) -> int:
+        """How many rows a batch of ``rows`` is run with: on a GPU the next power of two.
+
+        There each new shape costs memory that the arena keeps for good, a choice of algorithms
+        and, with TensorRT, an engine. A CPU takes any shape alike.
+        """
+        return rows if self.on_cpu else 1 << (rows - 1).bit_length()
+
+    def options(self, graph: Path) -> dict[str, object]:
+        """What ONNX Runtime is told of the provider, for ``graph``.
+
+        The arenas grow by what is asked for and not by doubling, or an odd batch takes half of
+        a GPU for good.
+        """
+        match self.provider:
+            case "cpu":
+                return {}
+            case "cuda":
+                return {
+                    "device_id": self.device,
+                    "arena_extend_strategy": "kSameAsRequested",
+                    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE: seconds for each shape
+                    "do_copy_in_default_stream": True,
+                }
+            case "tensorrt":
+                # Engines are of one graph: two of one name must not share them.
+                cache = self.engine_cache and self.engine_cache / _identity(graph)
+                return {
+                    "device_id": self.device,
+                    "trt_fp16_enable": True,
+                    **(
+                        {
+                            "trt_engine_cache_enable": True,
+                            "trt_engine_cache_path": str(cache),
+                            "trt_timing_cache_enable": True,
+                            "trt_timing_cache_path": str(cache),
+                        }
+                        if cache
+                        else {}
+                    ),
+                }
+            case _:
+                return {"device_id": self.device}
 
 
 class Session:
@@ -92,10 +144,10 @@ class Session:
         options.intra_op_num_threads = config.threads
         options.inter_op_num_threads = 1  # an image encoder is one chain of operators
         options.log_severity_level = _QUIET
-        settings = {} if config.on_cpu else {"device_id": config.device}
+        self._config = config
         try:
             self._session: Any = ort.InferenceSession(
-                graph, options, providers=[(self.provider, settings)]
+                graph, options, providers=_providers(self.provider, config, graph)
             )
         except Exception as exc:  # its exceptions have no common base
             msg = f"{graph}: expected a graph that ONNX Runtime can load, got {_first_line(exc)}"
@@ -114,12 +166,40 @@ class Session:
         Raises:
             OperatorError: the run failed (memory, driver, a shape that the graph refuses).
         """
+        rows = len(next(iter(feeds.values())))
+        wanted = self._config.bucket(rows)
+        if wanted != rows:
+            feeds = {name: _padded(array, wanted) for name, array in feeds.items()}
         try:
             (result,) = self._session.run([output], feeds)
         except Exception as exc:  # its exceptions have no common base
             msg = f"inference failed on {self.provider}: {_first_line(exc)}"
             raise OperatorError(msg, provider=self.provider) from exc
-        return np.asarray(result)
+        return np.asarray(result)[:rows]
+
+
+def _padded(array: npt.NDArray[np.generic], rows: int) -> npt.NDArray[np.generic]:
+    """``array`` with zeros after it, ``rows`` rows in all."""
+    padded = np.zeros((rows, *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded
+
+
+def _providers(
+    provider: str, config: RuntimeConfig, graph: Path
+) -> list[tuple[str, dict[str, object]]]:
+    """What the session may use. TensorRT leaves to CUDA the operators that it has not."""
+    chosen = [(provider, config.options(graph))]
+    if config.provider == "tensorrt":
+        cuda = replace(config, provider="cuda")
+        chosen.append((PROVIDERS["cuda"], cuda.options(graph)))
+    return chosen
+
+
+def _identity(graph: Path) -> str:
+    """A name for the file ``graph`` as it is now."""
+    facts = graph.stat()
+    return f"{graph.parent.name}-{facts.st_size:x}-{facts.st_mtime_ns:x}"
 
 
 def _onnxruntime() -> ModuleType:

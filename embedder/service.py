@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -21,19 +21,12 @@ from embedder import messages, metrics
 from embedder.admission import Gate
 from embedder.batching import Lane
 from embedder.config import MAX_CALL_IMAGES, EmbedderConfig
-from embedder.encoder import Encoder
-from embedder.ingest import Ingestor, Item, Status
-from embedder.pipeline import Patience, Pipeline, Vector
+from embedder.fleet import Fleet
+from embedder.ingest import Destination, Ingestor, Item, Status
+from embedder.pipeline import Patience, Vector
 from embedder.points import Points
 from embedder.streaming import Flow, answer_stream
-from shoal.errors import (
-    InvalidArgument,
-    NotFound,
-    Overloaded,
-    ServiceUnavailable,
-    ShoalError,
-    Unsupported,
-)
+from shoal.errors import InvalidArgument, Overloaded, ServiceUnavailable, ShoalError
 from shoal.store import Store
 from shoal.store.model import check_collection_name
 from shoal.v1 import common_pb2, embedder_pb2, embedder_pb2_grpc
@@ -56,7 +49,7 @@ class _Parsed:
 class _Running:
     """What exists between start and stop."""
 
-    pipeline: Pipeline
+    fleet: Fleet
     points: Points
     ingestor: Ingestor
 
@@ -67,7 +60,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     name = "shoal.v1.EmbedderService"
 
     def __init__(self, config: EmbedderConfig, store: Store) -> None:
-        """Prepare; the encoder is loaded by ``start``."""
+        """Prepare; the encoders are loaded by ``start``."""
         self._config = config
         self._store = store
         self._calls = Gate("embed", config.calls)
@@ -80,31 +73,23 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(self, server)
 
     async def start(self) -> None:
-        """Load the encoder and prove it right.
+        """Load the default encoder and prove it right; verify the others.
 
         Raises:
-            ConfigError, ArtefactError, SelfTestFailed: the encoder cannot serve.
+            ConfigError, ArtefactError, SelfTestFailed: an encoder cannot serve.
         """
-        config = self._config
-        encoder = await asyncio.to_thread(Encoder.open, config.encoder, config.runtime)
-        pipeline = Pipeline(encoder, config)
-        points = Points(self._store, workers=config.store_workers)
-        pipeline.start()
+        fleet = Fleet(self._config)
+        await fleet.start()
+        points = Points(self._store, workers=self._config.store_workers)
         points.start()
-        self._running = _Running(pipeline, points, Ingestor(pipeline, points))
-        facts = {
-            "encoder": encoder.name,
-            "fingerprint": encoder.fingerprint,
-            "provider": encoder.provider,
-        }
-        _log.info("encoder loaded", extra=facts)
+        self._running = _Running(fleet, points, Ingestor(fleet, points))
 
     async def ready(self) -> bool:
-        """True when the model answers rightly and the store answers; raises why not."""
+        """True when the open models answer rightly and the store answers; raises why not."""
         if self._running is None or self._draining.is_set():
             return False
         await self._running.points.reachable()
-        await self._running.pipeline.canary()
+        await self._running.fleet.canary()
         return True
 
     def drain(self) -> None:
@@ -119,7 +104,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
             return
         try:
             async with asyncio.timeout(grace_s):
-                await asyncio.gather(running.pipeline.close(), running.points.close())
+                await asyncio.gather(running.fleet.close(), running.points.close())
         except TimeoutError:
             _log.warning("stopped before all work was done", extra={"grace_s": grace_s})
 
@@ -128,19 +113,14 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     ) -> embedder_pb2.EmbedResponse:
         """One answer per image, in order; a bad image costs only itself."""
         running = self._alive()
-        encoder = running.pipeline.encoder
-        _check_encoder(encoder, request.encoder)
+        encoder = running.fleet.artefact(request.encoder)
         _check_count("images", len(request.images))
         patience = Patience(Lane.CALL, _deadline(context))
         size = sum(len(image.data) for image in request.images)
-        try:
-            with self._calls.admit(len(request.images), size):
-                answers = await asyncio.gather(
-                    *(self._embed(running, image, patience) for image in request.images)
-                )
-        except Overloaded:
-            metrics.REFUSED.inc()
-            raise
+        with self._admitted(len(request.images), size):
+            answers = await asyncio.gather(
+                *(self._embed(running, image, encoder.name, patience) for image in request.images)
+            )
         results = [
             messages.embed_result(answer, fingerprint=encoder.fingerprint) for answer in answers
         ]
@@ -149,13 +129,31 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     async def EmbedText(
         self, request: embedder_pb2.EmbedTextRequest, context: Context[Any, Any]
     ) -> embedder_pb2.EmbedTextResponse:
-        """Refused: no encoder of this version has a text tower."""
-        del context
-        encoder = self._alive().pipeline.encoder
-        _check_encoder(encoder, request.encoder)
+        """One answer per text, in order; a bad text costs only itself."""
+        running = self._alive()
+        encoder = running.fleet.with_text(request.encoder)
         _check_count("texts", len(request.texts))
-        msg = f"encoder {encoder.name} has no text tower: it embeds images only"
-        raise Unsupported(msg, encoder=encoder.name)
+        patience = Patience(Lane.CALL, _deadline(context))
+        size = sum(map(len, request.texts))
+        with self._admitted(len(request.texts), size):
+            answers = await asyncio.gather(
+                *(_embed_text(running, text, encoder.name, patience) for text in request.texts)
+            )
+        results = [
+            messages.embed_result(answer, fingerprint=encoder.fingerprint) for answer in answers
+        ]
+        return embedder_pb2.EmbedTextResponse(results=results, encoder=encoder.name)
+
+    @contextmanager
+    def _admitted(self, items: int, size: int) -> Iterator[None]:
+        """Room for a call, which is counted and refused if there is none."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._calls.admit(items, size))
+            except Overloaded:
+                metrics.REFUSED.inc()
+                raise
+            yield
 
     async def Ingest(
         self,
@@ -169,10 +167,10 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         if first is None:
             return
         collection = check_collection_name(first.collection)
-        await running.ingestor.open(collection)
+        destination = await running.ingestor.open(collection, first.encoders)
 
         async def answer(parsed: _Parsed) -> embedder_pb2.IngestResponse:
-            return await _ingest(running.ingestor, collection, parsed)
+            return await _ingest(running.ingestor, destination, parsed)
 
         flow: Flow[_Parsed] = Flow(
             self._config.stream_images, self._streams, size=_size, stop=self._draining
@@ -208,21 +206,18 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     async def GetInfo(
         self, request: embedder_pb2.GetInfoRequest, context: Context[Any, Any]
     ) -> embedder_pb2.GetInfoResponse:
-        """The encoder and the limits."""
+        """The encoders and the limits."""
         del request, context
-        encoder = self._alive().pipeline.encoder
-        manifest = encoder.artefact.manifest
-        info = embedder_pb2.EncoderInfo(
-            name=encoder.name,
-            dim=encoder.dim,
-            fingerprint=encoder.fingerprint,
-            provider=encoder.provider,
-            has_text=False,
-            license=manifest.licence,
-            source=f"{manifest.source.package} {manifest.source.version}",
-        )
+        fleet = self._alive().fleet
         return embedder_pb2.GetInfoResponse(
-            encoders=[info],
+            encoders=[
+                messages.encoder_info(
+                    artefact,
+                    provider=fleet.provider(artefact.name),
+                    loaded=fleet.is_open(artefact.name),
+                )
+                for artefact in fleet.artefacts
+            ],
             version=_version(),
             max_image_bytes=self._config.limits.max_bytes,
             max_image_pixels=self._config.limits.max_pixels,
@@ -236,17 +231,31 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         return self._running
 
     async def _embed(
-        self, running: _Running, image: common_pb2.Image, patience: Patience
+        self, running: _Running, image: common_pb2.Image, encoder: str, patience: Patience
     ) -> Vector | ShoalError:
         answer: Vector | ShoalError
         try:
             data = messages.image_bytes(image, max_bytes=self._config.limits.max_bytes)
-            answer = await running.pipeline.embed(data, patience)
+            answer = (await running.fleet.embed(data, (encoder,), patience))[encoder]
         except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
             answer = _as_answer(exc)
         outcome = answer.reason if isinstance(answer, ShoalError) else "embedded"
         metrics.IMAGES.labels("Embed", outcome.lower()).inc()
         return answer
+
+
+async def _embed_text(
+    running: _Running, text: str, encoder: str, patience: Patience
+) -> Vector | ShoalError:
+    answer: Vector | ShoalError
+    try:
+        messages.check_text(text)
+        answer = await running.fleet.embed_text(text, encoder, patience)
+    except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
+        answer = _as_answer(exc)
+    outcome = answer.reason if isinstance(answer, ShoalError) else "embedded"
+    metrics.TEXTS.labels(outcome.lower()).inc()
+    return answer
 
 
 class _Reader:
@@ -296,14 +305,14 @@ class _Reader:
 
 
 async def _ingest(
-    ingestor: Ingestor, collection: str, parsed: _Parsed
+    ingestor: Ingestor, to: Destination, parsed: _Parsed
 ) -> embedder_pb2.IngestResponse:
     answer: Status | ShoalError
     if isinstance(parsed.item, ShoalError):
         answer = parsed.item
     else:
         try:
-            answer = await ingestor.ingest(collection, parsed.item)
+            answer = await ingestor.ingest(to, parsed.item)
         except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
             answer = _as_answer(exc)
     outcome = answer.reason if isinstance(answer, ShoalError) else answer.value
@@ -318,12 +327,6 @@ def _as_answer(exc: Exception) -> ShoalError:
         return exc
     _log.error("an item failed", exc_info=exc)
     return ShoalError("internal error; the server's log has it")
-
-
-def _check_encoder(encoder: Encoder, wanted: str) -> None:
-    if wanted not in ("", encoder.name):
-        msg = f"no encoder {wanted!r}: this server has {encoder.name}"
-        raise NotFound(msg, encoder=wanted)
 
 
 def _check_count(what: str, count: int) -> None:

@@ -35,6 +35,8 @@ from shoal.telemetry import OFF, start_metrics
 if TYPE_CHECKING:
     import grpc.aio
 
+    from embedder.config import EmbedderConfig
+
 _log = logging.getLogger(__name__)
 
 FLUSH_S = 5.0
@@ -51,13 +53,13 @@ class LocalConfig:
     Attributes:
         data: Directory that the process owns; the store is in ``store`` under it.
         server: Where it listens and whom it lets in.
-        encoder: The encoder's directory; None is the one that ships with Shoal.
+        embedder: Settings of the embedder; None is the encoder that ships with Shoal, on the CPU.
         metrics_address: ``HOST:PORT`` of the metrics endpoint, or ``off``.
     """
 
     data: Path
     server: ServerConfig = field(default_factory=ServerConfig)
-    encoder: Path | None = None
+    embedder: EmbedderConfig | None = None
     metrics_address: str = OFF
 
     @property
@@ -92,7 +94,7 @@ async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
         config.server, StoreConfig(path=config.store), metrics_address=config.metrics_address
     ) as (server, store):
         log_config(config)
-        embedder = EmbedderService(EmbedderConfig(encoder=config.encoder), store)
+        embedder = EmbedderService(config.embedder or EmbedderConfig(), store)
         server.add(embedder)
         server.add(ClustererService(ClustererConfig(scratch=_emptied(config.scratch)), store))
         async with _channel_to(embedder, server, config.server) as channel:

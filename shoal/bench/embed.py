@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
-from embedder.pipeline import Patience, Pipeline
+from embedder.fleet import Fleet
+from embedder.pipeline import Patience
 from embedder.preprocess import decode
 from shoal.bench import machine
 from shoal.bench.process import UpProcess
@@ -50,13 +51,13 @@ class EmbedResult:
 def bench_embed(images: Sequence[bytes], *, rounds: int) -> EmbedResult:
     """Measures the bundled encoder on ``images`` (encoded files)."""
     config = EmbedderConfig()
-    encoder = Encoder.open(config.encoder, config.runtime)
+    encoder = Encoder.open(None, config.runtime)
     with (
         TemporaryDirectory(prefix="shoal-bench-") as directory,
         UpProcess(Path(directory) / "data") as up,
         Client(up.address) as client,
         ThreadPoolExecutor(max(CALLERS, usable_cores())) as threads,
-        _in_process(encoder, config) as in_process,
+        _in_process(config) as in_process,
     ):
         ingestion = _Ingestion(images, client)
         pixels = [_decode(image, encoder, config) for image in images]
@@ -86,7 +87,7 @@ def bench_embed(images: Sequence[bytes], *, rounds: int) -> EmbedResult:
 
 
 def _decode(image: bytes, encoder: Encoder, config: EmbedderConfig) -> npt.NDArray[np.uint8]:
-    return decode(image, limits=config.limits, spec=encoder.preprocessing)
+    return decode(image, limits=config.limits, spec=encoder.preprocessings[0])
 
 
 def _decoding(
@@ -107,7 +108,7 @@ def _session(
 
     def run() -> Sequence[float]:
         with ThreadPoolExecutor(usable_cores()) as threads:
-            list(threads.map(encoder.embed, batches))
+            list(threads.map(lambda batch: encoder.embed([batch]), batches))
         return ()
 
     return run
@@ -115,22 +116,19 @@ def _session(
 
 @contextmanager
 def _in_process(
-    encoder: Encoder, config: EmbedderConfig
+    config: EmbedderConfig,
 ) -> Iterator[Callable[[Sequence[bytes]], Sequence[float]]]:
     """The embedder's pipeline in a loop of its own, without gRPC."""
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
-        pipeline = Pipeline(encoder, config)
-
-        async def start() -> None:
-            pipeline.start()
+        fleet = Fleet(config)
 
         async def embed(images: Sequence[bytes]) -> None:
             room = asyncio.Semaphore(IN_PROCESS)
 
             async def one(image: bytes) -> None:
                 async with room:
-                    await pipeline.embed(image, Patience())
+                    await fleet.embed(image, (fleet.default,), Patience())
 
             await asyncio.gather(*(one(image) for image in images))
 
@@ -138,11 +136,11 @@ def _in_process(
             loop.run_until_complete(embed(images))
             return ()
 
-        loop.run_until_complete(start())
+        loop.run_until_complete(fleet.start())
         try:
             yield run
         finally:
-            loop.run_until_complete(pipeline.close())
+            loop.run_until_complete(fleet.close())
 
 
 def _unary(

@@ -106,6 +106,14 @@ def parse_fields(
     help="A field to store with every image; repeatable. JSON values are read as JSON.",
 )
 @option(
+    "--with-encoder",
+    "encoders",
+    multiple=True,
+    metavar="NAME",
+    help="An encoder that fills the collection; repeatable, each into the vector of its name, from "
+    "one decode. Default: the server's first for a new collection, else those that it has.",
+)
+@option(
     "--window",
     type=click.IntRange(1, 10_000),
     default=WINDOW,
@@ -125,6 +133,7 @@ def ingest(
     source: str,
     keys: Keys,
     fields: dict[str, Json],
+    encoders: tuple[str, ...],
     window: int,
     progress: bool | None,
     as_json: bool,
@@ -153,7 +162,9 @@ def ingest(
             unit=" images",
             file=sys.stderr,
         ) as bar:
-            outcomes = client.ingest(items, collection=target.collection, window=window)
+            outcomes = client.ingest(
+                items, collection=target.collection, encoders=encoders, window=window
+            )
             try:
                 follow(outcomes, report, bar)
             except (ShoalError, KeyboardInterrupt) as exc:

@@ -10,12 +10,13 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import SecretStr
 
 from shoal.cli.command import Group
+from shoal.cli.embedder_options import embedder_options
 from shoal.cli.options import Decorator, decorate, option
 from shoal.cli.server_options import Hosting, hosting_options
 from shoal.local import Build, ServeConfig
@@ -23,6 +24,9 @@ from shoal.local import serve as run_service
 from shoal.rpc.channel import ChannelConfig, open_aio_channel
 from shoal.rpc.server import Service
 from shoal.store import Store, StoreConfig
+
+if TYPE_CHECKING:
+    from embedder.config import EmbedderConfig
 
 _STORE: tuple[Decorator, ...] = (
     option("--store-url", required=True, metavar="URL", help="Qdrant server, http(s)://HOST:6333."),
@@ -73,25 +77,19 @@ def serve() -> None:
 
 
 @serve.command()
-@option(
-    "--encoder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Encoder artefact. Default: the one that ships with Shoal.",
-)
+@embedder_options
 @_serving
-def embedder(*, encoder: Path | None, hosting: Hosting, store: StoreConfig) -> None:
+def embedder(*, embedder: EmbedderConfig, hosting: Hosting, store: StoreConfig) -> None:
     """Turn images into vectors and store them.
 
     Example:
       shoal serve embedder --store-url http://qdrant:6333 --address 127.0.0.1:7801
     """
-    from embedder.config import EmbedderConfig
     from embedder.service import EmbedderService
 
     @contextlib.asynccontextmanager
     async def build(opened: Store) -> AsyncIterator[Service]:
-        yield EmbedderService(EmbedderConfig(encoder=encoder), opened)
+        yield EmbedderService(embedder, opened)
 
     _run(hosting, store, name="embedder", build=build)
 

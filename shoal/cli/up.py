@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shoal.cli.command import Command
+from shoal.cli.embedder_options import embedder_options
 from shoal.cli.options import option
 from shoal.cli.server_options import Hosting, hosting_options
 from shoal.local import LocalConfig, run_local
+
+if TYPE_CHECKING:
+    from embedder.config import EmbedderConfig
 
 
 @click.command(cls=Command)
@@ -21,14 +26,9 @@ from shoal.local import LocalConfig, run_local
     metavar="DIR",
     help="Directory of the store; made if absent. One process at a time owns it.",
 )
-@option(
-    "--encoder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Encoder artefact. Default: the one that ships with Shoal.",
-)
+@embedder_options
 @hosting_options(default_metrics="off", default_format="text")
-def up(*, data: Path, encoder: Path | None, hosting: Hosting) -> None:
+def up(*, data: Path, embedder: EmbedderConfig, hosting: Hosting) -> None:
     """Run all of Shoal in one process, over a directory.
 
     Embedder, clusterer and search listen on one port, over the embedded store in DIR/store. A
@@ -41,7 +41,7 @@ def up(*, data: Path, encoder: Path | None, hosting: Hosting) -> None:
     config = LocalConfig(
         data=data,
         server=hosting.server,
-        encoder=encoder,
+        embedder=embedder,
         metrics_address=hosting.metrics_address,
     )
     asyncio.run(

@@ -30,6 +30,7 @@ from shoal.client.values import (
     SearchOptions,
     SearchResult,
 )
+from shoal.client.wire_ingest import IngestTarget
 from shoal.rpc.channel import ChannelConfig, open_channel
 from shoal.rpc.status import from_rpc_error
 from shoal.v1 import (
@@ -151,6 +152,7 @@ class Client:
         items: Iterable[IngestItem | IngestOutcome],
         *,
         collection: str = COLLECTION,
+        encoders: Sequence[str] = (),
         window: int = WINDOW,
     ) -> Generator[IngestOutcome, None, None]:
         """Store ``items``; one outcome per item, in the order in which they finish.
@@ -160,14 +162,15 @@ class Client:
         An outcome other than FAILED means that the point survives a crash of the server. To
         resume after an interruption, send everything again: what is there costs little and
         changes nothing. An IngestOutcome among the items is passed through without being sent.
+        ``encoders`` names those that fill the collection; by default the server's first for a new
+        collection, and those that it has for another.
         Closing the iterator early ends the stream.
 
         Raises:
             ServiceUnavailable: the connection broke; outcomes so far hold.
         """
-        stream = IngestStream(
-            items, collection=collection, window=window, max_bytes=self._max_message_bytes
-        )
+        target = IngestTarget(collection, tuple(encoders), self._max_message_bytes)
+        stream = IngestStream(items, target, window=window)
         with self._translating():
             yield from stream.exchange(self._embedder.Ingest)
 

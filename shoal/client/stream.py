@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from shoal.client.values import IngestItem, IngestOutcome, IngestStatus, ItemFailure
-from shoal.client.wire_ingest import from_ingest_response, to_ingest_request
+from shoal.client.wire_ingest import IngestTarget, from_ingest_response, to_ingest_request
 from shoal.errors import InvalidArgument, ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -33,25 +33,23 @@ class IngestStream:
 
     An item is unfinished from when it is read until its outcome is taken, whoever decided that.
     An IngestOutcome among the items was decided by the caller (a file that cannot be read): it
-    is not sent, and comes out as it is. An item whose message would be larger than ``max_bytes``
-    fails unsent.
+    is not sent, and comes out as it is. An item whose message would be larger than the target's
+    ``max_bytes`` fails unsent.
     """
 
     def __init__(
         self,
         items: Iterable[IngestItem | IngestOutcome],
+        target: IngestTarget,
         *,
-        collection: str,
         window: int,
-        max_bytes: int,
     ) -> None:
         if window < 1:
             message = f"window: expected at least 1 item, got {window}"
             raise InvalidArgument(message, field="window")
         self._items = items
-        self._collection = collection
+        self._target = target
         self._window = window
-        self._max_bytes = max_bytes
         self._changed = threading.Condition()
         self._names: dict[int, str] = {}  # of what is sent and not answered
         self._ready: deque[IngestOutcome] = deque()
@@ -114,9 +112,7 @@ class IngestStream:
         if isinstance(item, IngestOutcome):
             return item
         try:
-            return to_ingest_request(
-                item, sequence=sequence, collection=self._collection, max_bytes=self._max_bytes
-            )
+            return to_ingest_request(item, self._target, sequence=sequence)
         except InvalidArgument as exc:
             return _refused(item, exc)
 

@@ -203,7 +203,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:
-    """An encoder that the server has loaded, and with which execution provider."""
+    """An encoder of the server, and its execution provider. ``parts`` names those of a mix."""
 
     name: str
     dim: int
@@ -212,6 +212,8 @@ class EncoderInfo:
     has_text: bool
     license: str
     source: str
+    loaded: bool = True
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,8 @@ def from_info(message: embedder_pb2.GetInfoResponse) -> Info:
             has_text=each.has_text,
             license=each.license,
             source=each.source,
+            loaded=each.loaded,
+            parts=tuple(each.parts),
         )
         for each in message.encoders
     )

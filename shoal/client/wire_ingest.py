@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shoal.client.values import IngestItem, IngestOutcome, IngestStatus, ItemFailure, Json
@@ -59,19 +60,30 @@ def _check_depth(payload: Mapping[str, Json]) -> None:
     raise InvalidArgument(message, field="payload")
 
 
+@dataclass(frozen=True, slots=True)
+class IngestTarget:
+    """Where items go: a collection, the encoders that fill it, and a message's most bytes."""
+
+    collection: str
+    encoders: tuple[str, ...]
+    max_bytes: int
+
+
 def to_ingest_request(
-    item: IngestItem, *, sequence: int, collection: str, max_bytes: int
+    item: IngestItem, target: IngestTarget, *, sequence: int
 ) -> embedder_pb2.IngestRequest:
     """``item`` as sent under the number ``sequence``.
 
     Raises:
-        InvalidArgument: it cannot be sent, or takes more than ``max_bytes`` as a message
+        InvalidArgument: it cannot be sent, or takes more than ``target.max_bytes`` as a message
             (ImageTooLarge, where that is the image).
     """
+    max_bytes = target.max_bytes
     try:
         request = embedder_pb2.IngestRequest(
             sequence=sequence,
-            collection=collection,
+            collection=target.collection,
+            encoders=target.encoders,
             key=item.key,
             uri=item.uri,
             source=item.source,

@@ -62,7 +62,7 @@ class EmbedTextResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[EmbedResult, _Mapping]]] = ..., encoder: _Optional[str] = ...) -> None: ...
 
 class IngestRequest(_message.Message):
-    __slots__ = ("sequence", "collection", "image", "key", "uri", "source", "payload")
+    __slots__ = ("sequence", "collection", "image", "key", "uri", "source", "payload", "encoders")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class IngestRequest(_message.Message):
     URI_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    ENCODERS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     collection: str
     image: _common_pb2.Image
@@ -77,7 +78,8 @@ class IngestRequest(_message.Message):
     uri: str
     source: str
     payload: _struct_pb2.Struct
-    def __init__(self, sequence: _Optional[int] = ..., collection: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., key: _Optional[str] = ..., uri: _Optional[str] = ..., source: _Optional[str] = ..., payload: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    encoders: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sequence: _Optional[int] = ..., collection: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., key: _Optional[str] = ..., uri: _Optional[str] = ..., source: _Optional[str] = ..., payload: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., encoders: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class IngestResponse(_message.Message):
     __slots__ = ("sequence", "key", "result", "error")
@@ -118,7 +120,7 @@ class GetInfoResponse(_message.Message):
     def __init__(self, encoders: _Optional[_Iterable[_Union[EncoderInfo, _Mapping]]] = ..., version: _Optional[str] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_batch_images: _Optional[int] = ...) -> None: ...
 
 class EncoderInfo(_message.Message):
-    __slots__ = ("name", "dim", "fingerprint", "provider", "has_text", "license", "source")
+    __slots__ = ("name", "dim", "fingerprint", "provider", "has_text", "license", "source", "loaded", "parts")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +128,8 @@ class EncoderInfo(_message.Message):
     HAS_TEXT_FIELD_NUMBER: _ClassVar[int]
     LICENSE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     dim: int
     fingerprint: str
@@ -133,4 +137,6 @@ class EncoderInfo(_message.Message):
     has_text: bool
     license: str
     source: str
-    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., fingerprint: _Optional[str] = ..., provider: _Optional[str] = ..., has_text: _Optional[bool] = ..., license: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    loaded: bool
+    parts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., fingerprint: _Optional[str] = ..., provider: _Optional[str] = ..., has_text: _Optional[bool] = ..., license: _Optional[str] = ..., source: _Optional[str] = ..., loaded: _Optional[bool] = ..., parts: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from shoal.cli import main
+from shoal.cli.embedder_options import PROVIDERS
 from shoal.cli.root import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -103,3 +104,10 @@ def test_environment_twin_sets_the_option() -> None:
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     """A wrong usage is refused before anything is sent, with exit status 2."""
     assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+def test_providers_of_the_command_line_are_those_of_the_runtime() -> None:
+    """What --provider takes is what the embedder knows."""
+    from embedder.runtime import PROVIDERS as KNOWN  # noqa: PLC0415
+
+    assert set(PROVIDERS) == set(KNOWN)

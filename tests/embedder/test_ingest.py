@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,9 @@ from PIL import Image
 from embedder.artefact import bundled_artefact, load_artefact
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
-from embedder.ingest import Ingestor, Item, Status, content_hash
-from embedder.pipeline import Patience, Pipeline
+from embedder.fleet import Fleet
+from embedder.ingest import Destination, Ingestor, Item, Status, content_hash
+from embedder.pipeline import Patience
 from embedder.points import Patch, Points
 from embedder.runtime import RuntimeConfig, Session
 from shoal.errors import OperatorError, StoreUnavailable
@@ -52,13 +52,14 @@ class Watched:
 @dataclass
 class Room:
     ingestor: Ingestor
-    pipeline: Pipeline
+    fleet: Fleet
     store: Store
     session: Watched
+    photos: Destination
 
     async def ingest(self, data: bytes, key: str, **fields: Any) -> Status:
         item = Item(key, data, content_hash(data), fields)
-        return await self.ingestor.ingest("photos", item)
+        return await self.ingestor.ingest(self.photos, item)
 
 
 Enter = Callable[[], AbstractAsyncContextManager[Room]]
@@ -72,15 +73,15 @@ def enter() -> Enter:
     async def entered() -> AsyncIterator[Room]:
         config = EmbedderConfig()
         session = Watched()
-        pipeline = Pipeline(Encoder(load_artefact(bundled_artefact()), session), config)
+        fleet = Fleet(config, open_encoder=lambda artefact, _: Encoder(artefact, [session]))
         with open_store(StoreConfig(in_memory=True)) as store:
             points = Points(store, workers=config.store_workers)
-            pipeline.start()
+            await fleet.start()
             points.start()
-            ingestor = Ingestor(pipeline, points)
-            await ingestor.open("photos")
-            yield Room(ingestor, pipeline, store, session)
-            await pipeline.close()
+            ingestor = Ingestor(fleet, points)
+            photos = await ingestor.open("photos")
+            yield Room(ingestor, fleet, store, session, photos)
+            await fleet.close()
             await points.close()
 
     return entered
@@ -128,7 +129,7 @@ def test_ingest_at_the_same_time_under_one_key_lets_the_last_win(enter: Enter, i
             statuses = await asyncio.gather(
                 *(room.ingest(each, "it", n=number) for number, each in enumerate(data))
             )
-            expected = await room.pipeline.embed(images.flower, Patience())
+            expected = (await room.fleet.embed(images.flower, (NAME,), Patience()))[NAME]
             (record,) = room.store.retrieve("photos", [point_id("it")], vectors=[NAME])
             assert statuses == [Status.STORED] + [Status.UPDATED] * 10
             assert record is not None
@@ -206,12 +207,10 @@ class _SlowStore:
 
 
 class _NoModel:
-    """A pipeline without a model."""
+    """A fleet without a model."""
 
-    encoder = SimpleNamespace(name="none", dim=2, fingerprint="f")
-
-    async def embed(self, _data: bytes, _patience: Patience) -> np.ndarray:
-        return np.array([1, 0], np.float32)
+    async def embed(self, _data: bytes, _names: Any, _patience: Patience) -> dict[str, np.ndarray]:
+        return {"none": np.array([1, 0], np.float32)}
 
 
 def test_ingest_cancelled_in_its_write_does_not_overtake_a_later_one() -> None:
@@ -223,10 +222,10 @@ def test_ingest_cancelled_in_its_write_does_not_overtake_a_later_one() -> None:
         points.start()
         ingestor = Ingestor(_NoModel(), points)  # type: ignore[arg-type]
         old, new = (Item("k", data, content_hash(data), {}) for data in (b"old", b"new"))
-        first = asyncio.create_task(ingestor.ingest("c", old))
+        first = asyncio.create_task(ingestor.ingest(Destination("c", ("none",)), old))
         await asyncio.to_thread(store.first.wait)
         first.cancel()
-        second = asyncio.create_task(ingestor.ingest("c", new))
+        second = asyncio.create_task(ingestor.ingest(Destination("c", ("none",)), new))
         await asyncio.wait({second}, timeout=0.2)
         store.go_on.set()
         await asyncio.gather(first, return_exceptions=True)

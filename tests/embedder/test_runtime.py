@@ -28,7 +28,7 @@ def encoder() -> Encoder:
 def test_encoder_gives_unit_vectors_and_says_who_it_is(encoder: Encoder) -> None:
     """A batch gives one float32 row of length 1 per image; name and dim are the manifest's."""
     pixels = np.stack(self_test_images(encoder.artefact))
-    vectors = encoder.embed(pixels)
+    vectors = encoder.embed([pixels])
     assert vectors.shape == (len(pixels), encoder.dim)
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
@@ -40,12 +40,12 @@ def test_encoder_gives_unit_vectors_and_says_who_it_is(encoder: Encoder) -> None
 @pytest.mark.parametrize("threads", [1, 2])
 def test_encoder_batch_equals_singles(encoder: Encoder, images: object, threads: int) -> None:
     """An image's vector is the same in a batch of 1 and of 26, within 1e-5 per component."""
-    spec, limits = encoder.preprocessing, ImageLimits()
+    spec, limits = encoder.preprocessings[0], ImageLimits()
     data = [images.china, images.flower, *images.digits]  # type: ignore[attr-defined]
     pixels = np.stack([decode(each, limits=limits, spec=spec) for each in data])
     other = Encoder.open(None, RuntimeConfig(threads=threads))
-    together = other.embed(pixels)
-    alone = np.concatenate([encoder.embed(pixels[i : i + 1]) for i in range(len(pixels))])
+    together = other.embed([pixels])
+    alone = np.concatenate([encoder.embed([pixels[i : i + 1]]) for i in range(len(pixels))])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -92,7 +92,7 @@ def test_session_refuses_a_file_that_is_no_graph(tmp_path: Path, content: bytes)
 def test_session_run_maps_its_errors(encoder: Encoder) -> None:
     """Pixels of a shape that the graph refuses are an OperatorError, with the runtime's cause."""
     with pytest.raises(OperatorError, match="inference failed on CPUExecutionProvider") as caught:
-        encoder.embed(np.zeros((1, 7, 7, 3), dtype=np.uint8))
+        encoder.embed([np.zeros((1, 7, 7, 3), dtype=np.uint8)])
     assert caught.value.__cause__ is not None
 
 
@@ -118,9 +118,9 @@ def test_encoder_self_test_finds_a_wrong_model(encoder: Encoder) -> None:
 
         def run(self, feeds: dict[str, np.ndarray], output: str) -> np.ndarray:
             del output
-            return np.roll(encoder.embed(feeds["pixels"]), 1, axis=1)
+            return np.roll(encoder.embed([feeds["pixels"]]), 1, axis=1)
 
-    wrong = Encoder(encoder.artefact, Rotated())
+    wrong = Encoder(encoder.artefact, [Rotated()])
     with pytest.raises(SelfTestFailed):
         wrong.self_test()
 
@@ -137,10 +137,53 @@ def test_encoder_refuses_a_graph_with_other_tensors(encoder: Encoder) -> None:
             raise NotImplementedError
 
     with pytest.raises(ArtefactError, match="expected a graph with input and output"):
-        Encoder(encoder.artefact, Other())
+        Encoder(encoder.artefact, [Other()])
 
 
-@pytest.mark.parametrize("bad", [{"provider": "abacus"}, {"threads": -1}, {"device": -1}])
+def test_gpu_batches_are_run_in_powers_of_two() -> None:
+    """On a GPU a batch is filled up to the next power of two; on a CPU it is run as it is."""
+    gpu = RuntimeConfig(provider="cuda")
+    assert [gpu.bucket(n) for n in (1, 2, 3, 5, 8, 9, 64)] == [1, 2, 4, 8, 8, 16, 64]
+    assert [CPU.bucket(n) for n in (1, 3, 64)] == [1, 3, 64]
+
+
+def test_session_answers_what_it_was_asked_in_a_batch_that_was_filled_up(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that fill a batch up change no vector and are not answered."""
+    pixels = np.stack(self_test_images(encoder.artefact))
+    assert len(pixels) == 3
+    session = Session(load_artefact(bundled_artefact()).image_model, CPU)
+    ran: list[int] = []
+    run = session._session.run
+
+    class Counting:
+        def run(self, outputs: object, feeds: dict[str, np.ndarray]) -> object:
+            ran.append(len(feeds["pixels"]))
+            return run(outputs, feeds)
+
+    session._session = Counting()
+    monkeypatch.setattr(RuntimeConfig, "bucket", lambda _, rows: 1 << (rows - 1).bit_length())
+    padded = session.run({"pixels": pixels}, "embedding")
+    assert ran == [4]
+    np.testing.assert_allclose(padded, encoder.embed([pixels]), atol=1e-5)
+
+
+def test_gpu_options_bound_memory_and_keep_engines(tmp_path: Path) -> None:
+    """Arenas grow by what is asked for; TensorRT runs fp16 and keeps engines where it is told."""
+    graph = load_artefact(bundled_artefact()).image_model
+    cuda = RuntimeConfig(provider="cuda", device=1).options(graph)
+    assert (cuda["device_id"], cuda["arena_extend_strategy"]) == (1, "kSameAsRequested")
+    tensorrt = RuntimeConfig(provider="tensorrt", engine_cache=tmp_path).options(graph)
+    assert tensorrt["trt_fp16_enable"]
+    assert Path(str(tensorrt["trt_engine_cache_path"])).parent == tmp_path
+    assert CPU.options(graph) == {}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"provider": "abacus"}, {"threads": -1}, {"device": -1}, {"require_gpu": True}],
+)
 def test_runtime_config_refuses_what_cannot_be(bad: dict[str, object]) -> None:
     """An unknown provider or a negative number is found before anything is loaded."""
     with pytest.raises(ConfigError):

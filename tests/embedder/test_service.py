@@ -474,7 +474,7 @@ def test_service_starts_only_with_a_sound_encoder(serve: Serve, tmp_path: Path) 
         damaged = tmp_path / "encoder"
         damaged.mkdir()
         with pytest.raises(ArtefactError):
-            async with serve(EmbedderConfig(encoder=damaged)):
+            async with serve(EmbedderConfig(encoders=(damaged,))):
                 pass
 
     asyncio.run(scenario())

@@ -1,0 +1,95 @@
+"""Options of the commands that run an embedder: ``up`` and ``serve embedder``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shoal.cli.options import Decorator, decorate, option
+
+if TYPE_CHECKING:
+    from embedder.config import EmbedderConfig
+
+PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino", "coreml", "directml")
+"""Those of ``embedder.runtime``, repeated: --help must not import it. A test compares."""
+
+_OPTIONS: tuple[Decorator, ...] = (
+    option(
+        "--encoder",
+        "encoders",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="DIR",
+        help="Encoder artefact; repeatable, the first is the default, the others are loaded when "
+        "asked for. Default: the one that ships with Shoal.",
+    ),
+    option(
+        "--provider",
+        type=click.Choice(PROVIDERS),
+        default="cpu",
+        help="What runs the models. There is no falling back from it to another.",
+    ),
+    option("--device", type=click.IntRange(min=0), default=0, metavar="N", help="Which GPU."),
+    option(
+        "--require-gpu/--no-require-gpu",
+        default=False,
+        help="Refuse to start with --provider cpu; the GPU image sets it.",
+    ),
+    option(
+        "--max-batch",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Most images of one run of a model. 0: 8 on a CPU, else 64.",
+    ),
+    option(
+        "--engine-cache",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Where TensorRT keeps the engines that it builds, which takes it minutes.",
+    ),
+    option(
+        "--idle-encoder",
+        "idle_encoder_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=600.0,
+        metavar="SECONDS",
+        help="Unload an encoder, but the default one, that nobody has used for so long.",
+    ),
+)
+
+
+def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of an embedder; it gets an EmbedderConfig as ``embedder``."""
+
+    @functools.wraps(function)
+    def command(
+        *,
+        encoders: tuple[Path, ...],
+        provider: str,
+        device: int,
+        require_gpu: bool,
+        max_batch: int,
+        engine_cache: Path | None,
+        idle_encoder_s: float,
+        **options: Any,
+    ) -> Any:
+        from embedder.config import EmbedderConfig
+        from embedder.runtime import RuntimeConfig
+
+        runtime = RuntimeConfig(
+            provider=provider, device=device, require_gpu=require_gpu, engine_cache=engine_cache
+        )
+        embedder: EmbedderConfig = EmbedderConfig(
+            encoders=encoders,
+            runtime=runtime,
+            max_batch=max_batch,
+            idle_encoder_s=idle_encoder_s,
+        )
+        return function(**options, embedder=embedder)
+
+    return decorate(command, _OPTIONS)
