@@ -34,8 +34,11 @@ class EmbedderConfig:
     limits: ImageLimits = field(default_factory=ImageLimits)
     """Bytes, pixels and formats of one image."""
     max_batch: int = 0
-    """Most images of one run of the model. 0: 8 on a CPU, where larger ones gain nothing and
-    only delay whoever comes next; 64 elsewhere."""
+    """Most images that a worker takes at once. 0: 8 on a CPU, where more would only delay whoever
+    comes next; 64 elsewhere."""
+    run_size: int = 0
+    """Most images of one run of the model. 0: all that the worker took; on a CPU what is measured
+    to be fastest when the encoder is opened (``embedder.tuning``)."""
     inference_workers: int = 0
     """Runs of the model at the same time. 0: one per core on a CPU, else 2, so that one batch is
     copied while another computes."""
@@ -57,6 +60,7 @@ class EmbedderConfig:
         """Check the ranges."""
         least = {
             "max_batch": 0,
+            "run_size": 0,
             "inference_workers": 0,
             "decode_workers": 0,
             "stream_images": 1,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -19,11 +18,11 @@ from typing import TypeAlias
 from embedder import metrics
 from embedder.artefact import Artefact, bundled_artefact, load_any_artefact
 from embedder.config import EmbedderConfig
+from embedder.decoding import Decoder
 from embedder.encoder import Encoder
-from embedder.manifest import Preprocessing
-from embedder.pipeline import Patience, Pipeline, Pixels, Vector
-from embedder.preprocess import decode_for
+from embedder.pipeline import Patience, Picture, Pipeline, Vector
 from embedder.runtime import PROVIDERS, RuntimeConfig
+from embedder.tuning import best_run_size
 from shoal.errors import ConfigError, NotFound, ServiceUnavailable, Unsupported
 
 _log = logging.getLogger(__name__)
@@ -43,6 +42,8 @@ class _Berth:
     pipeline: Pipeline | None = None
     users: int = 0
     used_at: float = 0.0
+    run_size: int = 0
+    """Measured when it was first opened."""
 
 
 class Fleet:
@@ -52,7 +53,7 @@ class Fleet:
         """Prepare; ``start`` begins."""
         self._config = config
         self._open_encoder = open_encoder
-        self._decoding = ThreadPoolExecutor(config.decoders, "shoal-decode")
+        self._decoder = Decoder(config.limits, threads=config.decoders)
         self._berths: dict[str, _Berth] = {}
         self._reaper: asyncio.Task[None] | None = None
         self._closed = False
@@ -88,7 +89,7 @@ class Fleet:
             open_ones = [b.pipeline for b in self._berths.values() if b.pipeline is not None]
             await asyncio.gather(*(pipeline.close() for pipeline in open_ones))
         finally:
-            self._decoding.shutdown(wait=False, cancel_futures=True)
+            self._decoder.close()
 
     @property
     def default(self) -> str:
@@ -149,24 +150,28 @@ class Fleet:
             if berth.pipeline is None:
                 async with berth.opening:
                     if berth.pipeline is None:
-                        berth.pipeline = await self._open(berth.artefact)
+                        berth.pipeline = await self._open(berth)
             yield berth.pipeline
         finally:
             berth.users -= 1
             berth.used_at = asyncio.get_running_loop().time()
 
-    async def _open(self, artefact: Artefact) -> Pipeline:
+    async def _open(self, berth: _Berth) -> Pipeline:
         if self._closed:
             msg = "the embedder is shutting down"
             raise ServiceUnavailable(msg)
-        encoder = await asyncio.to_thread(self._open_encoder, artefact, self._config.runtime)
-        pipeline = Pipeline(encoder, self._config)
+        config = self._config
+        encoder = await asyncio.to_thread(self._open_encoder, berth.artefact, config.runtime)
+        if not berth.run_size:
+            berth.run_size = await asyncio.to_thread(_run_size, encoder, config)
+        pipeline = Pipeline(encoder, config, self._decoder, run_size=berth.run_size)
         pipeline.start()
         metrics.LOADED.labels(encoder.name, encoder.provider).set(1)
         facts = {
             "encoder": encoder.name,
             "fingerprint": encoder.fingerprint,
             "provider": encoder.provider,
+            "run_size": berth.run_size,
         }
         _log.info("encoder loaded", extra=facts)
         return pipeline
@@ -185,13 +190,16 @@ class Fleet:
         if len(names) == 1:
             (name,) = names
             async with self.use(name) as pipeline:
-                pixels = await self._pixels(data, pipeline.encoder.preprocessings)
-                return {name: await pipeline.embed(pixels, patience)}
+                picture: Picture = data
+                if not pipeline.decodes:
+                    picture = await self._decoder.elsewhere(data, pipeline.encoder.preprocessings)
+                return {name: await pipeline.embed(picture, patience)}
         async with AsyncExitStack() as stack:
             pipelines = [await stack.enter_async_context(self.use(name)) for name in names]
             specs = [pipeline.encoder.preprocessings for pipeline in pipelines]
-            every = iter(await self._pixels(data, tuple(chain.from_iterable(specs))))
-            shares = [tuple(islice(every, len(of_one))) for of_one in specs]
+            pixels = await self._decoder.elsewhere(data, tuple(chain.from_iterable(specs)))
+            rest = iter(pixels)
+            shares = [tuple(islice(rest, len(of_one))) for of_one in specs]
             found = await asyncio.gather(
                 *(
                     pipeline.embed(share, patience)
@@ -199,14 +207,6 @@ class Fleet:
                 )
             )
             return dict(zip(names, found, strict=True))
-
-    async def _pixels(self, data: bytes, specs: tuple[Preprocessing, ...]) -> Pixels:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoding, self._decode, data, specs)
-
-    def _decode(self, data: bytes, specs: tuple[Preprocessing, ...]) -> Pixels:
-        with metrics.DECODE_SECONDS.time():
-            return decode_for(data, limits=self._config.limits, specs=specs)
 
     async def embed_text(self, text: str, name: str, patience: Patience) -> Vector:
         """The vector (D,) of ``text`` by the encoder ``name``; raises as ``embed``."""
@@ -238,6 +238,12 @@ class Fleet:
                 metrics.LOADED.labels(name, pipeline.encoder.provider).set(0)
                 _log.info("encoder unloaded", extra={"encoder": name, "idle_s": idle_s})
                 await pipeline.close()
+
+
+def _run_size(encoder: Encoder, config: EmbedderConfig) -> int:
+    if config.run_size or not config.runtime.on_cpu:
+        return config.run_size or config.batch
+    return best_run_size(encoder, workers=config.inferences, most=config.batch)
 
 
 def has_text(artefact: Artefact) -> bool:

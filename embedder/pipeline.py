@@ -1,7 +1,11 @@
-"""One encoder at work: pixels and texts wait for a worker, and run in batches.
+"""One encoder at work: images and texts wait for a worker, and run in batches.
 
-Owns the threads of one encoder's inference. Decoding is ``embedder.fleet``'s; how many images
-may be on this way at once is the callers' business (``embedder.admission``).
+Where the model runs on the same cores that decode, a worker decodes its batch itself: each
+change of threads costs about a tenth of a millisecond, and nothing is won by having twice as many
+threads as cores. Elsewhere (a GPU; several encoders for one image) images come decoded.
+
+Owns the threads of one encoder's inference. How many images may be on this way at once is the
+callers' business (``embedder.admission``).
 """
 
 from __future__ import annotations
@@ -19,14 +23,18 @@ import numpy.typing as npt
 from embedder import metrics
 from embedder.batching import Batcher, Lane
 from embedder.config import EmbedderConfig
+from embedder.decoding import Decoder, Pixels
 from embedder.encoder import Encoder
-from embedder.preprocess import UInt8
 from shoal import vectors
-from shoal.errors import InvalidArgument, OperatorError
+from shoal.errors import InvalidArgument, OperatorError, ShoalError
 
 Vector = npt.NDArray[np.float32]
-Pixels: TypeAlias = tuple[UInt8, ...]
-"""One image, for each part of an encoder uint8 (H, W, 3)."""
+Picture: TypeAlias = bytes | Pixels
+"""One image, encoded or decoded."""
+
+
+_LATER = ShoalError("not yet")
+"""Where a batch's answers wait for the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +48,18 @@ class Patience:
 class Pipeline:
     """Pixels and texts to the vectors of one encoder."""
 
-    def __init__(self, encoder: Encoder, config: EmbedderConfig) -> None:
-        """Prepare; ``start`` begins."""
+    def __init__(
+        self, encoder: Encoder, config: EmbedderConfig, decoder: Decoder, *, run_size: int
+    ) -> None:
+        """Prepare; ``start`` begins. ``run_size``: images of one run of the model, at most."""
         self.encoder = encoder
+        self.run_size = run_size
+        self.decodes = config.runtime.on_cpu
+        """Whether it does better to be given images as they came."""
         self._config = config
+        self._decoder = decoder
         self._inferring = ThreadPoolExecutor(config.inferences, "shoal-infer")
-        self._images: Batcher[Pixels, Vector] = Batcher(
+        self._images: Batcher[Picture, Vector] = Batcher(
             self._infer_images, name="inference", workers=config.inferences, max_batch=config.batch
         )
         self._texts: Batcher[str, Vector] = Batcher(
@@ -65,15 +79,16 @@ class Pipeline:
         finally:
             self._inferring.shutdown(wait=False, cancel_futures=True)
 
-    async def embed(self, pixels: Pixels, patience: Patience) -> Vector:
-        """The vector (D,) of a decoded image.
+    async def embed(self, picture: Picture, patience: Patience) -> Vector:
+        """The vector (D,) of an image.
 
         Raises:
+            ImageInvalid: it is encoded, and not an image within the limits.
             DeadlineExceeded: its turn came too late.
             OperatorError: the model failed on it.
             ServiceUnavailable: the service is shutting down.
         """
-        return await self._images.submit(pixels, lane=patience.lane, deadline=patience.deadline)
+        return await self._images.submit(picture, lane=patience.lane, deadline=patience.deadline)
 
     async def embed_text(self, text: str, patience: Patience) -> Vector:
         """The vector (D,) of a text; raises as ``embed``, and Unsupported without a text tower."""
@@ -91,16 +106,42 @@ class Pipeline:
         await loop.run_in_executor(self._inferring, self.encoder.self_test)
         self._vouched_at = time.monotonic()
 
-    async def _infer_images(self, batch: Sequence[Pixels]) -> list[Vector | Exception]:
+    async def _infer_images(self, batch: Sequence[Picture]) -> list[Vector | Exception]:
         metrics.BATCH.labels("inference").observe(len(batch))
         metrics.WAITING.labels("inference").set(len(self._images))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._inferring, self._run_images, batch)
 
-    def _run_images(self, batch: Sequence[Pixels]) -> list[Vector | Exception]:
-        with metrics.INFERENCE_SECONDS.time():
-            rows = self.encoder.embed([np.stack(part) for part in zip(*batch, strict=True)])
-        return [self._checked(row) for row in rows]
+    def _run_images(self, batch: Sequence[Picture]) -> list[Vector | Exception]:
+        answers = list[Vector | Exception]()
+        good = list[Pixels]()
+        for picture in batch:
+            decoded = self._decoded(picture)
+            if isinstance(decoded, ShoalError):
+                answers.append(decoded)
+            else:
+                answers.append(_LATER)
+                good.append(decoded)
+        found = iter(self._vectors(good))
+        return [next(found) if answer is _LATER else answer for answer in answers]
+
+    def _decoded(self, picture: Picture) -> Pixels | ShoalError:
+        if not isinstance(picture, bytes):
+            return picture
+        try:
+            return self._decoder.here(picture, self.encoder.preprocessings)
+        except ShoalError as exc:
+            return exc
+
+    def _vectors(self, images: Sequence[Pixels]) -> list[Vector | Exception]:
+        """The vectors of ``images``, run in pieces of the size that the model runs best at."""
+        answers = list[Vector | Exception]()
+        for at in range(0, len(images), self.run_size):
+            with metrics.INFERENCE_SECONDS.time():
+                parts = zip(*images[at : at + self.run_size], strict=True)
+                rows = self.encoder.embed([np.stack(part) for part in parts])
+            answers += [self._checked(row) for row in rows]
+        return answers
 
     async def _infer_texts(self, batch: Sequence[str]) -> list[Vector | Exception]:
         metrics.BATCH.labels("text").observe(len(batch))

@@ -44,7 +44,15 @@ _OPTIONS: tuple[Decorator, ...] = (
         type=click.IntRange(min=0),
         default=0,
         metavar="N",
-        help="Most images of one run of a model. 0: 8 on a CPU, else 64.",
+        help="Most images that a worker takes at once. 0: 8 on a CPU, else 64.",
+    ),
+    option(
+        "--run-size",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Most images of one run of a model. 0: on a CPU what is measured to be fastest at "
+        "the start, which takes a second or so; else all that a worker took.",
     ),
     option(
         "--engine-cache",
@@ -74,6 +82,7 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
         device: int,
         require_gpu: bool,
         max_batch: int,
+        run_size: int,
         engine_cache: Path | None,
         idle_encoder_s: float,
         **options: Any,
@@ -88,6 +97,7 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
             encoders=encoders,
             runtime=runtime,
             max_batch=max_batch,
+            run_size=run_size,
             idle_encoder_s=idle_encoder_s,
         )
         return function(**options, embedder=embedder)

@@ -126,7 +126,7 @@ def serve(tmp_path: Path) -> Serve:
     @asynccontextmanager
     async def running(config: EmbedderConfig | None = None) -> AsyncIterator[Served]:
         with open_store(StoreConfig(path=tmp_path / "store")) as store:
-            service = EmbedderService(config or EmbedderConfig(), store)
+            service = EmbedderService(config or EmbedderConfig(run_size=1), store)
             server = RpcServer(ServerConfig(address="127.0.0.1:0", grace_s=5), [service])
             port = await server.start()
             channel = open_aio_channel(ChannelConfig(address=f"127.0.0.1:{port}"))

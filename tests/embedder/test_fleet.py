@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from encoders import NAME, mixed_encoder, other_encoder
 
-from embedder import fleet as fleet_module
+from embedder import decoding
 from embedder.artefact import Artefact, bundled_artefact, load_any_artefact
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
 from embedder.fleet import Fleet
 from embedder.pipeline import Patience
 from embedder.runtime import RuntimeConfig
+from embedder.tuning import BUDGET_S, best_run_size, smallest_near_best
 from shoal import vectors
 from shoal.errors import (
     ArtefactError,
     ConfigError,
     ImageCorrupt,
+    ImageInvalid,
     NotFound,
     OperatorError,
     SelfTestFailed,
@@ -59,7 +62,7 @@ def test_mix_is_the_parts_vectors_side_by_side(others: Any, images: Any) -> None
     """A mix's vector is its parts' unit vectors, concatenated and scaled to length 1."""
 
     async def scenario() -> None:
-        config = EmbedderConfig(encoders=others)
+        config = EmbedderConfig(run_size=1, encoders=others)
         async with running(config) as fleet:
             found = await fleet.embed(images.china, (NAME, "near", "mix"), Patience())
             alone = await fleet.embed(images.china, ("mix",), Patience())
@@ -76,16 +79,16 @@ def test_embed_decodes_an_image_once_for_all_encoders(
 ) -> None:
     """However many encoders look at an image, its bytes are decoded once."""
     decoded: list[int] = []
-    decode = fleet_module.decode_for
+    decode = decoding.decode_for
 
     def counting(data: bytes, **options: Any) -> Any:
         decoded.append(len(options["specs"]))
         return decode(data, **options)
 
-    monkeypatch.setattr(fleet_module, "decode_for", counting)
+    monkeypatch.setattr(decoding, "decode_for", counting)
 
     async def scenario() -> None:
-        async with running(EmbedderConfig(encoders=others)) as fleet:
+        async with running(EmbedderConfig(run_size=1, encoders=others)) as fleet:
             await fleet.embed(images.flower, (NAME, "near", "mix"), Patience())
 
     asyncio.run(scenario())
@@ -101,7 +104,7 @@ def test_encoders_are_opened_when_asked_for_and_closed_when_idle(others: Any, im
         return Encoder.of(artefact, runtime)
 
     async def scenario() -> None:
-        config = EmbedderConfig(encoders=others, idle_encoder_s=0.2)
+        config = EmbedderConfig(run_size=1, encoders=others, idle_encoder_s=0.2)
         async with running(config, open_encoder=opening) as fleet:
             assert opened == [NAME]
             together = (fleet.embed(images.china, ("near",), Patience()) for _ in range(8))
@@ -123,7 +126,7 @@ def test_encoder_in_use_is_not_closed(others: Any, images: Any) -> None:
     """An encoder that works for longer than the idle time answers all the same."""
 
     async def scenario() -> None:
-        config = EmbedderConfig(encoders=others, idle_encoder_s=0.05)
+        config = EmbedderConfig(run_size=1, encoders=others, idle_encoder_s=0.05)
         async with running(config) as fleet, fleet.use("near") as held:
             await asyncio.sleep(0.2)
             assert fleet.is_open("near")
@@ -148,7 +151,7 @@ def test_encoder_that_cannot_be_opened_fails_its_calls_and_no_others(
         return Encoder.of(artefact, runtime)
 
     async def scenario() -> None:
-        config = EmbedderConfig(encoders=others)
+        config = EmbedderConfig(run_size=1, encoders=others)
         async with running(config, open_encoder=opening) as fleet:
             with pytest.raises(OperatorError):
                 await fleet.embed(images.china, (NAME, "near"), Patience())
@@ -162,7 +165,7 @@ def test_bad_image_fails_alone_for_all_encoders(others: Any, images: Any) -> Non
     """An image that does not decode is one error, whoever else was to look at it."""
 
     async def scenario() -> None:
-        async with running(EmbedderConfig(encoders=others)) as fleet:
+        async with running(EmbedderConfig(run_size=1, encoders=others)) as fleet:
             with pytest.raises(ImageCorrupt):
                 await fleet.embed(images.truncated, (NAME, "near"), Patience())
 
@@ -173,7 +176,7 @@ def test_closed_fleet_opens_nothing(others: Any, images: Any) -> None:
     """After the close, an encoder that was not loaded is refused, not loaded."""
 
     async def scenario() -> None:
-        async with running(EmbedderConfig(encoders=others)) as fleet:
+        async with running(EmbedderConfig(run_size=1, encoders=others)) as fleet:
             pass
         with pytest.raises(ServiceUnavailable):
             await fleet.embed(images.china, ("near",), Patience())
@@ -230,7 +233,7 @@ def test_ingest_fills_the_vectors_that_were_asked_for(others: Any, images: Any, 
     """A stream names the encoders of a new collection; a later one need not name them again."""
 
     async def scenario() -> None:
-        async with serve(EmbedderConfig(encoders=others)) as served:
+        async with serve(EmbedderConfig(run_size=1, encoders=others)) as served:
             request = served.request(images.china, key="china", encoders=[NAME, "mix"])
             (answer,) = await served.ingest(request)
             assert answer.result.status == STORED
@@ -256,7 +259,7 @@ def test_ingest_into_a_collection_of_one_encoder_uses_that_one(
     """A collection keeps its own encoder, whatever the server's first one is."""
 
     async def scenario() -> None:
-        async with serve(EmbedderConfig(encoders=others)) as served:
+        async with serve(EmbedderConfig(run_size=1, encoders=others)) as served:
             await served.ingest(served.request(images.china, encoders=["near"]))
             (answer,) = await served.ingest(served.request(images.flower))
             assert answer.result.status == STORED
@@ -274,7 +277,7 @@ def test_ingest_refuses_encoders_that_do_not_fit(others: Any, images: Any, serve
         return caught.value.code().name, caught.value.details()
 
     async def scenario() -> None:
-        async with serve(EmbedderConfig(encoders=others[:2])) as served:
+        async with serve(EmbedderConfig(run_size=1, encoders=others[:2])) as served:
             code, message = await failing(served, encoders=["gone"])
             assert (code, message) == (
                 "NOT_FOUND",
@@ -283,7 +286,7 @@ def test_ingest_refuses_encoders_that_do_not_fit(others: Any, images: Any, serve
             await served.ingest(served.request(images.china, encoders=["near"]))
             code, _ = await failing(served, encoders=[NAME])
             assert code == "FAILED_PRECONDITION"
-        async with serve(EmbedderConfig()) as served:
+        async with serve() as served:
             code, message = await failing(served)
             assert code == "FAILED_PRECONDITION"
             assert "was made with encoder 'near'" in message
@@ -295,7 +298,7 @@ def test_get_info_tells_of_every_encoder(others: Any, images: Any, serve: Any) -
     """All encoders are told, the default first, with what is loaded and what a mix is made of."""
 
     async def scenario() -> None:
-        async with serve(EmbedderConfig(encoders=others)) as served:
+        async with serve(EmbedderConfig(run_size=1, encoders=others)) as served:
             info = await served.stub.GetInfo(embedder_pb2.GetInfoRequest())
             told = [(e.name, e.dim, e.loaded, list(e.parts)) for e in info.encoders]
             assert told == [
@@ -315,11 +318,87 @@ def test_text_needs_a_text_tower(others: Any) -> None:
     """Without any text tower, and by an encoder without one, a text is refused."""
 
     async def scenario() -> None:
-        async with running(EmbedderConfig(encoders=others)) as fleet:
+        async with running(EmbedderConfig(run_size=1, encoders=others)) as fleet:
             for name in ("", "near", "mix"):
                 with pytest.raises(Unsupported, match="has no text tower"):
                     fleet.with_text(name)
             with pytest.raises(NotFound):
                 fleet.with_text("gone")
+
+    asyncio.run(scenario())
+
+
+def test_run_size_is_the_smallest_that_is_about_as_fast_as_any() -> None:
+    """The best time wins; a smaller batch that is within 3% of it answers sooner."""
+    assert smallest_near_best({1: 1.0, 2: 1.0, 4: 1.2, 8: 1.3}) == 1
+    assert smallest_near_best({1: 1.6, 2: 1.3, 4: 1.01, 8: 1.0}) == 4
+    assert smallest_near_best({1: 1.6, 2: 1.3, 4: 1.1, 8: 1.0}) == 8
+
+
+class _Timed:
+    """An encoder of 8 x 8 pixels whose runs take ``cost(size)`` seconds of a clock of its own."""
+
+    def __init__(self, cost: Callable[[int], float]) -> None:
+        crop = SimpleNamespace(height=8, width=8)
+        self.preprocessings = (SimpleNamespace(crop=crop),)
+        self.now = 0.0
+        self.runs: list[int] = []
+        self._cost = cost
+
+    def embed(self, pixels: Sequence[np.ndarray]) -> None:
+        self.runs.append(len(pixels[0]))
+        self.now += self._cost(len(pixels[0]))
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        (lambda size: 0.01 * size, 1),  # a larger batch gains nothing
+        (lambda size: 0.01 + 0.001 * size, 8),  # it gains much
+        (lambda size: 0.01 * size if size < 8 else 0.2, 1),  # it loses
+        (lambda size: 1.0 * size, 8),  # too slow to try
+    ],
+)
+def test_run_size_is_measured(cost: Callable[[int], float], expected: int) -> None:
+    """Sizes are tried with the model itself; one that would take too long gets the largest."""
+    encoder = _Timed(cost)
+    size = best_run_size(encoder, workers=1, most=8, clock=lambda: encoder.now)  # type: ignore[arg-type]
+    assert size == expected
+    assert encoder.now <= BUDGET_S + 8 * cost(1)
+
+
+def test_run_size_is_at_most_what_a_worker_takes() -> None:
+    """No size above the largest batch is tried."""
+    encoder = _Timed(lambda _: 0.01)
+    assert best_run_size(encoder, workers=1, most=3, clock=lambda: encoder.now) == 2  # type: ignore[arg-type]
+    assert max(encoder.runs) == 2
+
+
+def test_pipeline_runs_the_model_in_pieces_of_the_run_size(images: Any) -> None:
+    """A worker's batch is run in pieces, with answers in order and bad images alone in failing."""
+    ran: list[int] = []
+
+    class Watching(Encoder):
+        def embed(self, pixels: Any) -> Any:
+            ran.append(len(pixels[0]))
+            return super().embed(pixels)
+
+    async def scenario() -> None:
+        config = EmbedderConfig(run_size=2, inference_workers=1)
+        async with running(config, open_encoder=Watching.of) as fleet:
+            ran.clear()
+            data = [*images.digits[:3], images.text, *images.digits[3:6], images.truncated]
+            answers = await asyncio.gather(
+                *(fleet.embed(each, (NAME,), Patience()) for each in data), return_exceptions=True
+            )
+            assert max(ran) == 2
+            assert sum(ran) == 6
+            for each, answer in zip(data, answers, strict=True):
+                if each in (images.text, images.truncated):
+                    assert isinstance(answer, ImageInvalid)
+                    continue
+                alone = await fleet.embed(each, (NAME,), Patience())
+                assert isinstance(answer, dict)
+                np.testing.assert_allclose(answer[NAME], alone[NAME], atol=1e-5)
 
     asyncio.run(scenario())

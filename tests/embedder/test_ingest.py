@@ -71,7 +71,7 @@ def enter() -> Enter:
 
     @asynccontextmanager
     async def entered() -> AsyncIterator[Room]:
-        config = EmbedderConfig()
+        config = EmbedderConfig(run_size=1)  # or opening it would measure
         session = Watched()
         fleet = Fleet(config, open_encoder=lambda artefact, _: Encoder(artefact, [session]))
         with open_store(StoreConfig(in_memory=True)) as store:
