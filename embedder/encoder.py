@@ -116,7 +116,10 @@ class Encoder:
     @classmethod
     def of(cls, artefact: Artefact, config: RuntimeConfig) -> Self:
         """The encoder of a verified ``artefact``; raises as ``open``."""
-        sessions = [Session(part.image_model, config) for part in artefact.parts]
+        sessions = [
+            Session(part.image_model, config, half=part.manifest.precision == "float16")
+            for part in artefact.parts
+        ]
         alone = artefact.parts[0] if len(artefact.parts) == 1 else None
         text = TextTower.open(alone, config) if alone is not None else None
         encoder = cls(artefact, sessions, text=text)

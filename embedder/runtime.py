@@ -27,6 +27,9 @@ PROVIDERS: Final = {
 }
 """Names in settings to ONNX Runtime's own."""
 
+BREAKS_IN_FLOAT16: Final = "NchwcTransformer"
+"""An optimisation of convolutions on CPUs: on some in float16 it kills the process (1.32)."""
+
 _QUIET: Final = 3  # errors only: its warnings are about graph optimisations, not about us
 
 
@@ -128,8 +131,10 @@ class RuntimeConfig:
 class Session:
     """An open graph. Thread-safe: runs may overlap."""
 
-    def __init__(self, graph: Path, config: RuntimeConfig) -> None:
+    def __init__(self, graph: Path, config: RuntimeConfig, *, half: bool = False) -> None:
         """Open ``graph`` with the provider that ``config`` asks for, and no other in its place.
+
+        ``half``: the graph computes in float16.
 
         Raises:
             ConfigError: ONNX Runtime is not installed, or lacks the provider, or fell back.
@@ -147,7 +152,10 @@ class Session:
         self._config = config
         try:
             self._session: Any = ort.InferenceSession(
-                graph, options, providers=_providers(self.provider, config, graph)
+                graph,
+                options,
+                providers=_providers(self.provider, config, graph),
+                disabled_optimizers=[BREAKS_IN_FLOAT16] if half and config.on_cpu else [],
             )
         except Exception as exc:  # its exceptions have no common base
             msg = f"{graph}: expected a graph that ONNX Runtime can load, got {_first_line(exc)}"

@@ -19,6 +19,7 @@
     |   +-- ConfigError            a setting is wrong; raised before a port opens
     |   +-- ArtefactError          an encoder directory is damaged or incomplete
     |   +-- SelfTestFailed         the encoder does not reproduce its reference vectors
+    |   +-- ExportRefused          a model cannot be exported, or its export is not faithful
     |   +-- StoreLocked            another process owns the embedded store
     |   +-- FitFailed              the child process of a fit died
     +-- TransientError             the same request may succeed later
@@ -171,6 +172,12 @@ class SelfTestFailed(OperatorError):
     """The encoder does not reproduce its reference vectors."""
 
     reason = "SELF_TEST_FAILED"
+
+
+class ExportRefused(OperatorError):
+    """A model cannot be exported, or what was exported does not do what the model does."""
+
+    reason = "EXPORT_REFUSED"
 
 
 class StoreLocked(OperatorError):

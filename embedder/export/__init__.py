@@ -1,1 +1,11 @@
-"""Exporters that turn published weights into encoder artefacts; never imported when serving."""
+"""Makes encoder artefacts out of published models. Needs the ``export`` extra; serving does not.
+
+``open_clip.export_open_clip``   any open_clip model, with its text tower where that is CLIP's own
+``timm.export_timm``             any timm model: DINO, DINOv2, ResNet, ...; local checkpoints too
+``variants.make_variant``        an artefact in float16 or int8, measured and gated
+``mix.make_mix``                 several artefacts as one encoder
+``efficientnet_lite0``           the one that ships with Shoal; a script
+
+Each takes a frozen request and returns the artefact that it wrote, loaded and verified. Nothing
+is written unless the gates (``gates``) let it pass: what an artefact does is what its model does.
+"""

@@ -26,7 +26,10 @@ COMMANDS = {
     "search": ("shoal.cli.search:search", "Find the stored images nearest to one."),
     "runs": ("shoal.cli.runs:runs", "List the clustering runs, or show or cancel one."),
     "rollback": ("shoal.cli.runs:rollback", "Go back to the clustering before the last run."),
-    "model": ("shoal.cli.model:model", "Show the encoders that a server has loaded."),
+    "model": (
+        "shoal.cli.model:model",
+        "Encoders: list a server's; export, vary, mix, verify and show artefacts.",
+    ),
     "bench": ("shoal.cli.bench:bench", "Measure Shoal on this machine, against its own parts."),
     "serve": ("shoal.cli.serve:serve", "Run one service over a Qdrant server."),
 }

@@ -1,0 +1,112 @@
+"""PyTorch towers to ONNX graphs: scaling in front, unit length behind, the batch left free."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from embedder.manifest import Preprocessing
+from shoal.errors import ExportRefused
+
+OPSET: Final = 18
+IMAGE_INPUT, IMAGE_OUTPUT = "pixels", "image_embedding"
+TEXT_INPUT, TEXT_OUTPUT = "tokens", "text_embedding"
+_INLINE_BYTES: Final = 1_900_000_000
+"""A protobuf holds 2 GiB: the weights of a larger graph go into a file beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """An exported graph: its file, and that of its weights where they are outside."""
+
+    file: Path
+    data: Path | None
+
+
+class ImageGraph(torch.nn.Module):
+    """uint8 (N, H, W, 3) RGB to unit rows float32 (N, D)."""
+
+    def __init__(self, tower: torch.nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.tower = tower
+        shape = (1, 3, 1, 1)
+        normalise = preprocessing.normalise
+        mean = torch.tensor(normalise.mean, dtype=torch.float32).view(shape)
+        scale = torch.tensor(normalise.scale, dtype=torch.float32).view(shape)
+        self.mean = torch.nn.Buffer(mean)
+        self.scale = torch.nn.Buffer(scale)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The vectors."""
+        x = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.scale
+        return torch.nn.functional.normalize(self.tower(x), dim=-1)
+
+
+class TextGraph(torch.nn.Module):
+    """int64 (N, context_length) to unit rows float32 (N, D)."""
+
+    def __init__(self, tower: torch.nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The vectors."""
+        return torch.nn.functional.normalize(self.tower(tokens), dim=-1)
+
+
+def run(module: torch.nn.Module, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """What ``module`` makes of ``array``, in PyTorch."""
+    with torch.no_grad():
+        made: npt.NDArray[np.float32] = module(torch.from_numpy(array)).numpy()
+    return made
+
+
+def write_graph(
+    module: torch.nn.Module, example: npt.NDArray[Any], file: Path, *, names: tuple[str, str]
+) -> Graph:
+    """Trace ``module`` on ``example`` (2, ...) and write the graph.
+
+    With an example of one row, attention would keep a batch of one for good.
+
+    Raises:
+        ExportRefused: PyTorch cannot express the module in ONNX.
+    """
+    size = sum(p.numel() * p.element_size() for p in module.parameters())
+    outside = size > _INLINE_BYTES
+    (given, made) = names
+    with _quietly():
+        try:
+            torch.onnx.export(
+                module,
+                (torch.from_numpy(example),),
+                file,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[given],
+                output_names=[made],
+                dynamic_shapes=({0: torch.export.Dim("N")},),
+                external_data=outside,
+                verbose=False,
+            )
+        except Exception as exc:  # its exceptions have no common base
+            reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
+            msg = f"the model cannot be written as an ONNX graph: {reason}"
+            raise ExportRefused(msg) from exc
+    data = file.with_name(file.name + ".data")
+    return Graph(file, data if data.exists() else None)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The tracer warns of what it deprecates in itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

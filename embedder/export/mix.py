@@ -1,0 +1,57 @@
+"""Several artefacts as one encoder: their unit vectors side by side (SCP-MIX, arXiv 2502.04226)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedder.artefact import MANIFEST_NAME, MixArtefact, load_any_artefact, load_artefact
+from embedder.export.artefacts import new_directory
+from embedder.manifest import MixManifest, mix_fingerprint
+from shoal.errors import ExportRefused
+
+
+@dataclass(frozen=True, slots=True)
+class MixRequest:
+    """Which artefacts to mix, in which order, and where to."""
+
+    parts: tuple[Path, ...]
+    output: Path
+    name: str = ""
+
+
+def make_mix(request: MixRequest) -> MixArtefact:
+    """Write the mix that ``request`` describes, with copies of its parts.
+
+    Raises:
+        ArtefactError: a part is damaged, or a mix itself.
+        ExportRefused: fewer than two parts, or two of one name.
+    """
+    parts = [load_artefact(part) for part in request.parts]
+    names = [part.name for part in parts]
+    if len(parts) < 2 or len(set(names)) < len(names):  # noqa: PLR2004
+        msg = f"mix: expected two or more artefacts of different names, got {names}"
+        raise ExportRefused(msg)
+    name = request.name or "-".join(names)[:64]
+    with new_directory(request.output) as directory:
+        for part in parts:
+            shutil.copytree(part.directory, directory / part.name)
+        manifest = MixManifest(
+            format_version=1,
+            kind="mix",
+            name=name,
+            description="The concatenation of " + ", ".join(names) + ".",
+            dim=sum(part.dim for part in parts),
+            metric="cosine",
+            parts=tuple(names),
+            fingerprint=mix_fingerprint([part.fingerprint for part in parts]),
+        )
+        text = json.dumps(manifest.model_dump(mode="json"), indent=1)
+        (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+    made = load_any_artefact(request.output)
+    if not isinstance(made, MixArtefact):
+        msg = f"{request.output}: expected a mix"
+        raise ExportRefused(msg)
+    return made

@@ -1,0 +1,283 @@
+"""open_clip models as artefacts: the image tower, and the text tower where it is CLIP's own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from embedder.artefact import EncoderArtefact, load_artefact
+from embedder.export import artefacts, gates
+from embedder.export.checkpoints import read_checkpoint
+from embedder.export.clip_tokenizer import is_clips_own, write_tokenizer
+from embedder.export.graphs import (
+    IMAGE_INPUT,
+    IMAGE_OUTPUT,
+    TEXT_INPUT,
+    TEXT_OUTPUT,
+    ImageGraph,
+    TextGraph,
+    run,
+    write_graph,
+)
+from embedder.manifest import (
+    Crop,
+    Measured,
+    Normalise,
+    Preprocessing,
+    Resize,
+    Source,
+    TextCase,
+    TextSpec,
+)
+from embedder.tokenizer import Tokenizer
+from shoal.errors import ExportRefused
+
+PACKAGE: Final = "open_clip_torch"
+TEXTS: Final = ("a photo of a dog", "Two red bicycles, and 3 cafés!", "&amp;")
+"""What the artefact's self-test embeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenClipRequest:
+    """What to export.
+
+    Attributes:
+        model: open_clip's name of the architecture, ``ViT-B-32-quickgelu``.
+        output: The directory to write; must not exist.
+        pretrained: open_clip's tag of the weights.
+        checkpoint: A local file of weights instead: safetensors, or a pickle of tensors only.
+        random_seed: Instead of either, random weights: for tests and for measuring speed.
+        name: The encoder's name. Default: made of model and tag.
+        licence: The licence of the weights (SPDX), if it is known.
+    """
+
+    model: str
+    output: Path
+    pretrained: str | None = None
+    checkpoint: Path | None = None
+    random_seed: int | None = None
+    name: str = ""
+    licence: str = "unknown"
+
+
+def export_open_clip(request: OpenClipRequest) -> EncoderArtefact:
+    """Write the artefact that ``request`` describes.
+
+    Raises:
+        ExportRefused: the model, its weights or its preprocessing cannot be expressed, or the
+            export is not faithful.
+    """
+    model, weights = _load(request)
+    preprocessing = to_preprocessing(dict(open_clip.get_model_preprocess_cfg(model)))
+    name = request.name or artefact_name(request.model, request.pretrained or "")
+    image = ImageGraph(_ImageTower(model), preprocessing).eval()
+    with artefacts.new_directory(request.output) as directory:
+        crop = preprocessing.crop
+        example = np.zeros((2, crop.height, crop.width, 3), np.uint8)
+        graph = write_graph(
+            image, example, directory / "image.onnx", names=(IMAGE_INPUT, IMAGE_OUTPUT)
+        )
+        lowest = gates.check_image_graph(image, graph, preprocessing, _transform(model))
+        files = {"image": "image.onnx"}
+        if graph.data is not None:
+            files["image_data"] = graph.data.name
+        text = _write_text(request.model, model, directory, files)
+        label = artefacts.Label(
+            name=name,
+            description=f"open_clip {request.model}, {weights}",
+            licence=request.licence,
+            source=Source(
+                package=PACKAGE,
+                version=importlib.metadata.version(PACKAGE),
+                model=request.model,
+                weights=weights,
+            ),
+        )
+        draft = artefacts.Draft(
+            label=label,
+            dim=run(image, example).shape[1],
+            preprocessing=preprocessing,
+            input=IMAGE_INPUT,
+            output=IMAGE_OUTPUT,
+            files=files,
+            reference=lambda pixels: run(image, pixels),
+            measured=Measured(images="scikit-learn's sample photographs", min_cosine=lowest),
+            text=text,
+        )
+        artefacts.write_manifest(directory, draft)
+    return load_artefact(request.output)
+
+
+def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
+    """open_clip's preprocessing configuration as ours.
+
+    Raises:
+        ExportRefused: naming the setting that has no counterpart.
+    """
+    size = config["size"]
+    height, width = (size, size) if isinstance(size, int) else map(int, size)
+    mode, interpolation = config["resize_mode"], config["interpolation"]
+    if mode not in ("shortest", "squash"):
+        raise _no_counterpart("resize_mode", mode, "shortest or squash")
+    if interpolation not in ("bicubic", "bilinear"):
+        raise _no_counterpart("interpolation", interpolation, "bicubic or bilinear")
+    if config.get("mode", "RGB") != "RGB":
+        raise _no_counterpart("mode", config["mode"], "RGB")
+    if mode == "shortest" and height != width:
+        raise _no_counterpart("size", size, "a square with resize_mode shortest")
+    return Preprocessing(
+        resize=Resize(
+            mode="shortest_edge" if mode == "shortest" else "stretch",
+            size=max(height, width),
+            interpolation=interpolation,
+            antialias=True,
+        ),
+        crop=Crop(mode="center", height=height, width=width),
+        normalise=normalise(config["mean"], config["std"]),
+    )
+
+
+def normalise(mean: Any, std: Any) -> Normalise:
+    """Means and deviations of 0..1 pixels, by channel, for pixels of 0..255."""
+    red, green, blue = (float(value) * 255 for value in mean)
+    scales = tuple(float(value) * 255 for value in std)
+    return Normalise(
+        mean=(red, green, blue), scale=(scales[0], scales[1], scales[2]), in_graph=True
+    )
+
+
+def artefact_name(model: str, tag: str) -> str:
+    """A name that a collection's vectors can have, of a model's name and a tag."""
+    parts = [re.sub(r"[^a-z0-9._-]+", "-", part.lower()) for part in (model, tag) if part]
+    return "-".join(parts).strip("-._")[:64]
+
+
+def _no_counterpart(name: str, got: object, expected: str) -> ExportRefused:
+    return ExportRefused(f"preprocessing {name}: expected {expected}, got {got!r}")
+
+
+def _load(request: OpenClipRequest) -> tuple[torch.nn.Module, str]:
+    """The model in evaluation mode, and what its weights are."""
+    given = (request.pretrained, request.checkpoint, request.random_seed)
+    if sum(each is not None for each in given) != 1:
+        msg = "expected weights: one of a pretrained tag, a checkpoint file and a random seed"
+        raise ExportRefused(msg)
+    if request.model not in open_clip.list_models():
+        msg = f"open_clip has no model {request.model!r}: see open_clip.list_models()"
+        raise ExportRefused(msg)
+    if request.pretrained is not None:
+        _check_tag(request.model, request.pretrained)
+    if request.random_seed is not None:
+        torch.manual_seed(request.random_seed)
+    model: torch.nn.Module = open_clip.create_model(
+        request.model, pretrained=request.pretrained, precision="fp32", device="cpu"
+    )
+    if request.checkpoint is not None:
+        weights = read_checkpoint(request.checkpoint)
+        _fill(model, weights.tensors, request.checkpoint)
+        return model.eval(), weights.description
+    if request.pretrained is not None:
+        return model.eval(), request.pretrained
+    return model.eval(), f"random, seed {request.random_seed}"
+
+
+def _check_tag(model: str, tag: str) -> None:
+    """ExportRefused for an unknown tag, and where its weights want the other activation."""
+    config = open_clip.get_pretrained_cfg(model, tag)
+    if not config:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        msg = f"open_clip model {model} has no weights {tag!r}: it has {known}"
+        raise ExportRefused(msg)
+    wants = bool(config.get("quick_gelu", False))
+    has = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
+    if wants != has:
+        right = f"{model}-quickgelu" if wants else model.removesuffix("-quickgelu")
+        msg = (
+            f"the weights {tag!r} were trained with {'QuickGELU' if wants else 'GELU'}, and the "
+            f"model {model} has the other: export {right}"
+        )
+        raise ExportRefused(msg)
+
+
+def _fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], file: Path) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as exc:
+        msg = f"{file}: the weights do not fit the model: {' '.join(str(exc).split())[:300]}"
+        raise ExportRefused(msg) from exc
+
+
+class _ImageTower(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The vectors, not yet of unit length."""
+        found: torch.Tensor = self.model.encode_image(x)  # type: ignore[operator]
+        return found
+
+
+class _TextTower(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The vectors, not yet of unit length."""
+        found: torch.Tensor = self.model.encode_text(tokens)  # type: ignore[operator]
+        return found
+
+
+def _transform(model: torch.nn.Module) -> gates.Transform:
+    config = open_clip.get_model_preprocess_cfg(model)
+    made: gates.Transform = image_transform_v2(PreprocessCfg(**config), is_train=False)
+    return made
+
+
+def _write_text(
+    name: str, model: torch.nn.Module, directory: Path, files: dict[str, str]
+) -> TextSpec | None:
+    """The text tower's files; None if its tokenizer is not CLIP's own."""
+    tokenizer = open_clip.get_tokenizer(name)
+    if not is_clips_own(tokenizer):
+        return None
+    write_tokenizer(tokenizer, directory / "tokenizer.json")
+    tower = TextGraph(_TextTower(model)).eval()
+    tokens = tokenizer(list(TEXTS)).numpy()
+    graph = write_graph(tower, tokens[:2], directory / "text.onnx", names=(TEXT_INPUT, TEXT_OUTPUT))
+    truth = run(tower, tokens)
+    made = gates.open_graph(graph, names=(TEXT_INPUT, TEXT_OUTPUT))(tokens)
+    gates.compare(made, truth, [f"text {text!r}" for text in TEXTS], what="text graph")
+    files.update(text="text.onnx", tokenizer="tokenizer.json")
+    if graph.data is not None:
+        files["text_data"] = graph.data.name
+    spec = TextSpec(
+        input=TEXT_INPUT,
+        output=TEXT_OUTPUT,
+        context_length=tokens.shape[1],
+        pad_id=0,
+        clean="lower",
+        self_test=tuple(
+            TextCase(
+                text=text,
+                tokens=tuple(row.tolist()),
+                embedding_b64=artefacts.encode_vector(vector),
+                min_cosine=artefacts.MIN_SELF_TEST_COSINE,
+            )
+            for text, row, vector in zip(TEXTS, tokens, truth, strict=True)
+        ),
+    )
+    ours = Tokenizer(directory / "tokenizer.json", spec).encode(TEXTS)
+    if not np.array_equal(ours, tokens):
+        msg = "the tokenizer that was written does not give open_clip's tokens"
+        raise ExportRefused(msg)
+    return spec

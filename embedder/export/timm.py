@@ -1,0 +1,171 @@
+"""timm models as artefacts: DINO, DINOv2, ResNet, EfficientNet; local checkpoints of them too."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
+
+from embedder.artefact import EncoderArtefact, load_artefact
+from embedder.export import artefacts, gates
+from embedder.export.checkpoints import match_backbone, read_checkpoint
+from embedder.export.graphs import IMAGE_INPUT, IMAGE_OUTPUT, ImageGraph, run, write_graph
+from embedder.export.open_clip import artefact_name, normalise
+from embedder.manifest import Crop, Measured, Preprocessing, Resize, Source
+from shoal.errors import ExportRefused
+
+PACKAGE: Final = "timm"
+
+
+@dataclass(frozen=True, slots=True)
+class TimmRequest:
+    """What to export.
+
+    Attributes:
+        model: timm's name, ``vit_small_patch16_224.dino``; a tag after the dot says which weights.
+        output: The directory to write; must not exist.
+        pretrained: Take timm's own weights, from where timm finds them.
+        checkpoint: A local file of weights instead (SimCLR, BYOL, MoCo, DINO, torchvision, timm).
+        random_seed: Instead of either, random weights: for tests and for measuring speed.
+        image_size: Side of the input, pixels; 0 is the model's own. Position embeddings are
+            resized to it once, for good.
+        name: The encoder's name. Default: the model's.
+        licence: The licence of the weights (SPDX), if it is known.
+    """
+
+    model: str
+    output: Path
+    pretrained: bool = False
+    checkpoint: Path | None = None
+    random_seed: int | None = None
+    image_size: int = 0
+    name: str = ""
+    licence: str = "unknown"
+
+
+def export_timm(request: TimmRequest) -> EncoderArtefact:
+    """Write the artefact that ``request`` describes.
+
+    Raises:
+        ExportRefused: the model, its weights or its preprocessing cannot be expressed, or the
+            export is not faithful.
+    """
+    model, weights = _load(request)
+    config = data_config(model, request.image_size)
+    preprocessing = to_preprocessing(config)
+    image = ImageGraph(model, preprocessing).eval()
+    transform: gates.Transform = create_transform(**config, is_training=False)
+    with artefacts.new_directory(request.output) as directory:
+        crop = preprocessing.crop
+        example = np.zeros((2, crop.height, crop.width, 3), np.uint8)
+        graph = write_graph(
+            image, example, directory / "image.onnx", names=(IMAGE_INPUT, IMAGE_OUTPUT)
+        )
+        lowest = gates.check_image_graph(
+            image, graph, preprocessing, lambda picture: transform(picture.convert("RGB"))
+        )
+        files = {"image": "image.onnx"}
+        if graph.data is not None:
+            files["image_data"] = graph.data.name
+        draft = artefacts.Draft(
+            label=artefacts.Label(
+                name=request.name or artefact_name(request.model, ""),
+                description=f"timm {request.model}, {weights}",
+                licence=request.licence,
+                source=Source(
+                    package=PACKAGE,
+                    version=importlib.metadata.version(PACKAGE),
+                    model=request.model,
+                    weights=weights,
+                ),
+            ),
+            dim=run(image, example).shape[1],
+            preprocessing=preprocessing,
+            input=IMAGE_INPUT,
+            output=IMAGE_OUTPUT,
+            files=files,
+            reference=lambda pixels: run(image, pixels),
+            measured=Measured(images="scikit-learn's sample photographs", min_cosine=lowest),
+        )
+        artefacts.write_manifest(directory, draft)
+    return load_artefact(request.output)
+
+
+def data_config(model: torch.nn.Module, image_size: int = 0) -> dict[str, Any]:
+    """How timm prepares images for ``model``, made with ``image_size`` (0: its own)."""
+    given = {"input_size": (3, image_size, image_size)} if image_size else {}
+    found: dict[str, Any] = resolve_model_data_config(model, given)  # type: ignore[no-untyped-call]
+    return found
+
+
+def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
+    """The data configuration of a timm model as ours.
+
+    Raises:
+        ExportRefused: naming the setting that has no counterpart.
+    """
+    channels, height, width = config["input_size"]
+    mode, interpolation = config.get("crop_mode", "center"), config["interpolation"]
+    resized = int(np.floor(height / config["crop_pct"]))
+    if channels != 3 or height != width:  # noqa: PLR2004
+        msg = f"input_size: expected a square of 3 channels, got {config['input_size']}"
+        raise ExportRefused(msg)
+    if interpolation not in ("bicubic", "bilinear"):
+        msg = f"interpolation: expected bicubic or bilinear, got {interpolation!r}"
+        raise ExportRefused(msg)
+    if mode not in ("center", "squash") or (mode == "squash" and resized != height):
+        got = f"{mode!r} with crop_pct {config['crop_pct']}"
+        msg = f"crop_mode: expected center, or squash of the whole image, got {got}"
+        raise ExportRefused(msg)
+    return Preprocessing(
+        resize=Resize(
+            mode="shortest_edge" if mode == "center" else "stretch",
+            size=resized,
+            interpolation=interpolation,
+            antialias=True,
+        ),
+        crop=Crop(mode="center", height=height, width=width),
+        normalise=normalise(config["mean"], config["std"]),
+    )
+
+
+def _load(request: TimmRequest) -> tuple[torch.nn.Module, str]:
+    """The backbone in evaluation mode, and what its weights are."""
+    given = (request.pretrained or None, request.checkpoint, request.random_seed)
+    if sum(each is not None for each in given) != 1:
+        msg = "expected weights: one of timm's own, a checkpoint file and a random seed"
+        raise ExportRefused(msg)
+    if request.random_seed is not None:
+        torch.manual_seed(request.random_seed)
+    options: dict[str, Any] = {"img_size": request.image_size} if request.image_size else {}
+    try:
+        model: torch.nn.Module = timm.create_model(
+            request.model, pretrained=request.pretrained, num_classes=0, **options
+        )
+    except RuntimeError as exc:
+        msg = f"timm has no model {request.model!r}: {exc}"
+        raise ExportRefused(msg) from exc
+    except TypeError as exc:
+        msg = f"timm model {request.model} takes no image size: {exc}"
+        raise ExportRefused(msg) from exc
+    if request.checkpoint is not None:
+        found = read_checkpoint(request.checkpoint)
+        # Counters of batches change nothing, and not every file has them.
+        expected = {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if not name.endswith("num_batches_tracked")
+        }
+        model.load_state_dict(match_backbone(found.tensors, expected), strict=False)
+        return model.eval(), found.description
+    return (
+        model.eval(),
+        "timm's own" if request.pretrained else f"random, seed {request.random_seed}",
+    )

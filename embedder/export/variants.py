@@ -1,0 +1,246 @@
+"""An artefact in float16 or int8: smaller, faster on some hardware, measured, and gated.
+
+A variant's vectors are others, so it is an encoder of its own, with a name and a fingerprint.
+
+float16 (onnxruntime.transformers): weights and arithmetic of the image tower, for GPUs; pixels go
+in and unit vectors come out in float32 as before. int8 (onnxruntime.quantization): a tower of
+matrix products gets int8 weights and activations scaled as they come; a convolutional one, whose
+kernels want that beforehand, is calibrated on the sample. The text tower stays in float32.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantType,
+    quant_pre_process,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.transformers import float16
+
+from embedder.artefact import EncoderArtefact, load_artefact
+from embedder.export import artefacts
+from embedder.export.gates import open_graph
+from embedder.export.graphs import Graph
+from embedder.export.measuring import Sample, clusters_kept, neighbours_kept, read_sample
+from embedder.manifest import Measured
+from embedder.preprocess import ImageLimits, UInt8, decode
+from shoal.errors import ExportRefused, ShoalError
+
+Kind = Literal["float16", "int8"]
+SUFFIX: Final = {"float16": "fp16", "int8": "int8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Below which a variant is refused.
+
+    ``min_cosine``: of any image. ``min_recall``: of the ten nearest that stay the same, over all
+    images. ``max_nmi_loss``: of k-means against the classes; two runs of k-means on the same
+    vectors differ by as much.
+    """
+
+    min_cosine: float
+    min_recall: float
+    max_nmi_loss: float
+
+
+THRESHOLDS: Final[dict[Kind, Thresholds]] = {
+    "float16": Thresholds(min_cosine=0.999, min_recall=0.97, max_nmi_loss=0.01),
+    "int8": Thresholds(min_cosine=0.95, min_recall=0.85, max_nmi_loss=0.02),
+}
+CALIBRATION: Final = 64
+MOST: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRequest:
+    """Which artefact to vary, how, and where to.
+
+    ``images``: a folder or a tar (``CLASS/NAME``) to measure on; by default crops of photographs,
+    which tell of cosines and neighbours but not of classes.
+    """
+
+    artefact: Path
+    kind: Kind
+    output: Path
+    images: Path | None = None
+    name: str = ""
+
+
+def make_variant(request: VariantRequest) -> EncoderArtefact:
+    """Write the variant that ``request`` describes.
+
+    Raises:
+        ArtefactError: the artefact is damaged.
+        ExportRefused: it is below a threshold, or a variant itself.
+    """
+    source = load_artefact(request.artefact)
+    manifest = source.manifest
+    if manifest.precision != "float32":
+        msg = f"{source.name} is in {manifest.precision}: expected the float32 artefact"
+        raise ExportRefused(msg)
+    sample = read_sample(request.images, most=MOST)
+    pixels, classes = _pixels(source, sample)
+    with artefacts.new_directory(request.output) as directory:
+        file = directory / "image.onnx"
+        _convert(source, request.kind, file, pixels[:: max(1, len(pixels) // CALIBRATION)])
+        measured = _measure(source, file, pixels, classes, sample.name)
+        _check(measured, THRESHOLDS[request.kind], f"{source.name} in {request.kind}")
+        embed = open_graph(Graph(file, None), names=(manifest.input.name, manifest.output.name))
+        files = {"image": file.name}
+        for field in ("text", "text_data", "tokenizer"):
+            entry = manifest.files.entries().get(field)
+            if entry is not None:
+                shutil.copy2(source.directory / entry.path, directory / entry.path)
+                files[field] = entry.path
+        draft = artefacts.Draft(
+            label=artefacts.Label(
+                name=request.name or f"{source.name}-{SUFFIX[request.kind]}",
+                description=f"{manifest.description} In {request.kind}.",
+                licence=manifest.licence,
+                source=manifest.source,
+            ),
+            dim=source.dim,
+            preprocessing=manifest.preprocessing,
+            input=manifest.input.name,
+            output=manifest.output.name,
+            files=files,
+            # What it gives itself: that it is near to float32 was measured on more than patterns.
+            reference=embed,
+            measured=measured,
+            text=manifest.text,
+            precision=request.kind,
+        )
+        artefacts.write_manifest(directory, draft)
+    return load_artefact(request.output)
+
+
+def _pixels(source: EncoderArtefact, sample: Sample) -> tuple[UInt8, list[str] | None]:
+    """The pixels (N, H, W, 3) of the images that decode, and their classes."""
+    made, kept = list[UInt8](), list[int]()
+    for at, data in enumerate(sample.images):
+        try:
+            made.append(decode(data, limits=ImageLimits(), spec=source.manifest.preprocessing))
+        except ShoalError:
+            continue
+        kept.append(at)
+    if len(made) < 2:  # noqa: PLR2004
+        msg = f"{sample.name}: expected images, and none decodes"
+        raise ExportRefused(msg)
+    classes = None if sample.classes is None else [sample.classes[at] for at in kept]
+    return np.stack(made), classes
+
+
+def _convert(source: EncoderArtefact, kind: Kind, file: Path, calibration: UInt8) -> None:
+    if kind == "float16":
+        model = onnx.load(source.image_model)
+        del model.graph.value_info[:]  # the types that the conversion changes
+        halved = float16.convert_float_to_float16(
+            model,
+            keep_io_types=True,
+            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, "Cast"],
+            node_block_list=_unit_length(model.graph),
+        )
+        onnx.save(halved, file)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = Path(scratch) / "prepared.onnx"
+        quant_pre_process(source.image_model, prepared, skip_symbolic_shape=True)
+        operators = [node.op_type for node in onnx.load(prepared).graph.node]
+        if operators.count("Conv") > operators.count("MatMul") + operators.count("Gemm"):
+            quantize_static(
+                prepared,
+                file,
+                _Reader(source.manifest.input.name, calibration),
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                activation_type=QuantType.QUInt8,
+            )
+        else:
+            quantize_dynamic(
+                prepared,
+                file,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+            )
+
+
+_SCALING: Final = frozenset(
+    {"Cast", "Clip", "Div", "Expand", "LpNormalization", "Max", "Mul", "Pow", "ReduceL2"}
+    | {"ReduceSum", "Shape", "Sqrt"}
+)
+
+
+def _unit_length(graph: Any) -> list[str]:
+    """The names of the last nodes, which scale to unit length: they stay in float32."""
+    makers = {output: node for node in graph.node for output in node.output}
+    found, todo = dict[str, None](), [output.name for output in graph.output]
+    while todo:
+        node = makers.get(todo.pop())
+        if node is not None and node.op_type in _SCALING and node.name not in found:
+            found[node.name] = None
+            todo.extend(node.input)
+    return list(found)
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc] # untyped
+    def __init__(self, name: str, pixels: UInt8) -> None:
+        self._feeds: Iterator[dict[str, npt.NDArray[Any]]] = iter(
+            [{name: each[None]} for each in pixels]
+        )
+
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+        return next(self._feeds, None)
+
+
+def _measure(
+    source: EncoderArtefact, file: Path, pixels: UInt8, classes: list[str] | None, images: str
+) -> Measured:
+    names = (source.manifest.input.name, source.manifest.output.name)
+    before, after = (_all(Graph(path, None), names, pixels) for path in (source.image_model, file))
+    return Measured(
+        images=images,
+        min_cosine=float((before * after).sum(axis=1).min()),
+        recall_at_10=neighbours_kept(before, after),
+        nmi_change=None
+        if classes is None
+        else clusters_kept(after, classes) - clusters_kept(before, classes),
+    )
+
+
+def _all(graph: Graph, names: tuple[str, str], pixels: UInt8) -> npt.NDArray[np.float32]:
+    embed = open_graph(graph, names=names)
+    return np.concatenate([embed(pixels[at : at + 16]) for at in range(0, len(pixels), 16)])
+
+
+def _check(measured: Measured, least: Thresholds, name: str) -> None:
+    """ExportRefused, with everything that was measured, if something is below its threshold."""
+    recall, change = measured.recall_at_10, measured.nmi_change
+    good = (
+        measured.min_cosine >= least.min_cosine
+        and recall is not None
+        and recall >= least.min_recall
+        and (change is None or change >= -least.max_nmi_loss)
+    )
+    if not good:
+        nmi = (
+            "" if change is None else f", NMI change {change:+.4f} (at least -{least.max_nmi_loss})"
+        )
+        msg = (
+            f"{name}, on {measured.images}: lowest cosine {measured.min_cosine:.4f} (at least "
+            f"{least.min_cosine}), recall@10 {recall:.4f} (at least {least.min_recall}){nmi}"
+        )
+        raise ExportRefused(msg)

@@ -1,0 +1,136 @@
+"""float16, int8 and mixes of real artefacts."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedder.artefact import EncoderArtefact, bundled_artefact, load_any_artefact
+from embedder.config import EmbedderConfig
+from embedder.encoder import Encoder
+from embedder.export import variants
+from embedder.export.mix import MixRequest, make_mix
+from embedder.export.variants import Thresholds, VariantRequest, make_variant
+from embedder.runtime import RuntimeConfig
+from shoal.errors import ArtefactError, ExportRefused
+from shoal.v1 import embedder_pb2
+
+
+def test_float16_variant_is_half_as_large_and_near(dino: EncoderArtefact, tmp_path: Path) -> None:
+    """Half the size, the same vectors to a cosine of 0.999, an encoder of its own."""
+    made = make_variant(VariantRequest(dino.directory, "float16", tmp_path / "half"))
+    assert made.name == f"{dino.name}-fp16"
+    assert made.fingerprint != dino.fingerprint
+    assert made.manifest.precision == "float16"
+    assert made.image_model.stat().st_size < 0.6 * dino.image_model.stat().st_size
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    whole, half = (
+        Encoder.open(each.directory, RuntimeConfig()).embed([pixels]) for each in (dino, made)
+    )
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-3)
+    assert (whole * half).sum(axis=1).min() >= 0.999
+    measured = made.manifest.measured
+    assert measured is not None
+    assert measured.recall_at_10 is not None
+    assert measured.nmi_change is None
+
+
+def test_int8_variant_of_a_transformer_is_measured(dino: EncoderArtefact, tmp_path: Path) -> None:
+    """A quarter of the size; cosine and neighbours are in the artefact, above the thresholds."""
+    made = make_variant(VariantRequest(dino.directory, "int8", tmp_path / "int8"))
+    assert made.image_model.stat().st_size < 0.4 * dino.image_model.stat().st_size
+    measured, least = made.manifest.measured, variants.THRESHOLDS["int8"]
+    assert measured is not None
+    assert measured.min_cosine >= least.min_cosine
+    assert (measured.recall_at_10 or 0) >= least.min_recall
+    Encoder.open(made.directory, RuntimeConfig())
+
+
+def test_variant_below_a_threshold_is_refused_and_not_written(
+    dino: EncoderArtefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each threshold can refuse, with all that was measured, and leaves nothing behind."""
+    for bar in (
+        Thresholds(min_cosine=1.1, min_recall=0, max_nmi_loss=1),
+        Thresholds(min_cosine=0, min_recall=1.1, max_nmi_loss=1),
+    ):
+        monkeypatch.setitem(variants.THRESHOLDS, "float16", bar)
+        with pytest.raises(ExportRefused, match=r"lowest cosine .* recall@10"):
+            make_variant(VariantRequest(dino.directory, "float16", tmp_path / "half"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_of_the_bundled_encoder_is_refused(tmp_path: Path) -> None:
+    """EfficientNet-Lite0 loses too much in int8 (cosines down to 0.9), and the gate says so."""
+    with pytest.raises(ExportRefused, match="efficientnet-lite0 in int8"):
+        make_variant(VariantRequest(bundled_artefact(), "int8", tmp_path / "int8"))
+
+
+def test_variant_of_a_variant_is_refused(dino: EncoderArtefact, tmp_path: Path) -> None:
+    """Errors would add up unseen: only the float32 artefact is varied."""
+    half = make_variant(VariantRequest(dino.directory, "float16", tmp_path / "half"))
+    with pytest.raises(ExportRefused, match="expected the float32 artefact"):
+        make_variant(VariantRequest(half.directory, "int8", tmp_path / "again"))
+
+
+def test_variant_keeps_the_text_tower(clip: EncoderArtefact, tmp_path: Path) -> None:
+    """A varied CLIP still embeds texts, with the same vectors."""
+    half = make_variant(VariantRequest(clip.directory, "float16", tmp_path / "half"))
+    whole, varied = (
+        Encoder.open(each.directory, RuntimeConfig()).embed_texts(["a dog", "two cats"])
+        for each in (clip, half)
+    )
+    np.testing.assert_allclose(whole, varied, atol=1e-6)
+
+
+def test_mix_of_clip_and_dino(clip: EncoderArtefact, dino: EncoderArtefact, tmp_path: Path) -> None:
+    """SCP-MIX: the parts' unit vectors side by side; it loads, and its self-test passes."""
+    made = make_mix(MixRequest((clip.directory, dino.directory), tmp_path / "mix", "both"))
+    assert (made.name, made.dim) == ("both", clip.dim + dino.dim)
+    assert load_any_artefact(tmp_path / "mix").fingerprint == made.fingerprint
+    encoder = Encoder.open(tmp_path / "mix", RuntimeConfig())
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    parts = [Encoder.open(each.directory, RuntimeConfig()).embed([pixels]) for each in (clip, dino)]
+    np.testing.assert_allclose(
+        encoder.embed([pixels, pixels]), np.concatenate(parts, axis=1) / np.sqrt(2), atol=1e-6
+    )
+
+
+def test_mix_needs_two_parts_of_different_names(
+    clip: EncoderArtefact, dino: EncoderArtefact, tmp_path: Path
+) -> None:
+    """One part, two of one name, and a mix as a part are refused."""
+    for parts in ((clip.directory,), (clip.directory, clip.directory)):
+        with pytest.raises(ExportRefused, match="two or more artefacts of different names"):
+            make_mix(MixRequest(parts, tmp_path / "x"))
+    mix = make_mix(MixRequest((clip.directory, dino.directory), tmp_path / "mix"))
+    with pytest.raises(ArtefactError):
+        make_mix(MixRequest((mix.directory, dino.directory), tmp_path / "x"))
+
+
+def test_texts_are_embedded_over_grpc(clip: EncoderArtefact, serve: Any) -> None:
+    """EmbedText answers each text with its vector, in order, a bad one with its own error."""
+
+    async def scenario() -> None:
+        config = EmbedderConfig(run_size=1, encoders=(bundled_artefact(), clip.directory))
+        async with serve(config) as served:
+            texts = ["a dog", "", "two cats", "x" * 10_001]
+            answer = await served.stub.EmbedText(embedder_pb2.EmbedTextRequest(texts=texts))
+            assert answer.encoder == clip.name
+            kinds = [result.WhichOneof("outcome") for result in answer.results]
+            assert kinds == ["vector", "error", "vector", "error"]
+            assert {r.error.reason for r in answer.results[1::2]} == {"INVALID_ARGUMENT"}
+            truth = Encoder.open(clip.directory, RuntimeConfig()).embed_texts(texts[::2])
+            for result, wanted in zip(answer.results[::2], truth, strict=True):
+                got = np.frombuffer(result.vector.values, "<f4")
+                np.testing.assert_allclose(got, wanted, atol=1e-5)
+                assert result.vector.fingerprint == clip.fingerprint
+            info = await served.stub.GetInfo(embedder_pb2.GetInfoRequest())
+            assert [e.has_text for e in info.encoders] == [False, True]
+
+    asyncio.run(scenario())
