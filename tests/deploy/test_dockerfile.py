@@ -131,9 +131,9 @@ def test_extras_that_are_installed_exist(stages: Stages) -> None:
         if (match := re.search(r"\.whl\)\[([\w,]+)\]", value))
     }
     assert asked == {
-        "embedder-venv": {"cpu"},
+        "embedder-venv": {"cpu", "text"},
         "clusterer-venv": {"cluster"},
-        "all-venv": {"cpu", "cluster"},
-        "embedder-gpu-venv": {"gpu"},
+        "all-venv": {"cpu", "cluster", "text"},
+        "embedder-gpu-venv": {"gpu", "text"},
     }
     assert set().union(*asked.values()) <= set(project["optional-dependencies"])
