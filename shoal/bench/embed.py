@@ -48,13 +48,15 @@ class EmbedResult:
     resident_mib: float
 
 
-def bench_embed(images: Sequence[bytes], *, rounds: int) -> EmbedResult:
-    """Measures the bundled encoder on ``images`` (encoded files)."""
-    config = EmbedderConfig()
-    encoder = Encoder.open(None, config.runtime)
+def bench_embed(
+    images: Sequence[bytes], *, rounds: int, encoder_directory: Path | None = None
+) -> EmbedResult:
+    """Measures an encoder (None: the bundled one) on ``images`` (encoded files)."""
+    config = EmbedderConfig(encoders=() if encoder_directory is None else (encoder_directory,))
+    encoder = Encoder.open(encoder_directory, config.runtime)
     with (
         TemporaryDirectory(prefix="shoal-bench-") as directory,
-        UpProcess(Path(directory) / "data") as up,
+        UpProcess(Path(directory) / "data", encoder=encoder_directory) as up,
         Client(up.address) as client,
         ThreadPoolExecutor(max(CALLERS, usable_cores())) as threads,
         _in_process(config) as in_process,

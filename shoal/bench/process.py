@@ -24,9 +24,11 @@ class UpProcess:
         ServiceUnavailable: it did not come up; the message ends with what it printed.
     """
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, encoder: Path | None = None) -> None:
         self._log = data.with_suffix(".log")
         command = [sys.executable, "-m", "shoal.cli", "up", "--data", str(data)]
+        if encoder is not None:
+            command += ["--encoder", str(encoder)]
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SHOAL_")}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own module

@@ -36,10 +36,19 @@ def bench() -> None:
     metavar="DIR",
     help="JPEG files to use. Default: 400x533 crops of scikit-learn's two photographs.",
 )
+@option(
+    "--model",
+    "encoder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Encoder artefact to measure. Default: the one that ships with Shoal.",
+)
 @option("--count", type=click.IntRange(1), default=256, help="How many images per round.")
 @option("--rounds", type=click.IntRange(1), default=3, help="Rounds that count.")
 @json_option
-def bench_embed(*, images: Path | None, count: int, rounds: int, as_json: bool) -> None:
+def bench_embed(
+    *, images: Path | None, encoder: Path | None, count: int, rounds: int, as_json: bool
+) -> None:
     """Images per second from JPEG bytes, layer by layer, up to gRPC.
 
     Example:
@@ -49,7 +58,7 @@ def bench_embed(*, images: Path | None, count: int, rounds: int, as_json: bool) 
     from shoal.bench.photos import photos
 
     files = photos(count) if images is None else _read(images, count)
-    result = measure_embed(files, rounds=rounds)
+    result = measure_embed(files, rounds=rounds, encoder_directory=encoder)
     if as_json:
         print_json(asdict(result))
         return
@@ -70,6 +79,39 @@ def bench_embed(*, images: Path | None, count: int, rounds: int, as_json: bool) 
         + [("ceiling", f"{result.ceiling:.1f}", *_share(result.ceiling / result.bare.rate))],
     )
     talk(f"ceiling = 1 / (1/bare + 1/decode); server RSS {result.resident_mib:.0f} MiB")
+
+
+@bench.command("soak")
+@option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    help="How long.",
+)
+@option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the load.")
+@json_option
+def bench_soak(*, minutes: float, seed: int, as_json: bool) -> None:
+    """Mixed load with 5% poison images and callers that go away; watch answers and memory.
+
+    Exit status 1, and one line, if an answer is lost, doubled or wrong, or the server is stuck.
+
+    Example:
+      shoal bench soak --minutes 30
+    """
+    from shoal.bench.photos import photos
+    from shoal.bench.soak import bench_soak as soak
+
+    result = soak(photos(128), seconds=minutes * 60, seed=seed)
+    if as_json:
+        print_json(asdict(result))
+        return
+    talk(result.machine)
+    click.echo(
+        f"{result.answered:,} images answered once each in {result.seconds:.0f} s "
+        f"({result.rate:.0f}/s), {result.poisoned:,} of them poison; {result.cancelled:,} streams "
+        f"left, {result.refused:,} calls refused; RSS {result.resident_mib:.0f} MiB, "
+        f"{result.growth_mib_per_hour:+.0f} MiB/h once warm"
+    )
 
 
 @bench.command("search")

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from shoal.bench.soak import _check, _slope, _Tally
+from shoal.errors import OperatorError
+
 
 def test_bench_search_is_exact_and_prints_every_layer(tmp_path: Path, run_shoal: Any) -> None:
     """A small run has all rows, and in-cluster search misses nothing that brute force finds."""
@@ -39,3 +42,32 @@ def test_bench_wrong_size_is_one_line(tmp_path: Path, run_shoal: Any) -> None:
     assert done.stderr.splitlines() == [
         "shoal: error: --clusters: expected at most 100 (--points), got 101"
     ]
+
+
+def test_bench_soak_answers_every_image_once(run_shoal: Any, tmp_path: Path) -> None:
+    """A short soak: thousands of answers would be better, hundreds show that nothing is lost."""
+    result = run_shoal("bench", "soak", "--minutes", "0.15", "--json", cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["answered"] > 100
+    assert 0 < found["poisoned"] < 0.2 * found["answered"]
+    assert found["cancelled"] > 0
+    assert found["resident_mib"] > 50
+
+
+def test_soak_tells_a_wrong_answer() -> None:
+    """Poison that is accepted, and a good image that is refused, end the soak."""
+    tally = _Tally()
+    for poison, failed in ((True, False), (False, True)):
+        with pytest.raises(OperatorError):
+            _check(poison, failed=failed, tally=tally)
+    _check(True, failed=True, tally=tally)
+    _check(False, failed=False, tally=tally)
+    assert tally.counts == {"poison": 1, "good": 1}
+
+
+def test_soak_slope_is_of_the_warm_part() -> None:
+    """Memory that grows while it warms up and then stays has a slope of zero."""
+    grown = [(float(t), float(min(t, 10))) for t in range(100)]
+    assert _slope(grown, 20) == pytest.approx(0, abs=1e-9)
+    assert _slope([(float(t), 2.0 * t) for t in range(100)], 0) == pytest.approx(2)
