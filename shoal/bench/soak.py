@@ -131,7 +131,7 @@ def _stream(address: str, images: Sequence[bytes], tally: _Tally, until: float, 
                 if outcome.name in answered:
                     raise OperatorError(f"image {outcome.name} was answered twice")
                 answered.add(outcome.name)
-                _check(sent[outcome.name], failed=outcome.failure is not None, tally=tally)
+                _check(poison=sent[outcome.name], failed=outcome.failure is not None, tally=tally)
             if answered != set(sent):
                 raise OperatorError(f"{len(sent) - len(answered)} images were not answered")
 
@@ -151,7 +151,7 @@ def _caller(address: str, images: Sequence[bytes], tally: _Tally, until: float, 
             if len(answers) != len(batch):
                 raise OperatorError(f"{len(batch)} images were sent, {len(answers)} answered")
             for (_, poison), answer in zip(batch, answers, strict=True):
-                _check(poison, failed=answer.failure is not None, tally=tally)
+                _check(poison=poison, failed=answer.failure is not None, tally=tally)
 
 
 def _leaver(address: str, images: Sequence[bytes], tally: _Tally, until: float, seed: int) -> None:
@@ -168,7 +168,7 @@ def _leaver(address: str, images: Sequence[bytes], tally: _Tally, until: float, 
             time.sleep(0.5)
 
 
-def _check(poison: bool, *, failed: bool, tally: _Tally) -> None:  # noqa: FBT001
+def _check(*, poison: bool, failed: bool, tally: _Tally) -> None:
     if poison != failed:
         what = "a poison image was accepted" if poison else "a good image was refused"
         raise OperatorError(what)

@@ -60,9 +60,9 @@ def test_soak_tells_a_wrong_answer() -> None:
     tally = _Tally()
     for poison, failed in ((True, False), (False, True)):
         with pytest.raises(OperatorError):
-            _check(poison, failed=failed, tally=tally)
-    _check(True, failed=True, tally=tally)
-    _check(False, failed=False, tally=tally)
+            _check(poison=poison, failed=failed, tally=tally)
+    _check(poison=True, failed=True, tally=tally)
+    _check(poison=False, failed=False, tally=tally)
     assert tally.counts == {"poison": 1, "good": 1}
 
 
