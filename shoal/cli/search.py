@@ -49,6 +49,12 @@ class WithinType(click.ParamType[Any]):
     metavar="any|auto|ID",
     help="Everywhere, in the query's own cluster, or in a cluster.",
 )
+@option(
+    "--vector",
+    default="",
+    metavar="NAME",
+    help="Which of the collection's named vectors to compare. Default: its first.",
+)
 @option("-n", "--limit", type=click.IntRange(1, 10_000), default=10, help="Most hits.")
 @option("--offset", type=click.IntRange(0, 100_000), default=0, help="Hits to skip.")
 @option("--min-score", type=click.FloatRange(-1, 1), help="Least cosine of a hit.")
@@ -80,6 +86,7 @@ def search(
     Example:
       shoal search photo.jpg --within auto -n 20
       shoal search --id 6f1e1a52-6d0c-5c0e-9d7b-5a0a1c0f7e11 --where source=holiday
+      shoal search --text "a red bicycle" --vector vit-b-32-quickgelu-openai
     """
     query = _query(image, point, text)
     with target.connect() as client:
@@ -93,6 +100,7 @@ def search(
                 where=Filter(must=[(name, _test(value)) for name, value in where.items()]),
                 offset=options["offset"],
                 min_score=options["min_score"],
+                vector=options["vector"],
             ),
         )
     if as_json:

@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from tiny_clip import register
 
 from embedder.artefact import EncoderArtefact
 from embedder.encoder import Encoder
@@ -26,7 +27,6 @@ from embedder.preprocess import ImageLimits, decode
 from embedder.runtime import RuntimeConfig
 from embedder.tokenizer import Tokenizer
 from shoal.errors import ArtefactError, ExportRefused
-from tests.embedder.export.conftest import register
 
 TEXTS = [
     "a dog",
