@@ -81,6 +81,12 @@ class StageProgress:
 @option("--method", type=click.Choice(METHODS), default="kmeans", help="How clusters are found.")
 @option("-k", "k", type=CountType(), help="Number of clusters; kmeans and gmm need it.")
 @option("--seed", type=click.IntRange(min=0), default=0, help="Seed of everything random.")
+@option(
+    "--vector",
+    default="",
+    metavar="NAME",
+    help="Which of the collection's named vectors to cluster. Default: its first.",
+)
 @option("--plan", "plan_only", is_flag=True, help="Stop after the plan; change nothing.")
 @option("--force", is_flag=True, help="Cut over even if the plan is past a gate.")
 @option(
@@ -132,6 +138,7 @@ def cluster(*, target: Target, wait: bool, as_json: bool, **options: Any) -> Non
     run_options = RunOptions(
         seed=options["seed"],
         sample_size=options["sample_size"],
+        vector=options["vector"],
         cold_start=options["cold_start"],
         plan_only=options["plan_only"],
         force=options["force"],

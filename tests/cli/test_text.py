@@ -15,7 +15,7 @@ from embedder.runtime import RuntimeConfig
 from shoal.client import Client
 
 
-def test_text_finds_what_brute_force_finds(
+def test_text_finds_what_brute_force_finds_and_its_cluster(
     start_server: Any, run_shoal: Any, pictures: Any, tmp_path: Path
 ) -> None:
     """The hits of --text are the images whose CLIP vectors are nearest to the text's, by NumPy."""
@@ -46,6 +46,13 @@ def test_text_finds_what_brute_force_finds(
         [hit["score"] for hit in hits], [scores[key] for key in expected], atol=1e-4
     )
     assert {hit["payload"]["key"] for hit in hits} == set(expected)
+
+    run = run_shoal("cluster", "-k", "3", "--vector", clip.name, *address, cwd=tmp_path)
+    assert run.code == 0, run.stderr
+    inside = run_shoal("search", *query, "--within", "auto", *address, cwd=tmp_path)
+    assert inside.code == 0, inside.stderr
+    answer = json.loads(inside.stdout)
+    assert {hit["cluster"] for hit in answer["hits"]} == {answer["cluster"]}
 
     wrong = run_shoal("search", "--text", "x", *address, cwd=tmp_path)
     assert wrong.code == 1
