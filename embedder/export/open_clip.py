@@ -13,23 +13,14 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from embedder.artefact import EncoderArtefact, load_artefact
+from embedder.artefact import EncoderArtefact
 from embedder.export import artefacts, gates
 from embedder.export.checkpoints import read_checkpoint
 from embedder.export.clip_tokenizer import is_clips_own, write_tokenizer
-from embedder.export.graphs import (
-    IMAGE_INPUT,
-    IMAGE_OUTPUT,
-    TEXT_INPUT,
-    TEXT_OUTPUT,
-    ImageGraph,
-    TextGraph,
-    run,
-    write_graph,
-)
+from embedder.export.graphs import TEXT_INPUT, TEXT_OUTPUT, TextGraph, run, write_graph
+from embedder.export.image_encoder import Tower, write_encoder
 from embedder.manifest import (
     Crop,
-    Measured,
     Normalise,
     Preprocessing,
     Resize,
@@ -77,43 +68,23 @@ def export_open_clip(request: OpenClipRequest) -> EncoderArtefact:
     """
     model, weights = _load(request)
     preprocessing = to_preprocessing(dict(open_clip.get_model_preprocess_cfg(model)))
-    name = request.name or artefact_name(request.model, request.pretrained or "")
-    image = ImageGraph(_ImageTower(model), preprocessing).eval()
-    with artefacts.new_directory(request.output) as directory:
-        crop = preprocessing.crop
-        example = np.zeros((2, crop.height, crop.width, 3), np.uint8)
-        graph = write_graph(
-            image, example, directory / "image.onnx", names=(IMAGE_INPUT, IMAGE_OUTPUT)
-        )
-        lowest = gates.check_image_graph(image, graph, preprocessing, _transform(model))
-        files = {"image": "image.onnx"}
-        if graph.data is not None:
-            files["image_data"] = graph.data.name
-        text = _write_text(request.model, model, directory, files)
-        label = artefacts.Label(
-            name=name,
-            description=f"open_clip {request.model}, {weights}",
-            licence=request.licence,
-            source=Source(
-                package=PACKAGE,
-                version=importlib.metadata.version(PACKAGE),
-                model=request.model,
-                weights=weights,
-            ),
-        )
-        draft = artefacts.Draft(
-            label=label,
-            dim=run(image, example).shape[1],
-            preprocessing=preprocessing,
-            input=IMAGE_INPUT,
-            output=IMAGE_OUTPUT,
-            files=files,
-            reference=lambda pixels: run(image, pixels),
-            measured=Measured(images="scikit-learn's sample photographs", min_cosine=lowest),
-            text=text,
-        )
-        artefacts.write_manifest(directory, draft)
-    return load_artefact(request.output)
+    label = artefacts.Label(
+        name=request.name or artefact_name(request.model, request.pretrained or ""),
+        description=f"open_clip {request.model}, {weights}",
+        licence=request.licence,
+        source=Source(
+            package=PACKAGE,
+            version=importlib.metadata.version(PACKAGE),
+            model=request.model,
+            weights=weights,
+        ),
+    )
+    return write_encoder(
+        Tower(_ImageTower(model), preprocessing, _transform(model)),
+        label,
+        request.output,
+        text=lambda directory, files: _write_text(request.model, model, directory, files),
+    )
 
 
 def to_preprocessing(config: dict[str, Any]) -> Preprocessing:

@@ -13,12 +13,12 @@ import torch
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 
-from embedder.artefact import EncoderArtefact, load_artefact
+from embedder.artefact import EncoderArtefact
 from embedder.export import artefacts, gates
 from embedder.export.checkpoints import match_backbone, read_checkpoint
-from embedder.export.graphs import IMAGE_INPUT, IMAGE_OUTPUT, ImageGraph, run, write_graph
+from embedder.export.image_encoder import Tower, write_encoder
 from embedder.export.open_clip import artefact_name, normalise
-from embedder.manifest import Crop, Measured, Preprocessing, Resize, Source
+from embedder.manifest import Crop, Preprocessing, Resize, Source
 from shoal.errors import ExportRefused
 
 PACKAGE: Final = "timm"
@@ -59,43 +59,22 @@ def export_timm(request: TimmRequest) -> EncoderArtefact:
     """
     model, weights = _load(request)
     config = data_config(model, request.image_size)
-    preprocessing = to_preprocessing(config)
-    image = ImageGraph(model, preprocessing).eval()
     transform: gates.Transform = create_transform(**config, is_training=False)
-    with artefacts.new_directory(request.output) as directory:
-        crop = preprocessing.crop
-        example = np.zeros((2, crop.height, crop.width, 3), np.uint8)
-        graph = write_graph(
-            image, example, directory / "image.onnx", names=(IMAGE_INPUT, IMAGE_OUTPUT)
-        )
-        lowest = gates.check_image_graph(
-            image, graph, preprocessing, lambda picture: transform(picture.convert("RGB"))
-        )
-        files = {"image": "image.onnx"}
-        if graph.data is not None:
-            files["image_data"] = graph.data.name
-        draft = artefacts.Draft(
-            label=artefacts.Label(
-                name=request.name or artefact_name(request.model, ""),
-                description=f"timm {request.model}, {weights}",
-                licence=request.licence,
-                source=Source(
-                    package=PACKAGE,
-                    version=importlib.metadata.version(PACKAGE),
-                    model=request.model,
-                    weights=weights,
-                ),
-            ),
-            dim=run(image, example).shape[1],
-            preprocessing=preprocessing,
-            input=IMAGE_INPUT,
-            output=IMAGE_OUTPUT,
-            files=files,
-            reference=lambda pixels: run(image, pixels),
-            measured=Measured(images="scikit-learn's sample photographs", min_cosine=lowest),
-        )
-        artefacts.write_manifest(directory, draft)
-    return load_artefact(request.output)
+    label = artefacts.Label(
+        name=request.name or artefact_name(request.model, ""),
+        description=f"timm {request.model}, {weights}",
+        licence=request.licence,
+        source=Source(
+            package=PACKAGE,
+            version=importlib.metadata.version(PACKAGE),
+            model=request.model,
+            weights=weights,
+        ),
+    )
+    tower = Tower(
+        model, to_preprocessing(config), lambda picture: transform(picture.convert("RGB"))
+    )
+    return write_encoder(tower, label, request.output)
 
 
 def data_config(model: torch.nn.Module, image_size: int = 0) -> dict[str, Any]:

@@ -1,0 +1,66 @@
+"""From a PyTorch tower to an artefact: trace, gate, write. What all exporters have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from embedder.artefact import EncoderArtefact, load_artefact
+from embedder.export import artefacts, gates
+from embedder.export.graphs import IMAGE_INPUT, IMAGE_OUTPUT, ImageGraph, run, write_graph
+from embedder.manifest import Measured, Preprocessing, TextSpec
+
+WriteText: TypeAlias = Callable[[Path, dict[str, str]], TextSpec | None]
+"""Writes a text tower's files into a directory, and their names into the files by field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """An image tower: pixels (N, 3, H, W), scaled, to vectors (N, D), and how its library scales.
+
+    ``transform`` is the library's own preprocessing, to be compared with.
+    """
+
+    module: torch.nn.Module
+    preprocessing: Preprocessing
+    transform: gates.Transform
+
+
+def write_encoder(
+    tower: Tower, label: artefacts.Label, output: Path, *, text: WriteText = lambda _, __: None
+) -> EncoderArtefact:
+    """Write the artefact of ``tower`` to the directory ``output``.
+
+    Raises:
+        ExportRefused: the tower cannot be expressed, the export is not faithful, or ``output``
+            exists; nothing is written then.
+    """
+    image = ImageGraph(tower.module, tower.preprocessing).eval()
+    crop = tower.preprocessing.crop
+    example = np.zeros((2, crop.height, crop.width, 3), np.uint8)
+    with artefacts.new_directory(output) as directory:
+        graph = write_graph(
+            image, example, directory / "image.onnx", names=(IMAGE_INPUT, IMAGE_OUTPUT)
+        )
+        lowest = gates.check_image_graph(image, graph, tower.preprocessing, tower.transform)
+        files = {"image": graph.file.name}
+        if graph.data is not None:
+            files["image_data"] = graph.data.name
+        draft = artefacts.Draft(
+            label=label,
+            dim=run(image, example).shape[1],
+            preprocessing=tower.preprocessing,
+            input=IMAGE_INPUT,
+            output=IMAGE_OUTPUT,
+            text=text(directory, files),
+            files=files,
+            reference=lambda pixels: run(image, pixels),
+            measured=Measured(images="scikit-learn's sample photographs", min_cosine=lowest),
+        )
+        artefacts.write_manifest(directory, draft)
+    return load_artefact(output)
