@@ -157,13 +157,12 @@ class Fleet:
             berth.used_at = asyncio.get_running_loop().time()
 
     async def _open(self, berth: _Berth) -> Pipeline:
-        if self._closed:
-            msg = "the embedder is shutting down"
-            raise ServiceUnavailable(msg)
+        self._check_open()
         config = self._config
         encoder = await asyncio.to_thread(self._open_encoder, berth.artefact, config.runtime)
         if not berth.run_size:
             berth.run_size = await asyncio.to_thread(_run_size, encoder, config)
+        self._check_open()  # opening takes seconds
         pipeline = Pipeline(encoder, config, self._decoder, run_size=berth.run_size)
         pipeline.start()
         metrics.LOADED.labels(encoder.name, encoder.provider).set(1)
@@ -175,6 +174,11 @@ class Fleet:
         }
         _log.info("encoder loaded", extra=facts)
         return pipeline
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = "the embedder is shutting down"
+            raise ServiceUnavailable(msg)
 
     async def embed(
         self, data: bytes, names: Sequence[str], patience: Patience

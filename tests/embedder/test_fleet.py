@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -180,6 +181,29 @@ def test_closed_fleet_opens_nothing(others: Any, images: Any) -> None:
             pass
         with pytest.raises(ServiceUnavailable):
             await fleet.embed(images.china, ("near",), Patience())
+
+    asyncio.run(scenario())
+
+
+def test_fleet_that_closes_while_an_encoder_opens_keeps_none(others: Any, images: Any) -> None:
+    """An encoder that finishes opening after the close is not put to work."""
+    going, go_on = threading.Event(), threading.Event()
+
+    def slowly(artefact: Artefact, runtime: RuntimeConfig) -> Encoder:
+        if artefact.name == "near":
+            going.set()
+            go_on.wait(30)
+        return Encoder.of(artefact, runtime)
+
+    async def scenario() -> None:
+        config = EmbedderConfig(run_size=1, encoders=others)
+        async with running(config, open_encoder=slowly) as fleet:
+            late = asyncio.create_task(fleet.embed(images.china, ("near",), Patience()))
+            await asyncio.to_thread(going.wait)
+        go_on.set()
+        with pytest.raises(ServiceUnavailable):
+            await late
+        assert not fleet.is_open("near")
 
     asyncio.run(scenario())
 
