@@ -234,14 +234,16 @@ async def _run(
 @contextlib.contextmanager
 def background(config: LocalConfig) -> Iterator[str]:
     """All of Shoal in a thread of this process; gives its ``HOST:PORT``, stops on leaving."""
-    ready = threading.Event()
+    ready, leaving = threading.Event(), threading.Event()
     outcome: list[str | BaseException] = []
-    stop: list[Callable[[], object]] = []
+    wake: list[Callable[[], object]] = []
 
     async def scenario() -> None:
         leave = asyncio.Event()
         loop = asyncio.get_running_loop()
-        stop.append(lambda: loop.call_soon_threadsafe(leave.set))
+        wake.append(lambda: loop.call_soon_threadsafe(leave.set))
+        if leaving.is_set():  # before there was anything to wake
+            return
         async with local_server(config) as server:
             outcome.append(server.address)
             ready.set()
@@ -257,15 +259,19 @@ def background(config: LocalConfig) -> Iterator[str]:
 
     thread = threading.Thread(target=work, name="shoal-local")
     thread.start()
-    ready.wait()
     try:
+        ready.wait()
         first = outcome[0]
         if isinstance(first, BaseException):
             raise first
         yield first
     finally:
-        if thread.is_alive():
-            stop[0]()
+        # Also when interrupted while it starts: a thread that is left behind would hold up the
+        # end of the process, or find the interpreter half gone.
+        leaving.set()
+        for call in wake:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: it has left
+                call()
         thread.join()
 
 

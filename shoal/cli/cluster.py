@@ -14,6 +14,7 @@ from shoal.cli.options import Target, json_option, option, target_options
 from shoal.cli.output import print_json, talk
 from shoal.cli.root import DomainError, Interrupted
 from shoal.client import (
+    COLLECTION,
     Client,
     EmbeddingVectors,
     Gates,
@@ -28,6 +29,9 @@ from shoal.client import (
     TextCentroids,
 )
 
+_UINT32 = 2**32 - 1
+MAX_CLUSTERS = 100_000
+"""The contract's limit."""
 METHODS = ("kmeans", "hdbscan", "gmm", "scp", "text", "evoc")
 
 
@@ -42,7 +46,7 @@ class CountType(click.ParamType[Any]):
         """The number, at least 1, or ``"auto"``."""
         if value == "auto":
             return "auto"
-        return int(click.IntRange(min=1).convert(value, param, ctx))
+        return int(click.IntRange(1, MAX_CLUSTERS).convert(value, param, ctx))
 
 
 class StageProgress:
@@ -54,11 +58,11 @@ class StageProgress:
         self._bar: tqdm[Any] | None = None
 
     def update(self, run: Run) -> None:
-        """Show what ``run`` is doing now."""
+        """Show what ``run`` is doing now; nothing before its first stage."""
         if run.state is not RunState.RUNNING:
             self.close()
             return
-        if run.stage != self._stage:
+        if run.stage not in (self._stage, "unspecified"):
             self.close()
             self._stage = run.stage
             if self._bars:
@@ -78,9 +82,19 @@ class StageProgress:
 
 
 @click.command(cls=Command)
-@option("--method", type=click.Choice(METHODS), default="kmeans", help="How clusters are found.")
-@option("-k", "k", type=CountType(), help="Number of clusters; kmeans and gmm need it.")
-@option("--seed", type=click.IntRange(min=0), default=0, help="Seed of everything random.")
+@option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="kmeans",
+    help="How clusters are found. This version has kmeans; a server says what it has.",
+)
+@option(
+    "-k",
+    "k",
+    type=CountType(),
+    help="Number of clusters, which kmeans needs. (auto: not in this version.)",
+)
+@option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of everything random.")
 @option(
     "--vector",
     default="",
@@ -91,13 +105,13 @@ class StageProgress:
 @option("--force", is_flag=True, help="Cut over even if the plan is past a gate.")
 @option(
     "--sample-size",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, _UINT32),
     default=0,
     help="Most points that the fit looks at. 0: the server's limit.",
 )
 @option(
     "--n-init",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, _UINT32),
     default=0,
     help="Starts of k-means, of which the best is kept. 0: by size.",
 )
@@ -145,12 +159,16 @@ def cluster(*, target: Target, wait: bool, as_json: bool, **options: Any) -> Non
         gates=_gates(options),
     )
     with target.connect() as client:
-        run = client.start_run(
-            method,
-            collection=target.collection,
-            clustering=target.clustering,
-            options=run_options,
-        )
+        try:
+            run = client.start_run(
+                method,
+                collection=target.collection,
+                clustering=target.clustering,
+                options=run_options,
+            )
+        except KeyboardInterrupt as exc:
+            message = "interrupted; a run may have been started and go on: see shoal runs"
+            raise Interrupted(message) from exc
         if wait:
             run = _follow(client, run)
     if as_json:
@@ -170,7 +188,8 @@ def _follow(client: Client, run: Run) -> Run:
             progress.update(run)
     except KeyboardInterrupt as exc:
         name = short(run.id)
-        message = f"interrupted; run {name} goes on: shoal runs cancel {name} stops it"
+        where = "" if run.collection == COLLECTION else f" --collection {run.collection}"
+        message = f"interrupted; run {name} goes on: shoal runs cancel {name}{where} stops it"
         raise Interrupted(message) from exc
     finally:
         progress.close()
@@ -180,8 +199,16 @@ def _follow(client: Client, run: Run) -> Run:
 def _method(options: dict[str, Any]) -> Method:
     name, k = options["method"], options["k"]
     if name in {"kmeans", "gmm"} and k is None:
-        message = f"--method {name} needs -k: a number of clusters, or auto"
+        message = f"--method {name} needs -k: a number of clusters"
         raise click.UsageError(message)
+    for option_name, given, method in (
+        ("--text", options["texts"], "text"),
+        ("--head", options["head"], "scp"),
+        ("--n-init", options["n_init"], "kmeans"),
+    ):
+        if given and name != method:
+            message = f"{option_name} is for --method {method}, not {name}"
+            raise click.UsageError(message)
     methods: dict[str, Method] = {
         "kmeans": KMeans(k=k, n_init=options["n_init"]),
         "gmm": GaussianMixture(k=k),

@@ -9,7 +9,7 @@ import click
 from shoal.cli.command import Command
 from shoal.cli.describe import describe_lineage, short
 from shoal.cli.hits import hit_json, place, print_hits
-from shoal.cli.options import Target, json_option, option, target_options
+from shoal.cli.options import CLUSTER_ID, Target, json_option, option, target_options
 from shoal.cli.output import print_json, print_table, talk
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ MAX_LISTED_EXEMPLARS = 20
 
 
 @click.command(cls=Command)
-@click.argument("cluster_id", type=int, required=False, metavar="[ID]")
+@click.argument("cluster_id", type=CLUSTER_ID, required=False, metavar="[ID]")
 @option(
     "--exemplars",
     type=click.IntRange(0, 1000),

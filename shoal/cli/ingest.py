@@ -21,6 +21,8 @@ from shoal.cli.sources import Keys, SourceConfig, check_paths, count_items, open
 from shoal.client import WINDOW, IngestOutcome, IngestStatus, Json
 from shoal.errors import ShoalError, TransientError
 
+_COMPARISONS = "<>!~"
+"""At the end of a name, in year>=2000, these are meant for a comparison."""
 RESUME = "run the same command again to resume"
 RETRY = "run the same command again to retry"
 MAX_REPORTED = 1000
@@ -80,6 +82,9 @@ def parse_fields(
         name, equals, value = text.partition("=")
         if not (name and equals):
             message = f"expected NAME=VALUE, got {text!r}"
+            raise click.BadParameter(message)
+        if name[-1] in _COMPARISONS or value[:1] == "=":
+            message = f"expected NAME=VALUE, which is all that there is, got {text!r}"
             raise click.BadParameter(message)
         try:
             fields[name] = json.loads(value)
@@ -150,6 +155,7 @@ def ingest(
       shoal ingest photos/ holiday.tar --source holiday --field year=2024
     """
     check_paths(paths)
+    _check_fields(fields)
     with target.connect() as client:
         limit = client.info().max_image_bytes or None
         config = SourceConfig(keys=keys, source=source, payload=fields, max_bytes=limit)
@@ -182,6 +188,19 @@ def ingest(
         talk(f"shoal: {report.retryable:,} of the failures may be temporary; {RETRY}")
     if report.failed:
         sys.exit(1)
+
+
+def _check_fields(fields: dict[str, Json]) -> None:
+    """Refuses once, before anything is sent, the fields that would be refused of every image."""
+    from shoal.client.wire_ingest import to_struct
+    from shoal.store.model import RESERVED_FIELDS
+
+    for name in fields:
+        if name in RESERVED_FIELDS or "." in name or '"' in name:
+            reserved = ", ".join(sorted(RESERVED_FIELDS))
+            message = f'--field {name}: expected a name without . and ", and none of {reserved}'
+            raise click.UsageError(message)
+    to_struct(fields)
 
 
 def follow(outcomes: Iterable[IngestOutcome], report: Report, bar: tqdm[Never]) -> None:

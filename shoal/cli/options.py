@@ -12,6 +12,9 @@ import click
 
 from shoal.client import Client
 
+CLUSTER_ID = click.IntRange(-(2**63), 2**63 - 1)
+"""What the contract can hold."""
+
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 

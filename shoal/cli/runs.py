@@ -96,7 +96,8 @@ def _print_run(run: Run) -> None:
 def rollback(*, as_json: bool, target: Target) -> None:
     """Go back to the clustering before the last run.
 
-    Every image has the cluster again that it had then, exactly.
+    Every image has the cluster again that it had then, exactly. The last two clusterings are
+    kept: a second rollback comes back to the one that the first left.
 
     Example:
       shoal rollback

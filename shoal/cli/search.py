@@ -12,7 +12,7 @@ from shoal.cli.command import Command
 from shoal.cli.describe import short
 from shoal.cli.hits import hit_json, print_hits
 from shoal.cli.ingest import parse_fields
-from shoal.cli.options import Target, json_option, option, target_options
+from shoal.cli.options import CLUSTER_ID, Target, json_option, option, target_options
 from shoal.cli.output import print_json, talk
 from shoal.cli.root import DomainError
 from shoal.client import AnyOf, Filter, Json, Missing, SearchOptions, StoredId, Test, Text
@@ -33,8 +33,8 @@ class WithinType(click.ParamType[Any]):
         if value in {"any", "auto"}:
             return str(value)
         try:
-            return int(value)
-        except ValueError:
+            return int(CLUSTER_ID.convert(value, param, ctx))
+        except click.BadParameter:
             self.fail(f"expected any, auto or the number of a cluster, got {value!r}", param, ctx)
 
 

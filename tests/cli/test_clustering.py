@@ -187,3 +187,31 @@ def test_model_list_tells_the_encoder(shoal: Run) -> None:
     (encoder,) = json.loads(result.stdout)["encoders"]
     assert encoder["dim"] == 1280
     assert encoder["name"] in shoal("model", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["cluster", "-k", "99999999999"], "100000"),
+        (["cluster", "-k", "2", "--seed", str(2**64)], "range"),
+        (["cluster", "-k", "2", "--sample-size", str(2**32)], "range"),
+        (["cluster", "-k", "2", "--n-init", str(2**32)], "range"),
+        (["clusters", str(2**63)], "range"),
+        (["search", "--id", "x", "--within", str(2**63)], "expected any, auto"),
+        (["search", "--id", "x", "--where", "year>=2000"], "NAME=VALUE"),
+        (["search", "--id", "x", "--where", "year==2000"], "NAME=VALUE"),
+        (["cluster", "-k", "2", "--text", "a dog"], "--text is for --method text"),
+        (["cluster", "-k", "2", "--head", "h"], "--head is for --method scp"),
+        (["cluster"], "needs -k: a number of clusters"),
+        (["ingest", ".", "--field", "key=1"], "--field key"),
+        (["ingest", ".", "--field", "a.b=1"], "--field a.b"),
+    ],
+)
+def test_wrong_usage_is_said_before_anything_is_sent(
+    shoal: Run, arguments: list[str], said: str
+) -> None:
+    """Numbers out of range, comparisons, and options of another method are usage errors."""
+    result = shoal(*arguments, "--address", "127.0.0.1:9")
+    assert result.code == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert said in result.stderr

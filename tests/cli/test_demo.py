@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from shoal.cli.contact_sheet import CAPTION_PX, GAP_PX, TILE_PX, Row, draw_contact_sheet
 from shoal.cli.pictures import Digits
+from tests.cli.conftest import clean_environment
 
 
 def png(colour: tuple[int, int, int], size: tuple[int, int]) -> bytes:
@@ -78,3 +84,23 @@ def test_demo_with_too_many_clusters_is_one_line(
     result = run_shoal("demo", "--images", "p", "-k", "3", cwd=tmp_path)
     assert result.code == 1
     assert result.stderr.splitlines()[-1].startswith("shoal: error: ")
+
+
+@pytest.mark.parametrize("after_s", [1.2, 1.8, 2.4])
+def test_demo_interrupted_while_it_starts_ends_and_leaves_nothing(
+    tmp_path: Path, after_s: float
+) -> None:
+    """Ctrl-C at any time of the start is one line; no temporary store is left behind."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "shoal.cli", "demo"],
+        cwd=tmp_path,
+        env={**clean_environment(), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as demo:
+        time.sleep(after_s)  # nothing tells how far a start is
+        demo.send_signal(signal.SIGINT)
+        _, said = demo.communicate(timeout=60)
+    assert demo.returncode != 0
+    assert b"Traceback" not in said, said.decode()
+    assert list(tmp_path.glob("shoal-demo-*")) == []

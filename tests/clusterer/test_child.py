@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reclustering import blobs
+from threadpoolctl import threadpool_info
 
+from clusterer import fit as fit_module
 from clusterer.child import fit_in_child
-from clusterer.methods import Plan, run_fit
+from clusterer.methods import Fit, Plan, run_fit
 from shoal.errors import Cancelled, FitFailed, NotEnoughPoints
 
 OPTIONS = {"k": 5, "n_init": 1, "max_iterations": 10, "seed": 3}
@@ -28,6 +31,26 @@ def test_child_fit_equals_the_fit_in_this_process(tmp_path: Path) -> None:
     fit = fit_in_child(plan, vectors, warm=None, scratch=tmp_path, check=nothing)
     np.testing.assert_allclose(fit.centroids, run_fit("kmeans", vectors, OPTIONS, None).centroids)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_child_fits_with_one_thread_per_matrix_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BLAS threads wait for each other by spinning: beside a busy process a fit would crawl."""
+    np.save(tmp_path / "sample.npy", blobs(20))
+    (tmp_path / "request.json").write_text(json.dumps({"method": "kmeans", "options": {}}))
+    pools: list[int] = []
+
+    def look(*_: object) -> Fit:
+        pools.extend(p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas")
+        return Fit(blobs(2), {})
+
+    monkeypatch.setattr(fit_module, "run_fit", look)
+    monkeypatch.setattr(fit_module.os, "nice", lambda _: 0)
+    monkeypatch.setattr(fit_module, "_die_with_parent", lambda: None)
+    assert fit_module.main(tmp_path) == 0
+    assert pools
+    assert set(pools) == {1}
 
 
 def test_child_domain_error_comes_back_as_itself(tmp_path: Path) -> None:
