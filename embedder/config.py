@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedder.admission import Capacity
+from embedder.locations import LocationsConfig
 from embedder.preprocess import ImageLimits
 from embedder.runtime import RuntimeConfig
 from shoal.cores import usable_cores
@@ -33,6 +34,8 @@ class EmbedderConfig:
     """Provider and threads of inference."""
     limits: ImageLimits = field(default_factory=ImageLimits)
     """Bytes, pixels and formats of one image."""
+    locations: LocationsConfig = field(default_factory=LocationsConfig)
+    """Where images may be read that come as URIs; nowhere, by default."""
     max_batch: int = 0
     """Most images that a worker takes at once. 0: 8 on a CPU, where more would only delay whoever
     comes next; 64 elsewhere."""

@@ -11,6 +11,7 @@ Knows the rules of identity and change; knows no messages.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
@@ -21,6 +22,7 @@ from enum import Enum
 from embedder.admission import Turns
 from embedder.batching import Lane
 from embedder.fleet import Fleet
+from embedder.locations import Locations
 from embedder.pipeline import Patience
 from embedder.points import Patch, Points, Put
 from shoal.errors import EncoderMismatch, NotFound
@@ -28,6 +30,9 @@ from shoal.store import Payload, Point, VectorSpec, point_id
 
 _OURS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
 """Payload fields that say nothing about what the sender said."""
+
+_HASH_INLINE_BYTES = 2**20
+"""Hashing this much takes the event loop about 1 ms; more goes to a thread."""
 
 _PATIENCE = Patience(Lane.STREAM)
 
@@ -63,14 +68,40 @@ class Item:
         object.__setattr__(self, "id", point_id(self.key))
 
 
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """An image to read, and then to ingest.
+
+    Attributes:
+        key: what makes it itself; empty for its content.
+        uri: where it lies.
+        fields: as an Item's.
+    """
+
+    key: str
+    uri: str
+    fields: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an item: its key, its point's id, and what was done."""
+
+    key: str
+    id: str
+    status: Status
+
+
+async def to_item(key: str, data: bytes, fields: Payload) -> Item:
+    """The item of an encoded image; the content's hash stands in for an empty ``key``."""
+    inline = len(data) <= _HASH_INLINE_BYTES
+    digest = content_hash(data) if inline else await asyncio.to_thread(content_hash, data)
+    return Item(key or f"sha256:{digest}", data, digest, fields)
+
+
 def content_hash(data: bytes) -> str:
     """The sha256 of ``data``, 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
-
-
-def key_of_content(digest: str) -> str:
-    """The key of an image that was sent without one."""
-    return f"sha256:{digest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +115,17 @@ class Destination:
 class Ingestor:
     """Ingests items, concurrently, in batches, one at a time per point."""
 
-    def __init__(self, fleet: Fleet, points: Points) -> None:
-        """Join the way of an image and the place where it ends; both are the caller's."""
+    def __init__(
+        self, fleet: Fleet, points: Points, locations: Locations, *, max_bytes: int
+    ) -> None:
+        """Join the places of images, their way, and where it ends; all are the caller's.
+
+        ``max_bytes``: of an image that is read, bytes.
+        """
         self._fleet = fleet
         self._points = points
+        self._locations = locations
+        self._max_bytes = max_bytes
         self._turns = Turns()
 
     async def open(self, collection: str, encoders: Sequence[str] = ()) -> Destination:
@@ -112,30 +150,47 @@ class Ingestor:
             _check_encoder(self._fleet, spec, collection)
         return Destination(collection, tuple(spec.name for spec in made.vectors))
 
-    async def ingest(self, to: Destination, item: Item) -> Status:
+    async def ingest(self, to: Destination, item: Item | Remote) -> Outcome:
         """Make the point of ``item`` what its sender says; when this returns, it is stored.
 
-        Of two items with one id, the one that was given later wins.
+        Of two items with one id, the one that was given later wins; of two remote ones without a
+        key, the one that was read later.
 
         Raises:
             ImageInvalid: the bytes are not an image within the limits; nothing was stored.
-            ShoalError: a model or the store failed.
+            ShoalError: the place cannot be read, or a model or the store failed.
         """
-        async with self._turns.of((to.collection, item.id)):
-            record = await self._points.find(to.collection, item.id)
-            known = record.payload if record else {}
-            if known.get("content_hash") != item.content_hash:
-                await self._replace(to, item)
-                return Status.UPDATED if record else Status.STORED
-            patch = _difference(to.collection, item, known)
-            if patch is None:
-                return Status.UNCHANGED
-            await self._points.write(patch)
-            record = await self._points.find(to.collection, item.id)
-            if record is None or record.payload.get("content_hash") != item.content_hash:
-                # Another process replaced or deleted the point meanwhile. We came later.
-                await self._replace(to, item)
-            return Status.UPDATED
+        if isinstance(item, Item):
+            async with self._turns.of((to.collection, item.id)):
+                return await self._settle(to, item)
+        if item.key:
+            async with (
+                self._turns.of((to.collection, point_id(item.key))),
+                self._locations.read(item.uri, max_bytes=self._max_bytes) as data,
+            ):
+                return await self._settle(to, await to_item(item.key, data, item.fields))
+        async with self._locations.read(item.uri, max_bytes=self._max_bytes) as data:
+            return await self.ingest(to, await to_item("", data, item.fields))
+
+    async def _settle(self, to: Destination, item: Item) -> Outcome:
+        """Ingest ``item``, whose turn it is."""
+        return Outcome(item.key, item.id, await self._make_so(to, item))
+
+    async def _make_so(self, to: Destination, item: Item) -> Status:
+        record = await self._points.find(to.collection, item.id)
+        known = record.payload if record else {}
+        if known.get("content_hash") != item.content_hash:
+            await self._replace(to, item)
+            return Status.UPDATED if record else Status.STORED
+        patch = _difference(to.collection, item, known)
+        if patch is None:
+            return Status.UNCHANGED
+        await self._points.write(patch)
+        record = await self._points.find(to.collection, item.id)
+        if record is None or record.payload.get("content_hash") != item.content_hash:
+            # Another process replaced or deleted the point meanwhile. We came later.
+            await self._replace(to, item)
+        return Status.UPDATED
 
     async def _replace(self, to: Destination, item: Item) -> None:
         vectors = await self._fleet.embed(item.data, to.encoders, _PATIENCE)

@@ -5,14 +5,13 @@ The one place that checks the fields of an ``IngestRequest``.
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 from google.protobuf import struct_pb2
 
 from embedder.artefact import Artefact
 from embedder.fleet import has_text
-from embedder.ingest import Item, Status, content_hash, key_of_content
+from embedder.ingest import Item, Outcome, Remote, Status, to_item
 from embedder.pipeline import Vector
 from shoal import vectors
 from shoal.errors import (
@@ -20,7 +19,6 @@ from shoal.errors import (
     ImageTooLarge,
     InvalidArgument,
     ShoalError,
-    Unsupported,
 )
 from shoal.rpc.status import item_error
 from shoal.store import RESERVED_FIELDS, Json, Payload
@@ -39,9 +37,6 @@ MAX_PAYLOAD_BYTES = 64 * 2**10
 _PATH_SYNTAX = frozenset('."')
 """What has a meaning in the store's field paths: such a name could never be addressed again."""
 
-_HASH_INLINE_BYTES = 2**20
-"""Hashing this much takes the event loop about 1 ms; more goes to a thread."""
-
 _STATUS = {
     Status.STORED: embedder_pb2.INGEST_STATUS_STORED,
     Status.UPDATED: embedder_pb2.INGEST_STATUS_UPDATED,
@@ -49,13 +44,12 @@ _STATUS = {
 }
 
 
-def image_bytes(image: common_pb2.Image, *, max_bytes: int) -> bytes:
-    """The encoded image in a message.
+def image_source(image: common_pb2.Image, *, max_bytes: int) -> bytes | str:
+    """The encoded image in a message, or the URI where it lies.
 
     Raises:
         ImageEmpty, ImageTooLarge: there are no bytes, or more than ``max_bytes``.
-        Unsupported: the image is given by its location.
-        InvalidArgument: there is no image.
+        InvalidArgument: there is no image, or its URI is empty or too long.
     """
     match image.WhichOneof("source"):
         case "data":
@@ -68,15 +62,17 @@ def image_bytes(image: common_pb2.Image, *, max_bytes: int) -> bytes:
                 raise ImageTooLarge(msg, max_bytes=str(max_bytes), bytes=str(size))
             return image.data
         case "uri":
-            msg = "image.uri: this server reads no locations; send the bytes in image.data"
-            raise Unsupported(msg, field="image.uri")
+            if not 1 <= len(image.uri) <= MAX_URI_CHARS:
+                msg = f"image.uri: expected 1 to {MAX_URI_CHARS} characters, got {len(image.uri)}"
+                raise InvalidArgument(msg, field="image.uri")
+            return image.uri
         case _:
-            msg = "image: expected the bytes in image.data, got no image"
+            msg = "image: expected the bytes in image.data or image.uri, got no image"
             raise InvalidArgument(msg, field="image")
 
 
-async def to_item(request: embedder_pb2.IngestRequest, *, max_bytes: int) -> Item:
-    """The item that a request describes.
+async def to_ingest(request: embedder_pb2.IngestRequest, *, max_bytes: int) -> Item | Remote:
+    """What a request describes: an image, or where it is to be read.
 
     Raises:
         InvalidArgument: a field is missing, too long, or not what it must be.
@@ -89,15 +85,16 @@ async def to_item(request: embedder_pb2.IngestRequest, *, max_bytes: int) -> Ite
         if len(text) > limit:
             msg = f"{name}: expected at most {limit} characters, got {len(text)}"
             raise InvalidArgument(msg, field=name)
-    data = image_bytes(request.image, max_bytes=max_bytes)
+    image = image_source(request.image, max_bytes=max_bytes)
     fields = to_payload(request.payload)
-    if request.uri:
-        fields["uri"] = request.uri
+    uri = request.uri or (image if isinstance(image, str) else "")
+    if uri:
+        fields["uri"] = uri
     if request.source:
         fields["source"] = request.source
-    inline = len(data) <= _HASH_INLINE_BYTES
-    digest = content_hash(data) if inline else await asyncio.to_thread(content_hash, data)
-    return Item(request.key or key_of_content(digest), data, digest, fields)
+    if isinstance(image, str):
+        return Remote(request.key, image, fields)
+    return await to_item(request.key, image, fields)
 
 
 def to_payload(message: struct_pb2.Struct) -> Payload:
@@ -183,14 +180,14 @@ def embed_result(answer: Vector | ShoalError, *, fingerprint: str) -> embedder_p
 
 
 def ingest_response(
-    sequence: int, item: Item | str, answer: Status | ShoalError
+    sequence: int, key: str, answer: Outcome | ShoalError
 ) -> embedder_pb2.IngestResponse:
-    """One request's answer; ``item`` is only the key that was sent where there is no item."""
-    key = item.key if isinstance(item, Item) else item
+    """One request's answer; ``key`` is the one that was sent, for where there is no outcome."""
     response = embedder_pb2.IngestResponse(sequence=sequence, key=key)
     if isinstance(answer, ShoalError):
         response.error.CopyFrom(item_error(answer))
-    elif isinstance(item, Item):
-        response.result.id = item.id
-        response.result.status = _STATUS[answer]
+    else:
+        response.key = answer.key
+        response.result.id = answer.id
+        response.result.status = _STATUS[answer.status]
     return response

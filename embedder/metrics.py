@@ -36,6 +36,11 @@ DECODE_SECONDS = Histogram(
 INFERENCE_SECONDS = Histogram(
     "shoal_embedder_inference_seconds", "One run of the model.", buckets=_SECONDS
 )
+READ_SECONDS = Histogram(
+    "shoal_embedder_read_seconds",
+    "Reading one image from the place that its sender named.",
+    buckets=(*_SECONDS, 10, 30),
+)
 LOADED = Gauge(
     "shoal_embedder_encoder_loaded",
     "1 while the encoder is open, by the execution provider in use.",

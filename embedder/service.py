@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -22,7 +22,8 @@ from embedder.admission import Gate
 from embedder.batching import Lane
 from embedder.config import MAX_CALL_IMAGES, EmbedderConfig
 from embedder.fleet import Fleet
-from embedder.ingest import Destination, Ingestor, Item, Status
+from embedder.ingest import Destination, Ingestor, Item, Outcome, Remote
+from embedder.locations import Locations
 from embedder.pipeline import Patience, Vector
 from embedder.points import Points
 from embedder.streaming import Flow, answer_stream
@@ -42,7 +43,7 @@ class _Parsed:
 
     sequence: int
     key: str
-    item: Item | ShoalError
+    item: Item | Remote | ShoalError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class _Running:
 
     fleet: Fleet
     points: Points
+    locations: Locations
     ingestor: Ingestor
 
 
@@ -76,13 +78,17 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         """Load the default encoder and prove it right; verify the others.
 
         Raises:
-            ConfigError, ArtefactError, SelfTestFailed: an encoder cannot serve.
+            ConfigError, ArtefactError, SelfTestFailed: an encoder cannot serve, or what reads an
+                object store is not installed.
         """
+        locations = Locations(self._config.locations)
         fleet = Fleet(self._config)
         await fleet.start()
         points = Points(self._store, workers=self._config.store_workers)
         points.start()
-        self._running = _Running(fleet, points, Ingestor(fleet, points))
+        limit = self._config.limits.max_bytes
+        ingestor = Ingestor(fleet, points, locations, max_bytes=limit)
+        self._running = _Running(fleet, points, locations, ingestor)
 
     async def ready(self) -> bool:
         """True when the open models answer rightly and the store answers; raises why not."""
@@ -104,7 +110,9 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
             return
         try:
             async with asyncio.timeout(grace_s):
-                await asyncio.gather(running.fleet.close(), running.points.close())
+                await asyncio.gather(
+                    running.fleet.close(), running.points.close(), running.locations.close()
+                )
         except TimeoutError:
             _log.warning("stopped before all work was done", extra={"grace_s": grace_s})
 
@@ -222,6 +230,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
             max_image_bytes=self._config.limits.max_bytes,
             max_image_pixels=self._config.limits.max_pixels,
             max_batch_images=MAX_CALL_IMAGES,
+            uri_schemes=self._config.locations.schemes,
         )
 
     def _alive(self) -> _Running:
@@ -235,8 +244,13 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     ) -> Vector | ShoalError:
         answer: Vector | ShoalError
         try:
-            data = messages.image_bytes(image, max_bytes=self._config.limits.max_bytes)
-            answer = (await running.fleet.embed(data, (encoder,), patience))[encoder]
+            limit = self._config.limits.max_bytes
+            source = messages.image_source(image, max_bytes=limit)
+            async with AsyncExitStack() as held:
+                if isinstance(source, str):
+                    reading = running.locations.read(source, max_bytes=limit)
+                    source = await held.enter_async_context(reading)
+                answer = (await running.fleet.embed(source, (encoder,), patience))[encoder]
         except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
             answer = _as_answer(exc)
         outcome = answer.reason if isinstance(answer, ShoalError) else "embedded"
@@ -283,12 +297,12 @@ class _Reader:
         """Every request, as an item or as what is wrong with it."""
         while self._next is not None:
             request, self._next = self._next, None
-            item: Item | ShoalError
+            item: Item | Remote | ShoalError
             try:
                 _check_collection(request.collection, self._collection)
-                item = await messages.to_item(request, max_bytes=self._max_bytes)
+                item = await messages.to_ingest(request, max_bytes=self._max_bytes)
             except ShoalError as exc:
-                item = exc
+                item = exc.with_traceback(None)
             checked = _Parsed(request.sequence, request.key, item)
             del request, item  # while this waits for room, only what is counted is held
             yield checked
@@ -307,7 +321,7 @@ class _Reader:
 async def _ingest(
     ingestor: Ingestor, to: Destination, parsed: _Parsed
 ) -> embedder_pb2.IngestResponse:
-    answer: Status | ShoalError
+    answer: Outcome | ShoalError
     if isinstance(parsed.item, ShoalError):
         answer = parsed.item
     else:
@@ -315,16 +329,20 @@ async def _ingest(
             answer = await ingestor.ingest(to, parsed.item)
         except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
             answer = _as_answer(exc)
-    outcome = answer.reason if isinstance(answer, ShoalError) else answer.value
+    outcome = answer.reason if isinstance(answer, ShoalError) else answer.status.value
     metrics.IMAGES.labels("Ingest", outcome.lower()).inc()
-    key = parsed.key if isinstance(parsed.item, ShoalError) else parsed.item
+    key = parsed.item.key if isinstance(parsed.item, Item) else parsed.key
     return messages.ingest_response(parsed.sequence, key, answer)
 
 
 def _as_answer(exc: Exception) -> ShoalError:
-    """The error as its item's answer; a bug's details stay in the log."""
+    """The error as its item's answer; a bug's details stay in the log.
+
+    Without a traceback: its frames hold the answer, and the image, in a circle that only the
+    garbage collector would break.
+    """
     if isinstance(exc, ShoalError):
-        return exc
+        return exc.with_traceback(None)
     _log.error("an item failed", exc_info=exc)
     return ShoalError("internal error; the server's log has it")
 

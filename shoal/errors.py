@@ -26,6 +26,7 @@
         +-- Overloaded             queues are full; retry after ``retry_after_s``
         +-- StoreUnavailable       the store cannot be reached
         +-- ServiceUnavailable     the server cannot be reached
+        +-- LocationUnavailable    the place of an image cannot be read now
         +-- DeadlineExceeded       the caller's deadline passed before the work began
         +-- Cancelled              the caller has gone, or the run was cancelled
 
@@ -218,6 +219,12 @@ class ServiceUnavailable(TransientError):
     """The server cannot be reached."""
 
     reason = "SERVICE_UNAVAILABLE"
+
+
+class LocationUnavailable(TransientError):
+    """The place where an image lies cannot be read now."""
+
+    reason = "LOCATION_UNAVAILABLE"
 
 
 class DeadlineExceeded(TransientError):

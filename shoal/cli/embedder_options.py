@@ -68,6 +68,49 @@ _OPTIONS: tuple[Decorator, ...] = (
         metavar="SECONDS",
         help="Unload an encoder, but the default one, that nobody has used for so long.",
     ),
+    option(
+        "--allow-files",
+        "roots",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="DIR",
+        help="Let callers name files under DIR as file:// URIs; repeatable. Default: none.",
+    ),
+    option(
+        "--allow-host",
+        "hosts",
+        multiple=True,
+        metavar="HOST[:PORT]",
+        help="Let callers name images on HOST as https:// URLs; repeatable; *.HOST for its "
+        "subdomains. Default: none.",
+    ),
+    option(
+        "--allow-objects",
+        "prefixes",
+        multiple=True,
+        metavar="URI",
+        help="Let callers name objects whose URI begins so (s3://bucket/photos); repeatable; needs "
+        "shoal[objects]. Default: none.",
+    ),
+    option(
+        "--allow-http",
+        is_flag=True,
+        help="Ask the allowed hosts by http:// too.",
+    ),
+    option(
+        "--allow-private-hosts",
+        "allow_private",
+        is_flag=True,
+        help="Ask the allowed hosts even where their addresses are not public.",
+    ),
+    option(
+        "--read-timeout",
+        "read_timeout_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=30.0,
+        metavar="SECONDS",
+        help="Longest time to read one image from where a caller says that it is.",
+    ),
 )
 
 
@@ -85,9 +128,16 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
         run_size: int,
         engine_cache: Path | None,
         idle_encoder_s: float,
+        roots: tuple[Path, ...],
+        hosts: tuple[str, ...],
+        prefixes: tuple[str, ...],
+        allow_http: bool,
+        allow_private: bool,
+        read_timeout_s: float,
         **options: Any,
     ) -> Any:
         from embedder.config import EmbedderConfig
+        from embedder.locations import LocationsConfig
         from embedder.runtime import RuntimeConfig
 
         runtime = RuntimeConfig(
@@ -99,6 +149,14 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
             max_batch=max_batch,
             run_size=run_size,
             idle_encoder_s=idle_encoder_s,
+            locations=LocationsConfig(
+                roots=roots,
+                hosts=hosts,
+                prefixes=prefixes,
+                allow_http=allow_http,
+                allow_private=allow_private,
+                timeout_s=read_timeout_s,
+            ),
         )
         return function(**options, embedder=embedder)
 

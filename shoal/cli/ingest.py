@@ -147,9 +147,10 @@ def ingest(
     """Store images: files, directories, tars, manifests.
 
     PATH is an image, a directory (searched for images), a tar (.tar, .tar.gz, ...), a JSONL
-    manifest with lines {"path" or "uri", "key", "source", "payload"}, or - for a manifest on
-    stdin. Running it again changes nothing and resumes what was interrupted. Images that cannot
-    be stored are named on stderr, and the exit status is then 1; the others are stored.
+    manifest with lines {"path" or "uri", "key", "source", "payload"}, - for a manifest on stdin,
+    or a URI that the server is allowed to read (https://..., s3://...). Running it again changes
+    nothing and resumes what was interrupted. Images that cannot be stored are named on stderr,
+    and the exit status is then 1; the others are stored.
 
     Example:
       shoal ingest photos/ holiday.tar --source holiday --field year=2024

@@ -225,3 +225,4 @@ class Info:
     max_image_bytes: int
     max_image_pixels: int
     max_batch_images: int
+    uri_schemes: tuple[str, ...] = ()

@@ -114,6 +114,7 @@ def from_info(message: embedder_pb2.GetInfoResponse) -> Info:
         message.max_image_bytes,
         message.max_image_pixels,
         message.max_batch_images,
+        tuple(message.uri_schemes),
     )
 
 

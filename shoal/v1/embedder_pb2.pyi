@@ -106,18 +106,20 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("encoders", "version", "max_image_bytes", "max_image_pixels", "max_batch_images")
+    __slots__ = ("encoders", "version", "max_image_bytes", "max_image_pixels", "max_batch_images", "uri_schemes")
     ENCODERS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    URI_SCHEMES_FIELD_NUMBER: _ClassVar[int]
     encoders: _containers.RepeatedCompositeFieldContainer[EncoderInfo]
     version: str
     max_image_bytes: int
     max_image_pixels: int
     max_batch_images: int
-    def __init__(self, encoders: _Optional[_Iterable[_Union[EncoderInfo, _Mapping]]] = ..., version: _Optional[str] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_batch_images: _Optional[int] = ...) -> None: ...
+    uri_schemes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, encoders: _Optional[_Iterable[_Union[EncoderInfo, _Mapping]]] = ..., version: _Optional[str] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_batch_images: _Optional[int] = ..., uri_schemes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EncoderInfo(_message.Message):
     __slots__ = ("name", "dim", "fingerprint", "provider", "has_text", "license", "source", "loaded", "parts")

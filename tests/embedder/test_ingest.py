@@ -19,6 +19,7 @@ from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
 from embedder.fleet import Fleet
 from embedder.ingest import Destination, Ingestor, Item, Status, content_hash
+from embedder.locations import Locations, LocationsConfig
 from embedder.pipeline import Patience
 from embedder.points import Patch, Points
 from embedder.runtime import RuntimeConfig, Session
@@ -59,7 +60,7 @@ class Room:
 
     async def ingest(self, data: bytes, key: str, **fields: Any) -> Status:
         item = Item(key, data, content_hash(data), fields)
-        return await self.ingestor.ingest(self.photos, item)
+        return (await self.ingestor.ingest(self.photos, item)).status
 
 
 Enter = Callable[[], AbstractAsyncContextManager[Room]]
@@ -78,7 +79,7 @@ def enter() -> Enter:
             points = Points(store, workers=config.store_workers)
             await fleet.start()
             points.start()
-            ingestor = Ingestor(fleet, points)
+            ingestor = Ingestor(fleet, points, Locations(config.locations), max_bytes=2**20)
             photos = await ingestor.open("photos")
             yield Room(ingestor, fleet, store, session, photos)
             await fleet.close()
@@ -220,7 +221,8 @@ def test_ingest_cancelled_in_its_write_does_not_overtake_a_later_one() -> None:
         store = _SlowStore()
         points = Points(store, workers=2)  # type: ignore[arg-type]
         points.start()
-        ingestor = Ingestor(_NoModel(), points)  # type: ignore[arg-type]
+        nowhere = Locations(LocationsConfig())
+        ingestor = Ingestor(_NoModel(), points, nowhere, max_bytes=100)  # type: ignore[arg-type]
         old, new = (Item("k", data, content_hash(data), {}) for data in (b"old", b"new"))
         first = asyncio.create_task(ingestor.ingest(Destination("c", ("none",)), old))
         await asyncio.to_thread(store.first.wait)
@@ -229,7 +231,7 @@ def test_ingest_cancelled_in_its_write_does_not_overtake_a_later_one() -> None:
         await asyncio.wait({second}, timeout=0.2)
         store.go_on.set()
         await asyncio.gather(first, return_exceptions=True)
-        assert await second is Status.UPDATED
+        assert (await second).status is Status.UPDATED
         await points.close()
         assert store.rows[new.id]["content_hash"] == new.content_hash
 

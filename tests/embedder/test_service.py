@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -14,6 +15,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from PIL import Image
 from prometheus_client import REGISTRY
 
 from embedder.admission import Capacity
@@ -97,6 +99,35 @@ def test_embed_answers_good_and_bad_images_in_order(serve: Serve, images: Any) -
             assert np.linalg.norm(vector(response.results[place])) == pytest.approx(1, abs=1e-5)
         np.testing.assert_allclose(vector(response.results[3]), vector(alone.results[0]), atol=1e-5)
         assert response.encoder == "efficientnet-lite0"
+
+    asyncio.run(scenario())
+
+
+def test_bad_images_leave_nothing_for_the_garbage_collector(serve: Serve, images: Any) -> None:
+    """What a bad image took is free when it is answered: no circle keeps its error and pixels."""
+
+    def kept() -> int:
+        found = (one for one in gc.get_objects() if isinstance(one, (ShoalError, Image.Image)))
+        return sum(1 for _ in found)
+
+    async def scenario() -> None:
+        async with serve() as served:
+            await served.embed(images.truncated, images.text)
+            gc.collect()
+            before = kept()
+            gc.disable()
+            try:
+                await served.embed(*[images.truncated] * 8, images.text, images.huge)
+                requests = [
+                    served.request(data, key=str(n))
+                    for n, data in enumerate([images.truncated, images.empty, images.text])
+                ]
+                async for _ in served.stub.Ingest(iter(requests)):
+                    pass
+                await asyncio.sleep(0.1)
+                assert kept() == before
+            finally:
+                gc.enable()
 
     asyncio.run(scenario())
 

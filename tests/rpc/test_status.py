@@ -55,6 +55,7 @@ EXPECTED = {
     "Overloaded": CODE.RESOURCE_EXHAUSTED,
     "StoreUnavailable": CODE.UNAVAILABLE,
     "ServiceUnavailable": CODE.UNAVAILABLE,
+    "LocationUnavailable": CODE.UNAVAILABLE,
     "DeadlineExceeded": CODE.DEADLINE_EXCEEDED,
     "Cancelled": CODE.CANCELLED,
 }

@@ -46,6 +46,18 @@ class SourceConfig:
         return failed(name, IMAGE_TOO_LARGE, message)
 
 
+def remote_item(uri: str, config: SourceConfig, *, key: str = "") -> IngestItem:
+    """An image that the server is to read at ``uri``."""
+    return IngestItem(
+        data=None,
+        key=key or config.key(uri=uri, name=uri),
+        uri=uri,
+        source=config.source,
+        payload=config.payload,
+        name=key or uri,
+    )
+
+
 def failed(name: str, reason: str, message: str) -> IngestOutcome:
     """The outcome of an item that is not sent."""
     return IngestOutcome(name, IngestStatus.FAILED, failure=ItemFailure(reason, message))

@@ -16,7 +16,14 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from shoal.cli.sources.files import read_file
-from shoal.cli.sources.items import MANIFEST_INVALID, Found, SourceConfig, failed, unreadable
+from shoal.cli.sources.items import (
+    MANIFEST_INVALID,
+    Found,
+    SourceConfig,
+    failed,
+    remote_item,
+    unreadable,
+)
 from shoal.client import IngestItem
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
@@ -99,15 +106,7 @@ def _read_entry(entry: Mapping[str, Any], config: SourceConfig, *, base: Path) -
     elif urlsplit(uri).scheme == "file":
         file = Path(unquote(urlsplit(uri).path))
     else:
-        name = entry.get("key") or uri
-        return IngestItem(
-            data=None,
-            key=entry.get("key") or config.key(uri=uri, name=uri),
-            uri=uri,
-            source=config.source,
-            payload=config.payload,
-            name=name,
-        )
+        return remote_item(uri, config, key=entry.get("key", ""))
     found = read_file(file, config, name=entry.get("path", ""))
     if not isinstance(found, IngestItem):
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,18 +11,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shoal.cli.sources.files import read_directory, read_file, walk
-from shoal.cli.sources.items import Found, SourceConfig, unreadable
+from shoal.cli.sources.items import Found, SourceConfig, remote_item, unreadable
 from shoal.cli.sources.manifests import MANIFEST_SUFFIXES, read_lines, read_manifest
 from shoal.cli.sources.tars import TAR_SUFFIXES, count_tar, read_tar
 from shoal.errors import NotFound
 
 STDIN = "-"
+_REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+"""How a URI that the server is to read begins."""
 
 
 def check_paths(paths: Sequence[str]) -> None:
-    """Raise NotFound, naming the path, unless all ``paths`` exist (``-`` always does)."""
+    """Raise NotFound, naming the path, unless all ``paths`` exist, but ``-`` and remote URIs."""
     for path in paths:
-        if path != STDIN and not Path(path).exists():
+        if path != STDIN and not _REMOTE.match(path) and not Path(path).exists():
             message = f"no such file or directory: {path}"
             raise NotFound(message, path=path)
 
@@ -44,12 +47,15 @@ def open_stdin() -> BinaryIO:
 def read_items(paths: Sequence[str], config: SourceConfig, *, stdin: BinaryIO) -> Iterator[Found]:
     """The images at ``paths``, one after the other, each read when it is asked for.
 
-    ``-`` is a manifest on ``stdin``, with paths relative to the working directory.
+    ``-`` is a manifest on ``stdin``, with paths relative to the working directory. A URI that is
+    not a file's is left to the server.
     """
     for path in paths:
         location = Path(path)
         if path == STDIN:
             yield from read_manifest(stdin, config, base=Path.cwd(), name="stdin")
+        elif _REMOTE.match(path):
+            yield remote_item(path, config)
         elif location.is_dir():
             yield from read_directory(location, config)
         elif path.lower().endswith(TAR_SUFFIXES):
@@ -73,7 +79,7 @@ def count_items(paths: Sequence[str], *, limit_s: float = 2.0) -> int | None:
     deadline = time.monotonic() + limit_s
     total = 0
     for path in paths:
-        counted = _count(path)
+        counted = iter((1,)) if _REMOTE.match(path) else _count(path)
         if counted is None:
             return None
         for one in counted:

@@ -1,0 +1,102 @@
+"""Objects in object stores, through fsspec: s3://, gs://, abfs:// and whatever it knows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from embedder.locations.sources import Reserve, check_size, not_allowed, shown
+from shoal.errors import (
+    ConfigError,
+    InvalidArgument,
+    LocationUnavailable,
+    NotFound,
+    ShoalError,
+)
+
+_LOG = logging.getLogger(__name__)
+_ODD = re.compile(r"[\x00-\x1f\x7f\\]|::|/\.{1,2}(/|$)|//")
+"""What chains file systems or climbs in those that know directories."""
+
+
+class Objects:
+    """Reads objects whose URI begins with one of ``prefixes``."""
+
+    def __init__(self, prefixes: Sequence[str], threads: Executor) -> None:
+        """Prepare the file systems; ``threads`` are the caller's.
+
+        Raises:
+            ConfigError: the package for a scheme is not installed.
+        """
+        self._prefixes = [prefix.rstrip("/") + "/" for prefix in prefixes]
+        self._threads = threads
+        schemes = {prefix.partition("://")[0] for prefix in prefixes}
+        self._systems = {scheme: _file_system(scheme) for scheme in schemes}
+
+    async def read(self, uri: str, *, max_bytes: int, reserve: Reserve) -> bytes:
+        """The bytes of the object; raises as ``Source.read`` says."""
+        if not any(uri.startswith(prefix) for prefix in self._prefixes):
+            raise not_allowed(uri)
+        scheme, _, place = uri.partition("://")
+        if _ODD.search(place):
+            msg = f"image.uri: expected {scheme}://bucket/name without .. and ::, got {shown(uri)}"
+            raise InvalidArgument(msg, field="image.uri")
+        system = self._systems[scheme]
+        loop = asyncio.get_running_loop()
+        size = await loop.run_in_executor(self._threads, _size, system, uri)
+        check_size(uri, size, max_bytes)
+        await reserve(size)
+        return await loop.run_in_executor(self._threads, _read, system, uri, size)
+
+    async def close(self) -> None:
+        """Fsspec keeps the connections, for all users of the process."""
+
+
+def _file_system(scheme: str) -> Any:
+    try:
+        import fsspec  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        msg = f"{scheme}:// needs the fsspec package: install shoal[objects]"
+        raise ConfigError(msg, field="prefixes") from exc
+    try:
+        return fsspec.filesystem(scheme, use_listings_cache=False)
+    except (ImportError, ValueError) as exc:
+        msg = f"{scheme}://: no file system for it: {exc}"
+        raise ConfigError(msg, field="prefixes") from exc
+
+
+def _size(system: Any, uri: str) -> int:
+    try:
+        info = system.info(uri)
+    except Exception as exc:
+        raise _failure(uri, exc) from exc
+    size = info.get("size")
+    if info.get("type") != "file" or not isinstance(size, int):
+        msg = f"image.uri: expected an object, got {shown(uri)}, which is none"
+        raise InvalidArgument(msg, field="image.uri")
+    return size
+
+
+def _read(system: Any, uri: str, size: int) -> bytes:
+    try:
+        data = bytes(system.cat_file(uri, start=0, end=size + 1))
+    except Exception as exc:
+        raise _failure(uri, exc) from exc
+    if len(data) != size:
+        raise LocationUnavailable(f"object {shown(uri)}: it changed while it was read")
+    return data
+
+
+def _failure(uri: str, error: Exception) -> ShoalError:
+    """What an exception of a file system means; each of them has its own, and details to hide."""
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"no such object: {shown(uri)}")
+    if isinstance(error, PermissionError):
+        msg = f"image.uri: expected an object that this server may read, got {shown(uri)}"
+        return InvalidArgument(msg, field="image.uri")
+    _LOG.warning("an object cannot be read", extra={"uri": uri}, exc_info=error)
+    return LocationUnavailable(f"object {shown(uri)}: {type(error).__name__}; the log has more")
