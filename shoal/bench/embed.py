@@ -1,8 +1,9 @@
 """Images per second from JPEG bytes: each layer of serving, from decoding to gRPC.
 
-The floor: an image costs one decode and one run of the model, both of which use the cores that
-this machine has. With ``bare`` the rate of the session alone and ``d`` the processor time of one
-decode, no server on these cores can pass ``1 / (1 / bare + d / cores)``: the ceiling.
+The floor: an image costs one decode and one run of the model. On a CPU both use the cores that
+this machine has: with ``bare`` the rate of the session alone and ``d`` the processor time of one
+decode, no server on these cores can pass ``1 / (1 / bare + d / cores)``: the ceiling. On a GPU one
+image is decoded while another runs, and the ceiling is the lower of the two rates.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from embedder.encoder import Encoder
 from embedder.fleet import Fleet
 from embedder.pipeline import Patience
 from embedder.preprocess import decode
+from embedder.runtime import RuntimeConfig
 from shoal.bench import machine
 from shoal.bench.process import UpProcess
 from shoal.bench.rounds import Row, Workload, measure
@@ -49,14 +51,24 @@ class EmbedResult:
 
 
 def bench_embed(
-    images: Sequence[bytes], *, rounds: int, encoder_directory: Path | None = None
+    images: Sequence[bytes],
+    *,
+    rounds: int,
+    encoder_directory: Path | None = None,
+    provider: str = "cpu",
 ) -> EmbedResult:
     """Measures an encoder (None: the bundled one) on ``images`` (encoded files)."""
-    config = EmbedderConfig(encoders=() if encoder_directory is None else (encoder_directory,))
+    config = EmbedderConfig(
+        encoders=() if encoder_directory is None else (encoder_directory,),
+        runtime=RuntimeConfig(provider=provider),
+    )
+    options = ["--provider", provider]
+    if encoder_directory is not None:
+        options += ["--encoder", str(encoder_directory)]
     encoder = Encoder.open(encoder_directory, config.runtime)
     with (
         TemporaryDirectory(prefix="shoal-bench-") as directory,
-        UpProcess(Path(directory) / "data", encoder=encoder_directory) as up,
+        UpProcess(Path(directory) / "data", *options) as up,
         Client(up.address) as client,
         ThreadPoolExecutor(max(CALLERS, usable_cores())) as threads,
         _in_process(config) as in_process,
@@ -67,7 +79,11 @@ def bench_embed(
         workloads = [
             Workload("decode only", units, _decoding(images, encoder, config)),
             *(
-                Workload(f"bare session, batch {size}", units, _session(pixels, encoder, size))
+                Workload(
+                    f"bare session, batch {size}",
+                    units,
+                    _session(pixels, encoder, size, config.inferences),
+                )
                 for size in (1, config.batch)
             ),
             Workload("in process", units, lambda: in_process(images)),
@@ -82,10 +98,17 @@ def bench_embed(
         encoder=f"{encoder.name} ({encoder.provider})",
         rows=rows,
         bare=bare,
-        # Decoding was measured on all cores: its rate already holds the division by them.
-        ceiling=1 / (1 / bare.rate + 1 / rows[0].rate),
+        ceiling=ceiling(bare.rate, rows[0].rate, shared=config.runtime.on_cpu),
         resident_mib=resident,
     )
+
+
+def ceiling(bare: float, decoding: float, *, shared: bool) -> float:
+    """Images/s that the two rates leave possible; ``shared``: both use the same cores.
+
+    Decoding is measured on all cores: its rate already holds the division by them.
+    """
+    return 1 / (1 / bare + 1 / decoding) if shared else min(bare, decoding)
 
 
 def _decode(image: bytes, encoder: Encoder, config: EmbedderConfig) -> npt.NDArray[np.uint8]:
@@ -104,12 +127,12 @@ def _decoding(
 
 
 def _session(
-    pixels: Sequence[npt.NDArray[np.uint8]], encoder: Encoder, size: int
+    pixels: Sequence[npt.NDArray[np.uint8]], encoder: Encoder, size: int, workers: int
 ) -> Callable[[], Sequence[float]]:
     batches = [np.stack(pixels[at : at + size]) for at in range(0, len(pixels), size)]
 
     def run() -> Sequence[float]:
-        with ThreadPoolExecutor(usable_cores()) as threads:
+        with ThreadPoolExecutor(workers) as threads:
             list(threads.map(lambda batch: encoder.embed([batch]), batches))
         return ()
 

@@ -20,15 +20,15 @@ _STOP_S = 60.0
 class UpProcess:
     """A running ``shoal up`` over ``data`` on a free loopback port; stopped on leaving.
 
+    ``options`` are more of its options.
+
     Raises:
         ServiceUnavailable: it did not come up; the message ends with what it printed.
     """
 
-    def __init__(self, data: Path, *, encoder: Path | None = None) -> None:
+    def __init__(self, data: Path, *options: str) -> None:
         self._log = data.with_suffix(".log")
-        command = [sys.executable, "-m", "shoal.cli", "up", "--data", str(data)]
-        if encoder is not None:
-            command += ["--encoder", str(encoder)]
+        command = [sys.executable, "-m", "shoal.cli", "up", "--data", str(data), *options]
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SHOAL_")}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own module

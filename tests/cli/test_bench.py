@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from embedder.artefact import bundled_artefact
+from shoal.bench.embed import ceiling
 from shoal.bench.soak import _check, _slope, _Tally
 from shoal.errors import OperatorError
 
@@ -33,6 +39,37 @@ def test_bench_embed_ceiling_follows_from_its_rows(tmp_path: Path, run_shoal: An
     assert result["ceiling"] == pytest.approx(1 / (1 / bare + 1 / rates["decode only"]))
     assert len(rates) == 6
     assert result["resident_mib"] > 50
+
+
+def test_ceiling_beside_a_gpu_is_the_lower_rate() -> None:
+    """Where decoding and the model use different hardware, the slower one decides."""
+    assert ceiling(100, 400, shared=True) == pytest.approx(80)
+    assert ceiling(100, 400, shared=False) == 100
+    assert ceiling(400, 100, shared=False) == 100
+
+
+def test_gpu_script_runs_dry_on_a_cpu(tmp_path: Path) -> None:
+    """The script that measures on a GPU, with the CPU's provider and a model that is there."""
+    model = tmp_path / "ready"
+    shutil.copytree(bundled_artefact(), model)
+    script = Path(__file__).parents[2] / "deploy" / "bench-gpu.sh"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")},
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "MODELS": "ready",
+        "PROVIDER": "cpu",
+        "DIRECTORY": str(tmp_path),
+        "COUNT": "6",
+        "ROUNDS": "1",
+    }
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "gRPC Ingest, stored" in done.stdout
+    assert "efficientnet-lite0 (CPUExecutionProvider)" in done.stderr
+    nothing = {**environment, "PROVIDER": "cuda"}
+    refused = subprocess.run([script], env=nothing, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "CUDAExecutionProvider" in refused.stderr
 
 
 def test_bench_wrong_size_is_one_line(tmp_path: Path, run_shoal: Any) -> None:

@@ -243,6 +243,17 @@ def test_items_are_read_when_asked_for(tmp_path: Path) -> None:
     assert failures(list(found)) == [(str(tmp_path / "b.png"), "UNREADABLE")]
 
 
+def test_remote_uri_is_left_to_the_server() -> None:
+    """An argument that is a URI, whatever its ending, is one item without bytes."""
+    uris = ["https://images.test/a.tar", "s3://b/c.jsonl"]
+    check_paths(uris)
+    found = list(read_items(uris, CONFIG, stdin=io.BytesIO()))
+    assert [(item.data, item.key, item.uri) for item in items(found)] == [
+        (None, uri, uri) for uri in uris
+    ]
+    assert count_items(uris) == 2
+
+
 def test_manifest_gives_key_source_uri_and_payload(tmp_path: Path) -> None:
     """A manifest's line may say all of an item; its path is relative to the manifest."""
     (tmp_path / "img").mkdir()

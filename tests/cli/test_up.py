@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trustme
 from encoders import other_encoder
+from websites import Page, web_server
 
 from embedder.artefact import bundled_artefact
 from shoal.client import Client
@@ -52,6 +53,25 @@ def test_no_such_file_is_one_line_before_anything_is_sent(shoal: Run, tmp_path: 
     assert line == "shoal: error: no such file or directory: gone.png"
     assert "gone.png" in error_line(shoal("search", "gone.png"))
     assert "never" in error_line(shoal("clusters", "--collection", "never"))
+
+
+def test_up_reads_images_from_allowed_hosts_and_directories(
+    run_shoal: Run, start_server: Any, tmp_path: Path, one_picture: bytes
+) -> None:
+    """What --allow-host and --allow-files allow is ingested by its place; the rest is refused."""
+    with web_server({"/a.png": Page(one_picture)}) as web:
+        allowed = ["--allow-host", f"localhost:{web.port}", "--allow-http", "--allow-private-hosts"]
+        server = start_server(tmp_path / "data", *allowed, "--allow-files", str(tmp_path))
+        target = ["--address", server.address]
+        done = run_shoal("ingest", web.url("/a.png"), *target, "--json", cwd=tmp_path)
+        assert (done.code, json.loads(done.stdout)["stored"]) == (0, 1), done.stderr
+        refused = run_shoal("ingest", "https://images.test/a.png", *target, cwd=tmp_path)
+        assert refused.code == 1
+        assert (
+            "UNSUPPORTED: image.uri: expected a place that this server may read" in refused.stderr
+        )
+        with Client(server.address) as client:
+            assert client.info().uri_schemes == ("file", "http", "https")
 
 
 def test_locked_store_is_one_line(run_shoal: Run, server: Any, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_every_format(flower: Image.Image, spec: Preprocessing, kind: str) -> No
     assert np.abs(got - plain(flower)).mean() < 8
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(
     flower: Image.Image, spec: Preprocessing, kind: str, orientation: int
@@ -163,10 +163,11 @@ def test_exif_orientation(
     quality: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": 100, "subsampling": 0},
         "WEBP": {"lossless": True},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
     }
     options = quality.get(kind, {})
     got = decode(encode(stored, kind, exif=exif, **options), limits=LIMITS, spec=spec)
-    allowed = 8 if kind == "JPEG" else ROUNDING
+    allowed = 8 if kind in ("JPEG", "AVIF") else ROUNDING
     assert difference(got, plain(upright)) <= allowed
 
 
@@ -282,8 +283,45 @@ def test_pixel_limit_is_inclusive(spec: Preprocessing) -> None:
 )
 def test_unknown_formats(spec: Preprocessing, data: bytes) -> None:
     """Bytes of another kind are refused with the accepted formats; no decoder runs."""
-    with pytest.raises(ImageUnsupportedFormat, match="expected one of BMP, GIF, JPEG"):
+    with pytest.raises(ImageUnsupportedFormat, match=r"expected one of (AVIF, )?BMP, GIF, JPEG"):
         decode(data, limits=LIMITS, spec=spec)
+
+
+def test_heic_is_named(spec: Preprocessing) -> None:
+    """What a phone takes by default is refused by its name: no list of first bytes explains it."""
+    header = struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"mif1", 0, b"mif1", b"heic")
+    with pytest.raises(ImageUnsupportedFormat, match="got HEIC; convert it"):
+        decode(header + bytes(100), limits=LIMITS, spec=spec)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_jpeg_with_endless_scans_is_not_decoded(spec: Preprocessing, kind: str) -> None:
+    """A scan of 75 bytes passes over all pixels: a small file could take hours."""
+    photo = Image.new("RGB", (1000, 1000), (9, 99, 199))
+    if kind == "JPEG":
+        data = encode(photo, "JPEG", progressive=True)
+        assert decode(data, limits=LIMITS, spec=spec).shape == (224, 224, 3)
+        last_scan = data[data.rindex(b"\xff\xda") : -2]
+        bomb = data[:-2] + last_scan * 1000 + data[-2:]
+    else:
+        data = encode(photo, "TIFF", compression="jpeg")
+        assert decode(data, limits=LIMITS, spec=spec).shape == (224, 224, 3)
+        bomb = data + b"\xff\xda" * 70_000
+    assert len(bomb) < 300_000
+    with pytest.raises(ImageUnsupportedFormat, match=r"scans at this size, got \d+"):
+        decode(bomb, limits=LIMITS, spec=spec)
+
+
+def test_only_the_first_frame_is_decoded(spec: Preprocessing, flower: Image.Image) -> None:
+    """A film costs no more than its first picture: what follows may even be damaged."""
+    first, rest = (
+        flower.resize((64, 48)),
+        [Image.new("RGB", (64, 48), (n, 0, 0)) for n in range(99)],
+    )
+    film = encode(first, "GIF", save_all=True, append_images=rest)
+    alone = decode(encode(first, "GIF"), limits=LIMITS, spec=spec)
+    got = decode(film[: len(film) - 200], limits=LIMITS, spec=spec)
+    assert difference(got, alone) <= ROUNDING
 
 
 def test_format_not_allowed(spec: Preprocessing) -> None:

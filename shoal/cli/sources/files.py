@@ -11,7 +11,7 @@ from shoal.cli.sources.items import UNREADABLE, Found, SourceConfig, failed, unr
 from shoal.client import IngestItem
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 )
 """Which files of a directory or tar count as images. A file that is named is always sent."""
 
