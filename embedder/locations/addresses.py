@@ -15,8 +15,7 @@ from typing import Any
 
 import httpcore
 
-from embedder.locations.sources import not_allowed
-from shoal.errors import LocationUnavailable
+from shoal.errors import LocationUnavailable, Unsupported
 
 _GLOBAL_UNICAST_6 = ipaddress.ip_network("2000::/3")
 
@@ -37,7 +36,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of ``host``.
+        """Connect to the first address of ``host`` that answers.
 
         Raises:
             Unsupported: one of its addresses is not public.
@@ -46,11 +45,19 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         """
         addresses = await _resolve(host, port)
         if not self._allow_private and not all(map(is_public, addresses)):
-            raise not_allowed(f"//{host}")
-        stream = await self._inner.connect_tcp(
-            addresses[0], port, timeout, local_address, socket_options
-        )
-        return _Stream(stream)
+            msg = f"image.uri: expected a host with public addresses only, got {host!r}"
+            raise Unsupported(msg, field="image.uri")
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in addresses:  # the first may be of IPv6, on a machine that has only IPv4
+            try:
+                return _Stream(
+                    await self._inner.connect_tcp(
+                        address, port, timeout, local_address, socket_options
+                    )
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
+                failure = exc
+        raise failure
 
 
 class _Stream(httpcore.AsyncNetworkStream):

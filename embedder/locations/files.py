@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,11 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from embedder.locations.sources import Reserve, check_size, not_allowed, shown
-from shoal.errors import InvalidArgument, LocationUnavailable, NotFound
+from shoal.errors import InvalidArgument, LocationUnavailable, NotFound, ShoalError
 
 _LOCAL = ("", "localhost")
+_FOR_GOOD = frozenset({errno.ELOOP, errno.ENAMETOOLONG})
+"""What trying again does not mend."""
 
 
 class Files:
@@ -37,9 +40,6 @@ class Files:
         await reserve(size)
         return await loop.run_in_executor(self._threads, self._read, uri, path, size)
 
-    async def close(self) -> None:
-        """Nothing is kept."""
-
     def _size(self, uri: str, path: bytes) -> int:
         with self._found(uri, path) as found:
             return os.fstat(found).st_size
@@ -61,10 +61,8 @@ class Files:
         """
         try:
             found = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            raise NotFound(f"no such file: {shown(uri)}") from exc
         except OSError as exc:
-            raise LocationUnavailable(f"file {shown(uri)}: {exc.strerror}") from exc
+            raise _failure(uri, exc) from exc
         try:
             if not _is_under(os.fsencode(_by_descriptor(found).readlink()), self._real):
                 raise not_allowed(uri)
@@ -73,9 +71,18 @@ class Files:
                 raise InvalidArgument(msg, field="image.uri")
             yield found
         except OSError as exc:
-            raise LocationUnavailable(f"file {shown(uri)}: {exc.strerror}") from exc
+            raise _failure(uri, exc) from exc
         finally:
             os.close(found)
+
+
+def _failure(uri: str, error: OSError) -> ShoalError:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return NotFound(f"no such file: {shown(uri)}")
+    if isinstance(error, PermissionError) or error.errno in _FOR_GOOD:
+        msg = f"image.uri: expected a file to read, got {shown(uri)}: {error.strerror}"
+        return InvalidArgument(msg, field="image.uri")
+    return LocationUnavailable(f"file {shown(uri)}: {error.strerror}")
 
 
 def _path(uri: str) -> bytes:

@@ -52,9 +52,6 @@ class Objects:
         await reserve(size)
         return await loop.run_in_executor(self._threads, _read, system, uri, size)
 
-    async def close(self) -> None:
-        """Fsspec keeps the connections, for all users of the process."""
-
 
 def _file_system(scheme: str) -> Any:
     try:

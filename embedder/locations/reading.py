@@ -32,15 +32,9 @@ class Locations:
         self._room = Gate("locations", config.capacity)
         files = Files(config.roots, self._threads)
         objects = Objects(config.prefixes, self._threads)
-        web = Web(config) if config.hosts else None
-        self._sources: dict[str, Source] = {}
-        for scheme in config.schemes:
-            if scheme == "file":
-                self._sources[scheme] = files
-            elif scheme in ("http", "https") and web is not None:
-                self._sources[scheme] = web
-            else:
-                self._sources[scheme] = objects
+        self._web = Web(config)
+        own: dict[str, Source] = {"file": files, "http": self._web, "https": self._web}
+        self._sources = {scheme: own.get(scheme, objects) for scheme in config.schemes}
 
     @asynccontextmanager
     async def read(self, uri: str, *, max_bytes: int) -> AsyncIterator[bytes]:
@@ -77,8 +71,7 @@ class Locations:
 
     async def close(self) -> None:
         """Close connections and give up the threads."""
-        for source in set(self._sources.values()):
-            await source.close()
+        await self._web.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _source(self, uri: str) -> Source:

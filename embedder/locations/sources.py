@@ -27,9 +27,6 @@ class Source(Protocol):
             LocationUnavailable: it cannot be read now.
         """
 
-    async def close(self) -> None:
-        """Give up connections."""
-
 
 def shown(uri: str) -> str:
     """``uri`` as a message repeats it."""

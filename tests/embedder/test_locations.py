@@ -106,6 +106,7 @@ def test_file_may_be_linked_inside_and_the_root_may_be_a_link(root: Path) -> Non
 def test_file_that_is_none_is_told_apart(root: Path) -> None:
     """Nothing there, a directory, a pipe (without waiting for its other end), a bad URI."""
     os.mkfifo(root / "pipe")
+    (root / "loop").symlink_to("loop")
     base = root.as_uri()
     answers = read(
         LocationsConfig(roots=(root,)),
@@ -115,10 +116,12 @@ def test_file_that_is_none_is_told_apart(root: Path) -> None:
         f"{base}/sub/a%20b#1.png",
         "file://elsewhere/x",
         f"{base}/%00",
+        f"{base}/{'x' * 300}",
+        f"{base}/loop",
         f"{base}/sub/a%20b%231.png/x",
     )
     bad = InvalidArgument
-    assert kinds(answers) == [NotFound, bad, bad, bad, bad, bad, NotFound]
+    assert kinds(answers) == [NotFound, *[bad] * 7, NotFound]
 
 
 def test_file_larger_than_an_image_may_be_is_not_read(root: Path) -> None:
@@ -241,6 +244,19 @@ def test_web_host_that_resolves_to_public_and_private_is_refused(
     monkeypatch.setattr("embedder.locations.addresses._resolve", both)
     answers = read(allowing(web, allow_private=False), web.url("/a.png"))
     assert kinds(answers) == [Unsupported]
+
+
+def test_web_connects_to_the_addresses_that_were_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is not resolved again, and the next address is tried where one does not answer."""
+
+    async def resolved(_host: str, _port: int) -> list[str]:
+        return ["::1", "127.0.0.1"]  # nobody listens on the first
+
+    monkeypatch.setattr("embedder.locations.addresses._resolve", resolved)
+    with web_server(PAGES) as web:
+        hosts = (f"images.invalid:{web.port}",)
+        config = LocationsConfig(hosts=hosts, allow_http=True, allow_private=True)
+        assert read(config, web.url("/a.png", host="images.invalid")) == [b"picture"]
 
 
 def test_web_certificate_is_verified(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
