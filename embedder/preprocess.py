@@ -193,8 +193,7 @@ def decode_for(
     kind = _sniff(data, limits)
     try:
         with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-            _check_scans(image, data, limits)
-            return _prepare(image, limits, specs)
+            return _prepare(image, data, limits, specs)
     except ShoalError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
@@ -237,7 +236,7 @@ def _sniff(data: bytes, limits: ImageLimits) -> str:
 
 
 def _prepare(
-    image: Image.Image, limits: ImageLimits, specs: Sequence[Preprocessing]
+    image: Image.Image, data: bytes, limits: ImageLimits, specs: Sequence[Preprocessing]
 ) -> tuple[UInt8, ...]:
     """Do everything that needs the open file. Whatever Pillow raises passes through."""
     pixels = image.width * image.height
@@ -248,6 +247,7 @@ def _prepare(
         )
         raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels), pixels=str(pixels))
     _check_tile(image, limits)
+    _check_scans(image, data, limits)
     covered = _load(image, max(spec.resize.size for spec in specs))
     # After the load: a TIFF turns itself upright then, and a PNG may hold EXIF at its end.
     orientation = _orientation(image)

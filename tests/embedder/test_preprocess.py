@@ -312,6 +312,18 @@ def test_jpeg_with_endless_scans_is_not_decoded(spec: Preprocessing, kind: str) 
         decode(bomb, limits=LIMITS, spec=spec)
 
 
+def test_jpeg_that_claims_too_many_pixels_is_refused_for_those(spec: Preprocessing) -> None:
+    """One scan over too many pixels is too many pixels, not too many scans."""
+    data = bytearray(encode(Image.new("RGB", (16, 16)), "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 9000, 9000)
+    with pytest.raises(ImageTooManyPixels, match="at most 50000000 pixels, got 9000x9000"):
+        decode(bytes(data), limits=LIMITS, spec=spec)
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 65000, 65000)
+    with pytest.raises(ImageTooManyPixels):
+        decode(bytes(data), limits=LIMITS, spec=spec)
+
+
 def test_only_the_first_frame_is_decoded(spec: Preprocessing, flower: Image.Image) -> None:
     """A film costs no more than its first picture: what follows may even be damaged."""
     first, rest = (
