@@ -153,6 +153,7 @@ class Batcher(Generic[T, R]):
                     await self._serve(batch)
                 finally:
                     self._free += 1
+            del batch  # or its images are kept while this waits for the next
 
     def _take(self) -> list[_Entry[T, R]]:
         """This worker's share of what waits: no free worker is left idle beside a full batch."""

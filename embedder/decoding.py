@@ -9,7 +9,6 @@ from typing import TypeAlias
 from embedder import metrics
 from embedder.manifest import Preprocessing
 from embedder.preprocess import ImageLimits, UInt8, decode_for
-from shoal.errors import ImageInvalid
 
 Pixels: TypeAlias = tuple[UInt8, ...]
 """One image, for each part of an encoder uint8 (H, W, 3)."""
@@ -29,14 +28,8 @@ class Decoder:
         Raises:
             ImageInvalid: the bytes are not an image within the limits.
         """
-        try:
-            with metrics.DECODE_SECONDS.time():
-                return decode_for(data, limits=self._limits, specs=specs)
-        except ImageInvalid as exc:
-            # Its message has all that is to be known. By its causes' frames it would keep the
-            # pixels, for as long as an answer lives and until the garbage collector comes.
-            exc.__cause__ = exc.__context__ = None
-            raise exc.with_traceback(None) from None
+        with metrics.DECODE_SECONDS.time():
+            return decode_for(data, limits=self._limits, specs=specs)
 
     async def elsewhere(self, data: bytes, specs: tuple[Preprocessing, ...]) -> Pixels:
         """As ``here``, in a thread."""

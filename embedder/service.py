@@ -302,7 +302,7 @@ class _Reader:
                 _check_collection(request.collection, self._collection)
                 item = await messages.to_ingest(request, max_bytes=self._max_bytes)
             except ShoalError as exc:
-                item = exc.with_traceback(None)
+                item = _as_answer(exc)
             checked = _Parsed(request.sequence, request.key, item)
             del request, item  # while this waits for room, only what is counted is held
             yield checked
@@ -338,10 +338,11 @@ async def _ingest(
 def _as_answer(exc: Exception) -> ShoalError:
     """The error as its item's answer; a bug's details stay in the log.
 
-    Without a traceback: its frames hold the answer, and the image, in a circle that only the
-    garbage collector would break.
+    Without causes and traceback: their frames hold the image, its pixels and the answer itself,
+    in a circle that only the garbage collector would break.
     """
     if isinstance(exc, ShoalError):
+        exc.__cause__ = exc.__context__ = None
         return exc.with_traceback(None)
     _log.error("an item failed", exc_info=exc)
     return ShoalError("internal error; the server's log has it")
