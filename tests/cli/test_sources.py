@@ -243,6 +243,18 @@ def test_items_are_read_when_asked_for(tmp_path: Path) -> None:
     assert failures(list(found)) == [(str(tmp_path / "b.png"), "UNREADABLE")]
 
 
+def test_file_uri_is_the_file(tmp_path: Path) -> None:
+    """A file: URI as an argument is what its path is, read here; also of a directory."""
+    (tmp_path / "a b.png").write_bytes(b"x")
+    uri = (tmp_path / "a b.png").as_uri()
+    check_paths([uri])
+    found = items(list(read_items([uri, tmp_path.as_uri()], CONFIG, stdin=io.BytesIO())))
+    assert [(item.data, item.uri) for item in found] == [(b"x", uri)] * 2
+    assert count_items([uri, tmp_path.as_uri()]) == 2
+    with pytest.raises(NotFound, match="no such file or directory: file:///no/such"):
+        check_paths(["file:///no/such"])
+
+
 def test_remote_uri_is_left_to_the_server() -> None:
     """An argument that is a URI, whatever its ending, is one item without bytes."""
     uris = ["https://images.test/a.tar", "s3://b/c.jsonl"]

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from shoal.cli.sources.items import UNREADABLE, Found, SourceConfig, failed, unreadable
 from shoal.client import IngestItem
@@ -25,6 +26,12 @@ def is_image_name(name: str) -> bool:
 def absolute(path: Path) -> Path:
     """``path`` from the root, without ``..``; symbolic links stay as they are."""
     return Path(os.path.abspath(path))  # noqa: PTH100 -- Path.resolve would follow links
+
+
+def to_path(place: str) -> Path:
+    """The path that a ``file:`` URI, or a path, means."""
+    scheme, _, _ = place.partition(":")
+    return Path(unquote(urlsplit(place).path) if scheme.lower() == "file" else place)
 
 
 def walk(directory: Path, *, on_error: Callable[[OSError], object]) -> Iterator[Path]:

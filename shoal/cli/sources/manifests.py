@@ -13,9 +13,9 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from shoal.cli.sources.files import read_file
+from shoal.cli.sources.files import read_file, to_path
 from shoal.cli.sources.items import (
     MANIFEST_INVALID,
     Found,
@@ -104,7 +104,7 @@ def _read_entry(entry: Mapping[str, Any], config: SourceConfig, *, base: Path) -
     if entry.get("path"):
         file = base / entry["path"]
     elif urlsplit(uri).scheme == "file":
-        file = Path(unquote(urlsplit(uri).path))
+        file = to_path(uri)
     else:
         return remote_item(uri, config, key=entry.get("key", ""))
     found = read_file(file, config, name=entry.get("path", ""))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from shoal.cli.sources.files import read_directory, read_file, walk
+from shoal.cli.sources.files import read_directory, read_file, to_path, walk
 from shoal.cli.sources.items import Found, SourceConfig, remote_item, unreadable
 from shoal.cli.sources.manifests import MANIFEST_SUFFIXES, read_lines, read_manifest
 from shoal.cli.sources.tars import TAR_SUFFIXES, count_tar, read_tar
@@ -24,7 +24,7 @@ _REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 def check_paths(paths: Sequence[str]) -> None:
     """Raise NotFound, naming the path, unless all ``paths`` exist, but ``-`` and remote URIs."""
     for path in paths:
-        if path != STDIN and not _REMOTE.match(path) and not Path(path).exists():
+        if path != STDIN and not _REMOTE.match(path) and not to_path(path).exists():
             message = f"no such file or directory: {path}"
             raise NotFound(message, path=path)
 
@@ -51,7 +51,7 @@ def read_items(paths: Sequence[str], config: SourceConfig, *, stdin: BinaryIO) -
     not a file's is left to the server.
     """
     for path in paths:
-        location = Path(path)
+        location = to_path(path)
         if path == STDIN:
             yield from read_manifest(stdin, config, base=Path.cwd(), name="stdin")
         elif _REMOTE.match(path):
@@ -91,7 +91,7 @@ def count_items(paths: Sequence[str], *, limit_s: float = 2.0) -> int | None:
 
 def _count(path: str) -> Iterator[int] | None:
     """Ones and zeros to add up, or None where counting costs as much as reading."""
-    location = Path(path)
+    location = to_path(path)
     lowered = path.lower()
     if path == STDIN or not (location.is_dir() or location.is_file()):
         return None  # a pipe can be read only once
