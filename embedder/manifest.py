@@ -32,6 +32,8 @@ MinCosine = Annotated[float, Field(gt=0.9, le=1.0)]
 Positive = Annotated[float, Field(gt=0)]
 Pattern = Literal["gradient", "checker", "noise"]
 Precision = Literal["float32", "float16", "int8"]
+Clean = Literal["lower", "whitespace", "canonicalize", "none"]
+"""What happens to a text before it is made tokens (``TextSpec``)."""
 
 
 class _Part(BaseModel):
@@ -168,15 +170,17 @@ class TextSpec(_Part):
     included, cut to ``context_length`` so that the last is the end mark, and padded with
     ``pad_id``. ``clean`` is what happens to a text before:
 
-    ``lower``: mojibake mended (ftfy), HTML entities resolved twice, white space collapsed, lower
-    case, as open_clip does by default; ``none``: nothing, the tokenizer's file does it all.
+    ``whitespace``: mojibake mended (ftfy), HTML entities resolved twice, white space collapsed;
+    ``lower``: the same and lower case, as open_clip does by default; ``canonicalize``: the same,
+    and underscores become blanks and ASCII punctuation goes, as SigLIP was trained (big_vision's
+    prompt engineering); ``none``: nothing, the tokenizer's file does it all.
     """
 
     input: TensorName
     output: TensorName
     context_length: Annotated[int, Field(ge=2, le=4096)]
     pad_id: Annotated[int, Field(ge=0)]
-    clean: Literal["lower", "none"]
+    clean: Clean
     self_test: Annotated[tuple[TextCase, ...], Field(min_length=1, max_length=16)]
 
 

@@ -6,6 +6,7 @@ Owns the cleaning of a text and the use of a ``tokenizer.json`` of the ``tokeniz
 from __future__ import annotations
 
 import html
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ import numpy.typing as npt
 from shoal.errors import ArtefactError, ConfigError
 
 if TYPE_CHECKING:
-    from embedder.manifest import TextSpec
+    from embedder.manifest import Clean, TextSpec
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Tokenizer:
@@ -32,7 +35,7 @@ class Tokenizer:
         try:
             import tokenizers  # noqa: PLC0415 - an extra: encoders without a text tower need none
 
-            if spec.clean == "lower":
+            if spec.clean != "none":
                 import ftfy  # noqa: F401, PLC0415 - found missing now, not at the first text
         except ImportError as exc:
             msg = f"{exc.name} is not installed, and text towers need it: pip install 'shoal[text]'"
@@ -45,21 +48,23 @@ class Tokenizer:
         made.enable_truncation(spec.context_length)
         made.enable_padding(length=spec.context_length, pad_id=spec.pad_id)
         self._tokenizer = made
-        self._clean = spec.clean == "lower"
+        self._clean = spec.clean
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """The tokens of ``texts``, (N, context_length)."""
-        cleaned = [clean_lower(text) for text in texts] if self._clean else list(texts)
+        cleaned = [clean(text, self._clean) for text in texts]
         return np.array([found.ids for found in self._tokenizer.encode_batch(cleaned)], np.int64)
 
 
-def clean_lower(text: str) -> str:
-    """``text`` as open_clip's tokenizer cleans it by default before it splits it.
-
-    Mojibake is mended, HTML entities are resolved twice, white space becomes single blanks, all
-    in lower case.
-    """
+def clean(text: str, rule: Clean) -> str:
+    """``text`` as the model's own library cleans it before it splits it (``TextSpec.clean``)."""
+    if rule == "none":
+        return text
     import ftfy  # noqa: PLC0415 - an extra
 
-    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(mended.strip().split()).lower()
+    mended = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    if rule == "canonicalize":
+        mended = mended.replace("_", " ").translate(_NO_PUNCTUATION)
+    if rule != "whitespace":
+        mended = mended.lower()
+    return " ".join(mended.split())

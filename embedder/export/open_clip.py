@@ -1,4 +1,4 @@
-"""open_clip models as artefacts: the image tower, and the text tower where it is CLIP's own."""
+"""open_clip models as artefacts: the image tower, and the text tower with its tokenizer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from embedder.artefact import EncoderArtefact
 from embedder.export import artefacts, gates
 from embedder.export.checkpoints import read_checkpoint
-from embedder.export.clip_tokenizer import is_clips_own, write_tokenizer
 from embedder.export.graphs import TEXT_INPUT, TEXT_OUTPUT, TextGraph, run, write_graph
 from embedder.export.image_encoder import Tower, write_encoder
+from embedder.export.tokenizers import write_tokenizer
 from embedder.manifest import (
     Crop,
     Normalise,
@@ -48,6 +48,7 @@ class OpenClipRequest:
         random_seed: Instead of either, random weights: for tests and for measuring speed.
         name: The encoder's name. Default: made of model and tag.
         licence: The licence of the weights (SPDX), if it is known.
+        no_text: Leave the text tower out.
     """
 
     model: str
@@ -57,6 +58,7 @@ class OpenClipRequest:
     random_seed: int | None = None
     name: str = ""
     licence: str = "unknown"
+    no_text: bool = False
 
 
 def export_open_clip(request: OpenClipRequest) -> EncoderArtefact:
@@ -83,7 +85,9 @@ def export_open_clip(request: OpenClipRequest) -> EncoderArtefact:
         Tower(_ImageTower(model), preprocessing, _transform(model)),
         label,
         request.output,
-        text=lambda directory, files: _write_text(request.model, model, directory, files),
+        text=lambda directory, files: (
+            None if request.no_text else _write_text(request.model, model, directory, files)
+        ),
     )
 
 
@@ -214,14 +218,22 @@ def _transform(model: torch.nn.Module) -> gates.Transform:
     return made
 
 
+def _tokenizer(name: str) -> Any:
+    """open_clip's tokenizer of the model; ExportRefused if it cannot be had."""
+    try:
+        return open_clip.get_tokenizer(name)
+    except Exception as exc:  # whatever its hub, its files and their parsers raise
+        why = " ".join(str(exc).split())[:300]
+        msg = f"the tokenizer of {name} cannot be had (--no-text leaves the text tower out): {why}"
+        raise ExportRefused(msg) from exc
+
+
 def _write_text(
     name: str, model: torch.nn.Module, directory: Path, files: dict[str, str]
-) -> TextSpec | None:
-    """The text tower's files; None if its tokenizer is not CLIP's own."""
-    tokenizer = open_clip.get_tokenizer(name)
-    if not is_clips_own(tokenizer):
-        return None
-    write_tokenizer(tokenizer, directory / "tokenizer.json")
+) -> TextSpec:
+    """The text tower's files and what the manifest says of them."""
+    tokenizer = _tokenizer(name)
+    clean, pad_id = write_tokenizer(tokenizer, directory / "tokenizer.json")
     tower = TextGraph(_TextTower(model)).eval()
     tokens = tokenizer(list(TEXTS)).numpy()
     graph = write_graph(tower, tokens[:2], directory / "text.onnx", names=(TEXT_INPUT, TEXT_OUTPUT))
@@ -235,8 +247,8 @@ def _write_text(
         input=TEXT_INPUT,
         output=TEXT_OUTPUT,
         context_length=tokens.shape[1],
-        pad_id=0,
-        clean="lower",
+        pad_id=pad_id,
+        clean=clean,
         self_test=tuple(
             TextCase(
                 text=text,
@@ -247,8 +259,9 @@ def _write_text(
             for text, row, vector in zip(TEXTS, tokens, truth, strict=True)
         ),
     )
-    ours = Tokenizer(directory / "tokenizer.json", spec).encode(TEXTS)
-    if not np.array_equal(ours, tokens):
+    checks = [*TEXTS, "", "a long text " * spec.context_length]
+    ours = Tokenizer(directory / "tokenizer.json", spec).encode(checks)
+    if not np.array_equal(ours, tokenizer(checks).numpy()):
         msg = "the tokenizer that was written does not give open_clip's tokens"
         raise ExportRefused(msg)
     return spec

@@ -153,9 +153,10 @@ def _writing(*decorators: Decorator) -> Decorator:
 @export.command("open_clip", cls=Command)
 @click.argument("architecture", metavar="MODEL")
 @option("--pretrained", metavar="TAG", help="open_clip's tag of the weights.")
+@option("--no-text", is_flag=True, help="Leave the text tower out.")
 @_writing(*_WEIGHTS)
 def export_open_clip(*, architecture: str, as_json: bool, **options: Any) -> None:
-    """Export an open_clip model; with its text tower, where that has CLIP's own tokenizer.
+    """Export an open_clip model with its text tower and tokenizer.
 
     MODEL is open_clip's name, with -quickgelu where the weights want that. The export is
     compared with PyTorch and with open_clip's own preprocessing, and refused if it differs.

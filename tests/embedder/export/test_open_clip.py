@@ -11,10 +11,12 @@ import pytest
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from tiny_clip import register
+from tokenizers import Tokenizer as Made
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from embedder.artefact import EncoderArtefact
 from embedder.encoder import Encoder
-from embedder.export.clip_tokenizer import is_clips_own, write_tokenizer
 from embedder.export.open_clip import (
     OpenClipRequest,
     artefact_name,
@@ -22,6 +24,7 @@ from embedder.export.open_clip import (
     to_preprocessing,
 )
 from embedder.export.pictures import pictures
+from embedder.export.tokenizers import write_tokenizer
 from embedder.manifest import TextSpec
 from embedder.preprocess import ImageLimits, decode
 from embedder.runtime import RuntimeConfig
@@ -214,12 +217,103 @@ def test_squash_is_a_stretch(tmp_path: Path) -> None:
         assert np.abs(ours - theirs).mean() < 2.5, picture.name
 
 
-def test_tokenizer_of_another_kind_is_told_apart() -> None:
-    """Only CLIP's own tokenizer, cleaning as it does by default, can be written exactly."""
-    assert is_clips_own(open_clip.tokenizer.SimpleTokenizer())
-    assert not is_clips_own(open_clip.tokenizer.SimpleTokenizer(clean="canonicalize"))
-    assert not is_clips_own(open_clip.tokenizer.SimpleTokenizer(reduction_mask="simple"))
-    assert not is_clips_own(object())
+@pytest.mark.parametrize(
+    ("tokenizer", "why"),
+    [
+        (open_clip.tokenizer.SimpleTokenizer(reduction_mask="simple"), "a reduction mask"),
+        (object(), "being a object"),
+    ],
+)
+def test_tokenizer_that_a_file_cannot_say_is_refused(
+    tokenizer: object, why: str, tmp_path: Path
+) -> None:
+    """What it does is named, and the way round."""
+    with pytest.raises(ExportRefused, match=f"{why}; --no-text leaves it out"):
+        write_tokenizer(tokenizer, tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("clean", ["lower", "whitespace", "canonicalize"])
+def test_cleaning_is_open_clips(clean: str, tmp_path: Path) -> None:
+    """Each of open_clip's three ways to clean a text gives its tokens."""
+    theirs = open_clip.tokenizer.SimpleTokenizer(clean=clean)
+    rule, pad_id = write_tokenizer(theirs, tmp_path / "tokenizer.json")
+    assert (rule, pad_id) == (clean, 0)
+    spec = TextSpec.model_construct(context_length=77, pad_id=pad_id, clean=rule)
+    ours = Tokenizer(tmp_path / "tokenizer.json", spec)
+    np.testing.assert_array_equal(ours.encode(TEXTS), theirs(TEXTS).numpy())
+
+
+def hugging_face(folder: Path, **text: Any) -> str:
+    """Teaches open_clip a small SigLIP, whose tokenizer lies in ``folder`` as from the hub."""
+    made = Made(models.Unigram())
+    made.normalizer = normalizers.NFKC()
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    specials = ["<pad>", "</s>", "<unk>"]
+    made.train_from_iterator(
+        TEXTS * 3,
+        trainers.UnigramTrainer(vocab_size=200, special_tokens=specials, unk_token="<unk>"),
+    )
+    made.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=made, pad_token="</s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder / "tokenizer")
+    return register(
+        folder / "configs",
+        "tiny-siglip",
+        quick_gelu=False,
+        text_cfg={
+            "context_length": 16,
+            "vocab_size": made.get_vocab_size(),
+            "hf_tokenizer_name": str(folder / "tokenizer"),
+            "tokenizer_kwargs": {"clean": "canonicalize"},
+            "width": 64,
+            "heads": 2,
+            "layers": 2,
+            "no_causal_mask": True,
+            "proj_bias": True,
+            "pool_type": "last",
+            **text,
+        },
+    )
+
+
+def test_hugging_face_tokenizer_comes_along(tmp_path: Path) -> None:
+    """SigLIP's kind of text tower: tokens and vectors are open_clip's, without its library."""
+    name = hugging_face(tmp_path)
+    made = export_open_clip(OpenClipRequest(name, tmp_path / "out", random_seed=3))
+    spec = made.manifest.text
+    assert spec is not None
+    assert (spec.clean, spec.pad_id, spec.context_length) == ("canonicalize", 1, 16)
+    tokens = open_clip.get_tokenizer(name)(TEXTS)
+    assert len({tuple(row.tolist()) for row in tokens}) > len(TEXTS) / 2
+    torch.manual_seed(3)
+    model = open_clip.create_model(name, pretrained=None).eval()
+    with torch.no_grad():
+        truth = model.encode_text(tokens, normalize=True).numpy()
+    vectors = Encoder.open(made.directory, RuntimeConfig()).embed_texts(TEXTS)
+    np.testing.assert_allclose((vectors * truth).sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ({"tokenizer_mode": "clips"}, "tokenizer_mode"),
+        ({"tokenizer_kwargs": {"strip_sep_token": True}}, "strip_sep_token"),
+        ({"hf_tokenizer_name": "./nowhere"}, "cannot be had"),
+    ],
+)
+def test_text_tower_without_a_tokenizer_is_left_out_only_when_told(
+    text: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    """The export is refused, naming the reason and the option; with it, only images remain."""
+    name = hugging_face(tmp_path, **text)
+    with pytest.raises(ExportRefused, match=why):
+        export_open_clip(OpenClipRequest(name, tmp_path / "out", random_seed=1))
+    assert not (tmp_path / "out").exists()
+    made = export_open_clip(OpenClipRequest(name, tmp_path / "out", random_seed=1, no_text=True))
+    assert made.manifest.text is None
 
 
 def test_tokenizer_cuts_to_the_context(tmp_path: Path) -> None:

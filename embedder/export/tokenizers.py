@@ -1,0 +1,89 @@
+"""open_clip's tokenizers as files of the ``tokenizers`` package.
+
+CLIP's own byte pairs are rebuilt from open_clip's object; a Hugging Face tokenizer (SigLIP's,
+multilingual models') already has such a file inside. Source of the rules: open_clip
+``SimpleTokenizer`` (after openai/CLIP) and ``HFTokenizer``; words and merges are read from the
+object at hand, so a change of them there is a change here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from open_clip import tokenizer as theirs
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+
+from embedder.manifest import Clean
+from shoal.errors import ExportRefused
+
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+_END_OF_WORD = "</w>"
+_CLEANS: Final[tuple[Clean, ...]] = ("lower", "whitespace", "canonicalize")
+
+
+def write_tokenizer(tokenizer: Any, file: Path) -> tuple[Clean, int]:
+    """Write ``tokenizer``, less its cleaning of texts; return that rule and the padding's id.
+
+    Raises:
+        ExportRefused: it does something that a file of the ``tokenizers`` package cannot say.
+    """
+    if isinstance(tokenizer, theirs.SimpleTokenizer):
+        _refuse("a reduction mask", given=tokenizer.reduction_fn is not None)
+        _clips_own(tokenizer).save(str(file))
+        return _clean(tokenizer), 0
+    kind = type(tokenizer).__name__
+    _refuse(f"being a {kind}", given=not isinstance(tokenizer, theirs.HFTokenizer))
+    _refuse("tokenizer_mode", given=bool(tokenizer.tokenizer_mode))
+    _refuse("strip_sep_token", given=tokenizer.strip_sep_token)
+    inner = tokenizer.tokenizer
+    _refuse("no fast implementation", given=getattr(inner, "backend_tokenizer", None) is None)
+    _refuse("padding or cutting on the left", given="left" in _sides(inner))
+    _refuse("no padding token", given=inner.pad_token_id is None)
+    file.write_text(inner.backend_tokenizer.to_str(), encoding="utf-8")
+    return _clean(tokenizer), int(inner.pad_token_id)
+
+
+def _refuse(what: str, *, given: bool) -> None:
+    if given:
+        msg = f"the model's tokenizer cannot be written as a file: {what}; --no-text leaves it out"
+        raise ExportRefused(msg)
+
+
+def _sides(inner: Any) -> tuple[str, str]:
+    return inner.padding_side, inner.truncation_side
+
+
+def _clean(tokenizer: Any) -> Clean:
+    """The name of its cleaning of texts."""
+    for name in _CLEANS:
+        if tokenizer.clean_fn is theirs.get_clean_fn(name):
+            return name
+    _refuse("a cleaning of texts of its own", given=True)
+    raise AssertionError
+
+
+def _clips_own(tokenizer: Any) -> Tokenizer:
+    merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
+    made = Tokenizer(
+        models.BPE(
+            vocab=dict(tokenizer.encoder),
+            merges=[pair for pair in merges if len(pair) == 2],  # noqa: PLR2004
+            continuing_subword_prefix="",
+            end_of_word_suffix=_END_OF_WORD,
+        )
+    )
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    names = {i: word for word, i in tokenizer.encoder.items()}
+    start, end = (names[i] for i in tokenizer.all_special_ids[:2])
+    made.add_special_tokens([start, end])
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        special_tokens=[(start, tokenizer.encoder[start]), (end, tokenizer.encoder[end])],
+    )
+    return made
