@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from clusterer.methods import Fit, Plan
+from clusterer.models import unpack
 from shoal.errors import FitFailed, NotEnoughPoints
 from shoal.vectors import Vectors
 
@@ -63,14 +65,18 @@ def fit_in_child(
     """
     with tempfile.TemporaryDirectory(prefix="shoal-fit-", dir=scratch) as name:
         directory = Path(name)
-        request = {"method": plan.method, "options": dict(plan.options)}
-        (directory / "request.json").write_text(json.dumps(request))
+        (directory / "request.json").write_text(json.dumps(asdict(plan)))
         np.save(directory / "sample.npy", sample)
         if warm is not None:
             np.save(directory / "warm.npy", warm)
         _supervise(directory, check)
         facts = json.loads((directory / "result.json").read_text())
-        return Fit(np.load(directory / "centroids.npy"), facts)
+        labels = directory / "labels.npy"
+        return Fit(
+            unpack((directory / "model.npz").read_bytes())[0],
+            np.load(labels) if labels.exists() else None,
+            facts,
+        )
 
 
 def _supervise(directory: Path, check: Callable[[], None]) -> None:

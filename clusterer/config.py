@@ -56,6 +56,8 @@ class ClustererConfig:
     knows at once). Renewed three times in this time."""
     assign_interval_s: float = 1.0
     """Pause between looks for points that have no cluster yet."""
+    drift_interval_s: float = 30.0
+    """Pause between two measurements of drift: each counts the points of every cluster."""
     silhouette_sample: int = 2_000
     """Points of the sampled silhouette: quadratic in time, 30 MB at this size."""
     clock_skew_s: float = 10.0
@@ -76,6 +78,6 @@ class ClustererConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("lease_ttl_s", "assign_interval_s"):
+        for name in ("lease_ttl_s", "assign_interval_s", "drift_interval_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected more than 0 s, got {getattr(self, name)}")

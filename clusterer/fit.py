@@ -1,9 +1,9 @@
 """The child process of a fit: ``python -m clusterer.fit DIRECTORY``.
 
 The directory is the whole interface. In: ``request.json`` (method, options), ``sample.npy`` and
-perhaps ``warm.npy``. Out: ``centroids.npy`` and ``result.json``, or ``error.json``. The child
-lives no longer than its parent: it watches its standard input, which closes when the parent
-dies, however it dies.
+perhaps ``warm.npy``. Out: ``model.npz``, perhaps ``labels.npy``, and ``result.json``; or
+``error.json``. The child lives no longer than its parent: it watches its standard input, which
+closes when the parent dies, however it dies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from clusterer.methods import run_fit
+from clusterer.methods import Plan, run_fit
+from clusterer.models import pack
 from shoal.errors import ShoalError
 
 _NICENESS = 10
@@ -36,13 +37,17 @@ def main(directory: Path) -> int:
         # Matrix products by one thread each: several wait for each other by spinning, and beside
         # one busy process a fit of 7 seconds took 200. scikit-learn's own loops stay parallel.
         with threadpool_limits(1, user_api="blas"):
-            fit = run_fit(request["method"], sample, request["options"], warm)
+            fit = run_fit(Plan(**request), sample, warm)
     except ShoalError as exc:
         (directory / "error.json").write_text(
             json.dumps({"reason": exc.reason, "message": exc.message})
         )
         return 1
-    np.save(directory / "centroids.npy", fit.centroids)
+    (directory / "model.npz").write_bytes(
+        pack(fit.model, np.arange(len(fit.model.centroids), dtype=np.int32))
+    )
+    if fit.labels is not None:
+        np.save(directory / "labels.npy", fit.labels)
     (directory / "result.json").write_text(json.dumps(dict(fit.facts)))
     return 0
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.sparse import csc_array
 
 from clusterer.config import MatchThresholds
-from shoal.vectors import Labels, Vectors
+from shoal.vectors import NOISE, Labels, Vectors
 
 Indices: TypeAlias = npt.NDArray[Any]
 """Whole numbers, of the width that SciPy chose."""
@@ -43,6 +43,15 @@ class Matching:
     ids: Labels
     lineage: tuple[Lineage, ...]
     next_id: int
+
+    def named(self, rows: Labels) -> Labels:
+        """The ids of ``rows`` (N,) of new clusters; noise stays noise."""
+        return named(self.ids, rows)
+
+
+def named(ids: Labels, rows: Labels) -> Labels:
+    """``ids[rows]``, int32 (N,), where a row is not noise, which stays noise."""
+    return np.where(rows < 0, np.int32(NOISE), ids[rows]).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)

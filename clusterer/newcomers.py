@@ -1,4 +1,4 @@
-"""The assignment of points that came in since the last run: nearest centroid, within seconds."""
+"""The assignment of points that came in since the last run, by that run's model, in seconds."""
 
 from __future__ import annotations
 
@@ -9,25 +9,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clusterer.assignment import nearest
+from clusterer.matching import named
+from clusterer.models import Assigned, Centroids, Model, unpack
 from clusterer.points import UNASSIGNED
 from clusterer.writeback import SlotWriter, as_read, slot_labels
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
-from shoal.store.model import Block, Empty, Scan, Where
+from shoal.store.model import Block, Empty, Equals, Scan, Where
 from shoal.vectors import Labels, Vectors
 
 
 @dataclass(frozen=True, slots=True)
-class _Centroids:
-    """One run's clusters: ``ids`` int32 (K,), ``centroids`` float32 (K, D) of ``vector``."""
+class _Rule:
+    """How one run assigns: its model, the ids int32 (K,) of its clusters, and of which vector."""
 
+    model: Model
     ids: Labels
-    centroids: Vectors
     vector: str
 
-    def assign(self, vectors: Vectors) -> Labels:
-        return self.ids[nearest(vectors, self.centroids).labels]
+    def assign(self, vectors: Vectors) -> Assigned:
+        """Cluster ids of ``vectors`` (B, D), or noise, and the confidence."""
+        found = self.model.assign(vectors)
+        return Assigned(named(self.ids, found.labels), found.confidence)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one look assigned: how many, how many not as noise, and the sum of those' confidence."""
+
+    points: int = 0
+    clustered: int = 0
+    confidence: float = 0.0
+
+    def add(self, found: Assigned) -> None:
+        self.points += len(found.labels)
+        self.clustered += int(np.count_nonzero(found.labels >= 0))
+        self.confidence += float(found.confidence.sum())
 
 
 class Newcomers:
@@ -38,7 +55,7 @@ class Newcomers:
         self._clusterings = Clusterings(store, collection)
         self._collection = collection
         self._clustering = clustering
-        self._cache: dict[str, _Centroids] = {}
+        self._cache: dict[str, _Rule] = {}
 
     def assign(self, *, block_size: int, check: Callable[[], None]) -> int:
         """Gives every point without a cluster the nearest one; returns how many there were.
@@ -64,24 +81,43 @@ class Newcomers:
             block_size=block_size,
         )
         writer = SlotWriter(self._store, self._collection, self._clustering, block_size, check)
-        assigned = 0
-        for block in self._store.scan(self._collection, options):
-            self._write(writer, state, block)
-            assigned += len(block)
-        return assigned
+        seen = _Seen()
+        try:
+            for block in self._store.scan(self._collection, options):
+                self._write(writer, state, block, seen)
+        finally:
+            self._count(state, seen)
+        return seen.points
 
-    def _load(self, run: str) -> _Centroids:
-        found = self._clusterings.clusters(self._clustering, run)
-        return _Centroids(
-            np.array([c.cluster for c in found], dtype=np.int32),
-            np.stack([c.centroid for c in found]),
-            self._clusterings.vector_of(self._clustering, run),
+    def _count(self, state: State, seen: _Seen) -> None:
+        """Adds what was assigned to what the clustering says of its newcomers."""
+        now = self._clusterings.state(self._clustering)
+        self._clusterings.compare_and_set(
+            self._clustering,
+            {
+                "newcomers": now.newcomers + seen.points,
+                "newcomers_clustered": now.newcomers_clustered + seen.clustered,
+                "newcomers_confidence": now.newcomers_confidence + seen.confidence,
+            },
+            Equals("active_run", state.active_run),
         )
 
-    def _write(self, writer: SlotWriter, state: State, block: Block) -> None:
+    def _load(self, run: str) -> _Rule:
+        vector = self._clusterings.vector_of(self._clustering, run)
+        packed = self._clusterings.model(self._clustering, run)
+        if packed:
+            return _Rule(*unpack(packed), vector)
+        # A run of a version that stored no model: k-means, whose centroids are its clusters'.
+        found = self._clusterings.clusters(self._clustering, run)
+        ids = np.array([c.cluster for c in found], dtype=np.int32)
+        return _Rule(Centroids(np.stack([c.centroid for c in found])), ids, vector)
+
+    def _write(self, writer: SlotWriter, state: State, block: Block, seen: _Seen) -> None:
         if block.vectors is None:
             return
-        active = self._cache[state.active_run].assign(block.vectors)
+        found = self._cache[state.active_run].assign(block.vectors)
+        seen.add(found)
+        active = found.labels
         other = None if state.leased(time.time()) else self._other(state, block.vectors, active)
         held = slot_labels(block.payloads, self._clustering, state.inactive_slot)
         groups: dict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
@@ -100,4 +136,4 @@ class Newcomers:
         if not state.previous_run:
             return active
         before, now = self._cache[state.previous_run], self._cache[state.active_run]
-        return before.assign(vectors) if before.vector == now.vector else None
+        return before.assign(vectors).labels if before.vector == now.vector else None

@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from clusterer.config import Gates
-from clusterer.matching import Lineage
+from clusterer.matching import Clusters, Lineage
 from clusterer.points import UNASSIGNED, PointTable
 from shoal.vectors import NOISE, Labels, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good the clusters are, and how far they moved; fields as in ``shoal.v1.Plan``."""
+
+    inertia: float
+    silhouette: float | None
+    confidence: float
+    centroid_drift: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +34,13 @@ class Report:
     moved_share: float
     to_write: int
     noise: int
-    silhouette: float | None
     agreement: float | None
-    inertia: float
+    quality: Quality
     largest_share: float
     lineage: tuple[Lineage, ...]
 
 
-def report(
-    table: PointTable,
-    lineage: tuple[Lineage, ...],
-    *,
-    inertia: float,
-    silhouette: float | None,
-) -> Report:
+def report(table: PointTable, lineage: tuple[Lineage, ...], quality: Quality) -> Report:
     """Compares what ``table`` wants with what its slots hold."""
     before = table.active != UNASSIGNED
     moved = int(np.count_nonzero(before & (table.active != table.wanted)))
@@ -49,14 +53,26 @@ def report(
         moved_share=moved / known if known else 0.0,
         to_write=int(np.count_nonzero(table.inactive != table.wanted)),
         noise=int(np.count_nonzero(table.wanted == NOISE)),
-        silhouette=silhouette,
         agreement=float(adjusted_rand_score(table.active[before], table.wanted[before]))
         if known
         else None,
-        inertia=inertia,
+        quality=quality,
         largest_share=float(sizes.max(initial=0) / max(1, len(table))),
         lineage=lineage,
     )
+
+
+def centroid_drift(old: Clusters, new: Clusters, sizes: npt.NDArray[np.int64]) -> float | None:
+    """Mean cosine distance of the centroids of clusters that continue, weighted by ``sizes`` (K,).
+
+    None if none does, or the old centroids are unknown (zero).
+    """
+    kept, at_old, at_new = np.intersect1d(old.ids, new.ids, return_indices=True)
+    weights = sizes[at_new]
+    if not len(kept) or not weights.sum() or not np.any(old.centroids):
+        return None
+    cosines = (old.centroids[at_old] * new.centroids[at_new]).sum(axis=1)
+    return max(0.0, float(np.average(1 - cosines, weights=weights)))
 
 
 def sampled_silhouette(vectors: Vectors, labels: Labels) -> float | None:

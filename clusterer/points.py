@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ from shoal.vectors import Labels
 
 UNASSIGNED = -2
 """Where a slot holds nothing. (NOISE, -1, is a cluster id like any other to a slot.)"""
+
+Rows: TypeAlias = npt.NDArray[np.int64]
 
 _HALVES = np.dtype([("high", ">u8"), ("low", ">u8")])
 
@@ -29,6 +32,23 @@ def unpack_ids(packed: npt.NDArray[np.void]) -> list[str]:
     return ["-".join(one[a:b] for a, b in pairwise(cut)) for one in whole]
 
 
+def join_ids(parts: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
+    """Packed ids, (N,), in one array; without a dtype NumPy would use this machine's byte order."""
+    return np.concatenate(parts, dtype=_HALVES) if parts else np.zeros(0, _HALVES)
+
+
+def find_ids(sorted_ids: npt.NDArray[np.void], wanted: npt.NDArray[np.void]) -> Rows:
+    """The row in ``sorted_ids`` (N,), ascending, of each of ``wanted`` (M,); -1 where it is not."""
+    rows = np.searchsorted(sorted_ids["high"], wanted["high"])
+    found = np.full(len(wanted), -1, np.int64)
+    inside = rows < len(sorted_ids)
+    same = np.zeros(len(wanted), bool)
+    # Two version-5 ids that share their first 64 bits do not happen: 2^-60 per pair.
+    same[inside] = sorted_ids[rows[inside]] == wanted[inside]
+    found[same] = rows[same]
+    return found
+
+
 class PointTable:
     """Ids and labels of the points that a run has seen, in the order of ids.
 
@@ -44,30 +64,25 @@ class PointTable:
         self.active: Labels = np.zeros(0, np.int32)
         self.inactive: Labels = np.zeros(0, np.int32)
 
+        self.appended = 0
+        """Rows so far, sealed or not."""
+
     def __len__(self) -> int:
         return len(self.ids)
 
     def append(self, ids: Sequence[str], wanted: Labels, active: Labels, inactive: Labels) -> None:
         """Adds a block of a scan: ids above all earlier ones, ascending."""
         self._ids.append(pack_ids(ids))
+        self.appended += len(ids)
         self._labels.append(np.stack([wanted, active, inactive]).astype(np.int32))
 
     def seal(self) -> None:
         """Ends the appending; from here on the arrays may be read."""
         if self._ids:
-            # Without a dtype, NumPy would join them in this machine's byte order.
-            self.ids = np.concatenate(self._ids, dtype=_HALVES)
+            self.ids = join_ids(self._ids)
             self.wanted, self.active, self.inactive = np.concatenate(self._labels, axis=1)
         self._ids, self._labels = [], []
 
-    def find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    def find(self, ids: Sequence[str]) -> Rows:
         """The row of each of ``ids``, (M,); -1 where the table lacks it."""
-        wanted = pack_ids(ids)
-        rows = np.searchsorted(self.ids["high"], wanted["high"])
-        found = np.full(len(wanted), -1, np.int64)
-        inside = rows < len(self.ids)
-        same = np.zeros(len(wanted), bool)
-        # Two version-5 ids that share their first 64 bits do not happen: 2^-60 per pair.
-        same[inside] = self.ids[rows[inside]] == wanted[inside]
-        found[same] = rows[same]
-        return found
+        return find_ids(self.ids, pack_ids(ids))

@@ -21,23 +21,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
 from clusterer import points, writeback
-from clusterer.assignment import Tally, nearest
+from clusterer.assigning import Assignment, NoiseRule, Rule
 from clusterer.child import Fitter
 from clusterer.config import ClustererConfig, Gates
 from clusterer.lease import Lease
 from clusterer.matching import Clusters, Matching, match
-from clusterer.methods import Plan
-from clusterer.plan import Report, objections, report, sampled_silhouette
-from clusterer.sampling import sample_vectors
-from shoal.errors import Cancelled, NotEnoughPoints, NotFound, ShoalError
+from clusterer.methods import Fit, Plan
+from clusterer.models import Prototypes, pack, unpack
+from clusterer.naming import Naming, nearest_words
+from clusterer.plan import (
+    Quality,
+    Report,
+    centroid_drift,
+    objections,
+    report,
+    sampled_silhouette,
+)
+from clusterer.sampling import Sample, sample_vectors
+from shoal.errors import Cancelled, Conflict, NotEnoughPoints, NotFound, ShoalError
 from shoal.store.clusterings import Clusterings, ClusterRecord, State
 from shoal.store.gateway import Store
-from shoal.store.model import Block, Empty, Scan, Where, Within
-from shoal.vectors import Vectors
+from shoal.store.model import Empty, Equals, Scan, Where, Within
+from shoal.vectors import NOISE
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +67,8 @@ class Task:
     plan_only: bool
     force: bool
     gates: Gates
+    noise_only: bool = False
+    naming: Naming = field(default_factory=Naming)
 
 
 @dataclass(slots=True)
@@ -71,6 +83,8 @@ class Progress:
     objections: tuple[str, ...] = ()
     points_written: int = 0
     base_run: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the fit had to say."""
 
 
 class Outcome(StrEnum):
@@ -108,6 +122,7 @@ class Run:
             context.config.write_chunk,
             self._check,
         )
+        self._old_names: dict[int, str] = {}
         self.progress = Progress()
 
     def execute(self) -> Outcome:
@@ -124,12 +139,13 @@ class Run:
         self.progress.base_run = state.active_run
         active = self._active_clusters(state)
         with self._stage("sample"):
-            sample = self._sample()
+            sample = self._sample(state)
         with self._stage("fit"):
-            centroids = self._fit(sample, active)
+            fit = self._fit(sample, active)
+        rule = self._rule(state, fit, sample)
         del sample  # up to a few hundred MB
         with self._stage("assign"):
-            found = self._assign(state, centroids)
+            found = self._assign(state, rule)
         with self._stage("plan"):
             matching = self._plan(state, active, found)
         if self._task.plan_only:
@@ -148,7 +164,7 @@ class Run:
                 self._writer, found.table, state, late=late
             )
             self._put_clusters(found, matching)
-            self._flip(state)
+            self._flip(state, found)
         return Outcome.SUCCEEDED
 
     def _check(self) -> None:
@@ -181,56 +197,76 @@ class Run:
         if state.active_run:
             with suppress(NotFound):
                 found = self._clusterings.clusters(self._task.clustering, state.active_run)
+        self._old_names = {c.cluster: c.name for c in found if c.name}
         spec = self._context.store.collection(self._task.collection).vector(self._task.vector)
         centroids = np.zeros((len(found), spec.dim), np.float32)
         if found and self._clusterings.vector_of(state.clustering, state.active_run) == spec.name:
             centroids = np.stack([c.centroid for c in found])
         return Clusters(np.array([c.cluster for c in found], dtype=np.int32), centroids)
 
-    def _sample(self) -> Vectors:
+    def _sample(self, state: State) -> Sample:
         store, task = self._context.store, self._task
-        count = store.count(task.collection)
+        where = Where()
+        if task.noise_only:
+            where = where.also(Equals(state.active_field, NOISE))
+        count = store.count(task.collection, where)
         if count < task.fit.least_points:
-            raise not_enough(task.fit.least_points, count, task.collection)
+            raise not_enough(task.fit, count, task.collection, noise=task.noise_only)
         self.progress.total = min(count, task.sample_size)
         return sample_vectors(
             store,
             task.collection,
-            Scan(vector=task.vector, fields=(), block_size=self._context.config.block_size),
-            size=task.sample_size,
+            Scan(
+                where=where,
+                vector=task.vector,
+                fields=(),
+                block_size=self._context.config.block_size,
+            ),
+            size=min(count, task.sample_size),
             seed=task.seed,
             progress=self._advance,
         )
 
-    def _fit(self, sample: Vectors, active: Clusters) -> Vectors:
+    def _fit(self, sample: Sample, active: Clusters) -> Fit:
         warm = active.centroids if self._task.warm_start and len(active.ids) else None
         if warm is not None and not np.any(warm):
             warm = None
         fit = self._context.fit(
             self._task.fit,
-            sample,
+            sample.vectors,
             warm=warm,
             scratch=self._context.config.scratch,
             check=self._check,
         )
-        return fit.centroids
+        self.progress.facts = dict(fit.facts)
+        return fit
 
-    def _assign(self, state: State, centroids: Vectors) -> _Assignment:
+    def _rule(self, state: State, fit: Fit, sample: Sample) -> Rule:
+        if not self._task.noise_only:
+            return Rule(fit, sample)
+        packed = self._clusterings.model(state.clustering, state.active_run)
+        model, ids = unpack(packed) if packed else (None, None)
+        if not isinstance(model, Prototypes) or ids is None:
+            msg = "the active run left no noise to cluster: it was not of hdbscan or evoc"
+            raise Conflict(msg)
+        return NoiseRule(fit, sample, model, ids)
+
+    def _assign(self, state: State, rule: Rule) -> Assignment:
         config, task = self._context.config, self._task
         self.progress.total = self._context.store.count(task.collection)
-        found = _Assignment(centroids, config.silhouette_sample)
+        found = Assignment(rule, config.silhouette_sample, task.naming.fields)
         options = Scan(
             vector=task.vector,
-            fields=(f"clusters.{task.clustering}",),
+            fields=(f"clusters.{task.clustering}", *task.naming.fields),
             block_size=config.block_size,
         )
         for block in self._context.store.scan(task.collection, options):
             found.add(block, state)
-            self._advance(int(found.tally.sizes.sum()))
+            self._advance(found.table.appended)
         found.table.seal()
         return found
 
-    def _plan(self, state: State, active: Clusters, found: _Assignment) -> Matching:
+    def _plan(self, state: State, active: Clusters, found: Assignment) -> Matching:
         table = found.table
         matching = match(
             table.active,
@@ -241,9 +277,18 @@ class Run:
             thresholds=self._context.config.matching,
         )
         silhouette = sampled_silhouette(found.sampled(), table.wanted[: found.sample_len])
-        table.wanted = matching.ids[table.wanted]
+        table.wanted = matching.named(table.wanted)
         self.progress.report = report(
-            table, matching.lineage, inertia=found.tally.inertia, silhouette=silhouette
+            table,
+            matching.lineage,
+            Quality(
+                inertia=found.tally.inertia,
+                silhouette=silhouette,
+                confidence=found.confidence,
+                centroid_drift=centroid_drift(
+                    active, Clusters(matching.ids, found.centroids), found.tally.sizes
+                ),
+            ),
         )
         self.progress.objections = objections(self.progress.report, self._task.gates)
         self._context.changed()
@@ -255,7 +300,7 @@ class Run:
         return writeback.write_differences(self._writer, table, state, progress=self._advance)
 
     def _catch_up(
-        self, found: _Assignment, state: State, matching: Matching, began: float
+        self, found: Assignment, state: State, matching: Matching, began: float
     ) -> Counter[int]:
         """Labels what the assignment pass has not seen: points that are new or were replaced.
 
@@ -277,7 +322,9 @@ class Run:
         for block in self._context.store.scan(self._task.collection, options):
             if block.vectors is None:
                 continue
-            labels = matching.ids[nearest(block.vectors, found.centroids).labels]
+            active = writeback.slot_labels(block.payloads, state.clustering, state.active_slot)
+            rule = found.rule
+            labels = matching.named(rule.assign(block.ids, block.vectors, active).labels)
             held = writeback.slot_labels(block.payloads, state.clustering, state.inactive_slot)
             rows = found.table.find(block.ids)
             found.table.wanted[rows[rows >= 0]] = labels[rows >= 0]
@@ -293,9 +340,10 @@ class Run:
                 self.progress.points_written += len(at)
         return late
 
-    def _put_clusters(self, found: _Assignment, matching: Matching) -> None:
+    def _put_clusters(self, found: Assignment, matching: Matching) -> None:
         sizes, cohesion = found.tally.sizes, found.tally.cohesion
         lines = {line.cluster: line for line in matching.lineage}
+        names = self._names(found, matching)
         self._clusterings.put_clusters(
             self._task.clustering,
             self._task.run,
@@ -305,6 +353,7 @@ class Run:
                     size=int(sizes[row]),
                     cohesion=float(cohesion[row]),
                     centroid=found.centroids[row],
+                    name=names.get(row, ""),
                     lineage={
                         "kind": lines[int(cluster)].kind,
                         "related": list(lines[int(cluster)].related),
@@ -316,8 +365,20 @@ class Run:
             vector=self._task.vector,
             fence=self._lease.fence,
         )
+        self._clusterings.put_model(
+            self._task.clustering,
+            self._task.run,
+            pack(found.rule.model, matching.ids),
+            fence=self._lease.fence,
+        )
 
-    def _flip(self, state: State) -> None:
+    def _names(self, found: Assignment, matching: Matching) -> dict[int, str]:
+        """The names of clusters by row: new ones, or the one that an id had."""
+        kept = {row: self._old_names.get(int(one), "") for row, one in enumerate(matching.ids)}
+        words = nearest_words(found.centroids, self._task.naming)
+        return {**kept, **words, **found.values.names()}
+
+    def _flip(self, state: State, found: Assignment) -> None:
         self._check()
         self._context.store.flush()
         self._lease.update(
@@ -326,6 +387,11 @@ class Run:
                 "active_run": self._task.run,
                 "previous_run": state.active_run,
                 "changed_at": time.time(),
+                "run_noise": int(np.count_nonzero(found.table.wanted == NOISE)),
+                "run_confidence": found.confidence,
+                "newcomers": 0,
+                "newcomers_clustered": 0,
+                "newcomers_confidence": 0.0,
             }
         )
         self._context.store.flush()
@@ -337,45 +403,15 @@ class Run:
             _LOG.warning("old clusters were not dropped: %s", exc.message)
 
 
-class _Assignment:
-    """The assignment pass: the table of points, the sums, and a sample of vectors."""
-
-    def __init__(self, centroids: Vectors, sample: int) -> None:
-        self.centroids = centroids
-        self.table = points.PointTable()
-        self.tally = Tally(len(centroids), centroids.shape[1])
-        self._wanted_sample = sample
-        self._sample: list[Vectors] = []
-        self.sample_len = 0
-
-    def add(self, block: Block, state: State) -> None:
-        """Assigns a block of the scan."""
-        if block.vectors is None:
-            return
-        found = nearest(block.vectors, self.centroids)
-        self.tally.add(block.vectors, found)
-        self.table.append(
-            block.ids,
-            found.labels,
-            writeback.slot_labels(block.payloads, state.clustering, state.active_slot),
-            writeback.slot_labels(block.payloads, state.clustering, state.inactive_slot),
-        )
-        missing = self._wanted_sample - self.sample_len
-        if missing > 0:
-            # Ids are hashes, so the first points of a scan are a uniform sample.
-            self._sample.append(block.vectors[:missing].copy())
-            self.sample_len += len(self._sample[-1])
-
-    def sampled(self) -> Vectors:
-        """The vectors of the first ``sample_len`` points, (M, D)."""
-        return np.concatenate(self._sample) if self._sample else self.centroids[:0]
-
-
-def not_enough(wanted: int, points: int, collection: str) -> NotEnoughPoints:
-    """The error for more clusters than points."""
+def not_enough(plan: Plan, points: int, collection: str, *, noise: bool = False) -> NotEnoughPoints:
+    """The error for a method that needs more points than there are."""
+    k = plan.options.get("k")
+    what = "points of noise" if noise else "points"
+    there = f"the number of {what} in collection {collection!r}, which is {points}"
+    if k:
+        return NotEnoughPoints(f"k = {k} is larger than {there}", k=str(k), points=str(points))
     return NotEnoughPoints(
-        f"k = {wanted} is larger than the number of points in collection {collection!r}, "
-        f"which is {points}",
-        k=str(wanted),
+        f"{plan.least_points}, the fewest points that method {plan.method} can use, is larger "
+        f"than {there}",
         points=str(points),
     )

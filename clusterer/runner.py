@@ -106,7 +106,7 @@ class Runner:
             clusterings = Clusterings(self._store, task.collection)
             points = self._store.count(task.collection)
             if points < task.fit.least_points:
-                raise not_enough(task.fit.least_points, points, task.collection)
+                raise not_enough(task.fit, points, task.collection)
             lease, before = acquire(clusterings, self._holder(task.clustering, task.run))
             try:
                 if before.lease_run:

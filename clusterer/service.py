@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +15,18 @@ from typing import TypeVar
 import grpc.aio
 from prometheus_client import Counter, Gauge
 
-from clusterer import wire
+from clusterer import ageing, wire
+from clusterer import schedule as schedules
 from clusterer.child import Fitter, fit_in_child
 from clusterer.config import ClustererConfig
-from clusterer.methods import plan_fit
+from clusterer.drift import Drift
+from clusterer.duplicate_listing import DuplicateFinder
+from clusterer.duplicates import DEFAULT_THRESHOLD
+from clusterer.methods import LEAVES_NOISE, plan_fit
 from clusterer.newcomers import Newcomers
 from clusterer.run import Task
 from clusterer.runner import Runner
+from clusterer.scheduler import Scheduler
 from shoal.errors import Cancelled, InvalidArgument, ShoalError
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
@@ -34,6 +41,8 @@ _PAGE, _LARGEST_PAGE = 50, 1000
 _CALL_THREADS = 4
 _WATCH_S = 0.1
 """Least time between two messages of a watch: a scan tells of each of its blocks."""
+_SCHEDULE_S = 1.0
+"""How often schedules are looked at: what is due begins at most this late."""
 _FOREIGN_WATCH_S = 1.0
 """How often a run of another process is read."""
 
@@ -54,6 +63,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         self._threads = ThreadPoolExecutor(_CALL_THREADS, "clusterer")
         self._newcomers: dict[tuple[str, str], Newcomers] = {}
         self._task: asyncio.Task[None] | None = None
+        self._schedules: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -64,6 +74,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         """Frees the leases of a dead process, and begins to look for new points."""
         await self._in_thread(self._runner.recover)
         self._task = asyncio.create_task(self._assign_newcomers(), name="newcomers")
+        self._schedules = asyncio.create_task(self._keep_schedules(), name="schedules")
 
     async def ready(self) -> bool:
         """True when the store answers and the newcomers' task lives."""
@@ -79,6 +90,8 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         self._stopping.set()
         if self._task is not None:
             await self._task
+        if self._schedules is not None:
+            await self._schedules
         await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self._runner.close)
 
@@ -91,12 +104,24 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         return await self._in_thread(self._create, request)
 
     def _create(self, request: pb.CreateRunRequest) -> pb.Run:
+        task, message = self._task_of(request)
+        return self._runner.start(task, message, once=bool(request.request_id))
+
+    def _task_of(self, request: pb.CreateRunRequest) -> tuple[Task, pb.Run]:
+        """What ``request`` asks for, checked, and the message of its run."""
         clustering = check_clustering_name(request.clustering)
         run = wire.run_id(request.request_id)
         fit = plan_fit(request.config)
         vector = self._store.collection(request.collection).vector(request.config.vector)
+        if request.noise_only and fit.method not in LEAVES_NOISE:
+            msg = f"noise_only: expected method {' or '.join(LEAVES_NOISE)}, got {fit.method}"
+            raise InvalidArgument(msg, field="noise_only")
         message = pb.Run(
-            id=run, collection=request.collection, clustering=clustering, config=request.config
+            id=run,
+            collection=request.collection,
+            clustering=clustering,
+            config=request.config,
+            noise_only=request.noise_only,
         )
         task = Task(
             run=run,
@@ -110,9 +135,11 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
             plan_only=request.plan_only,
             force=request.force,
             gates=wire.gates(request.gates) if request.HasField("gates") else self._config.gates,
+            noise_only=request.noise_only,
+            naming=wire.naming(request.naming, vector.dim),
         )
         message.config.sample_size, message.config.vector = task.sample_size, vector.name
-        return self._runner.start(task, message, once=bool(request.request_id))
+        return task, message
 
     def _sample_size(self, asked: int, least: int) -> int:
         most = self._config.max_sample_size
@@ -216,11 +243,61 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
             unassigned=waiting,
             running=state.lease_run if state.leased(time.time()) else "",
         )
+        clusterings = Clusterings(self._store, collection)
         if state.active_run:
-            clusterings = Clusterings(self._store, collection)
             message.clusters = clusterings.count_clusters(state.clustering, state.active_run)
             message.changed_at.CopyFrom(wire.timestamp(state.changed_at))
+            message.drift.CopyFrom(wire.drift(ageing.measure(self._store, collection, state)))
+        schedule = schedules.load(clusterings, state.clustering)
+        if schedule is not None:
+            message.schedule.CopyFrom(schedule.message())
         return message
+
+    async def SetSchedule(self, request: pb.SetScheduleRequest, context: object) -> pb.Clustering:
+        """Sets or removes a clustering's schedule."""
+        return await self._in_thread(self._set_schedule, request)
+
+    def _set_schedule(self, request: pb.SetScheduleRequest) -> pb.Clustering:
+        name = check_clustering_name(request.clustering)
+        clusterings = Clusterings(self._store, request.collection)
+        schedule = None
+        if request.HasField("schedule"):
+            schedule = schedules.from_message(request.schedule, time.time())
+            asked = pb.CreateRunRequest()
+            asked.CopyFrom(schedule.request)
+            asked.collection, asked.clustering = request.collection, name
+            self._task_of(asked)  # what could never run is refused now
+            clusterings.ensure(name)
+        schedules.save(clusterings, name, schedule)
+        return self._clustering(request.collection, clusterings.state(name))
+
+    async def ListDuplicates(
+        self, request: pb.ListDuplicatesRequest, context: object
+    ) -> AsyncIterator[pb.DuplicateGroup]:
+        """Groups of near-duplicates, largest first."""
+        vector = self._store.collection(request.collection).vector(request.vector)
+        cosine = request.min_cosine if request.HasField("min_cosine") else DEFAULT_THRESHOLD
+        gone = threading.Event()
+
+        def check() -> None:
+            self._check_running()
+            if gone.is_set():
+                raise Cancelled("the caller has left")
+
+        finder = DuplicateFinder(
+            store=self._store,
+            collection=request.collection,
+            vector=vector.name,
+            threshold=cosine,
+            block_size=self._config.block_size,
+            check=check,
+        )
+        groups = finder.groups()
+        try:
+            while (group := await self._in_thread(next, groups, None)) is not None:
+                yield group
+        finally:
+            gone.set()
 
     async def _assign_newcomers(self) -> None:
         """Looks for new points until told to stop; a failure is logged once, and tried again."""
@@ -264,6 +341,29 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
             )
         finally:
             lock.release()
+
+    async def _keep_schedules(self) -> None:
+        """Starts scheduled runs, and measures drift, until told to stop."""
+        scheduler = Scheduler(self._store, self._create, self._drift_of)
+        measured = -math.inf
+        while not self._stopping.is_set():
+            try:
+                await self._in_thread(scheduler.tick, time.time())
+                if time.monotonic() - measured >= self._config.drift_interval_s:
+                    measured = time.monotonic()
+                    await self._in_thread(ageing.export, self._store)
+            except ShoalError as exc:
+                _LOG.warning("schedules and drift: %s", exc.message)
+            except Exception:  # noqa: BLE001 - a defect must not end the schedules for good
+                _LOG.exception("schedules and drift")
+            try:
+                await asyncio.wait_for(self._stopping.wait(), _SCHEDULE_S)
+            except TimeoutError:
+                continue
+
+    def _drift_of(self, collection: str, clustering: str) -> Drift | None:
+        state = Clusterings(self._store, collection).state(clustering)
+        return ageing.measure(self._store, collection, state) if state.active_run else None
 
     def _newcomers_of(self, collection: str, clustering: str) -> Newcomers:
         key = (collection, clustering)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
+import numpy as np
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from clusterer.config import Gates
+from clusterer.drift import Drift
+from clusterer.naming import Naming
 from clusterer.plan import Report
 from clusterer.run import Outcome, Progress
 from shoal.errors import InvalidArgument
@@ -35,6 +39,9 @@ KIND = {
     "merged": pb.LINEAGE_KIND_MERGED,
     "retired": pb.LINEAGE_KIND_RETIRED,
 }
+MOST_WORDS: Final = 10_000
+"""Assigning words to clusters takes their product in memory: 80 MB with 1,000 clusters."""
+
 _NAMESPACE = uuid.UUID("0b0c0a0e-93a7-5d0f-8f5b-3c1f2b7a9d11")
 
 
@@ -99,6 +106,52 @@ def set_progress(run: pb.Run, progress: Progress) -> None:
         run.stage_times.add(stage=STAGE[name]).duration.FromNanoseconds(round(seconds * 1e9))
     if progress.report is not None:
         run.plan.CopyFrom(plan(progress.report, progress.objections))
+        _set_facts(run.plan, progress.facts)
+
+
+def _set_facts(plan: pb.Plan, facts: Mapping[str, Any]) -> None:
+    """What the fit had to say, as far as the contract has a place for it."""
+    plan.duplicates = facts.get("duplicates", 0)
+    plan.layers.extend(facts.get("layers", ()))
+    count = facts.get("count")
+    if count is not None:
+        plan.votes_disagree = count["disagree"]
+        for vote in count["votes"]:
+            plan.votes.add(estimator=vote["estimator"], k=vote["k"])
+        for k, inertia in count["elbow"]:
+            plan.elbow.add(k=k, inertia=inertia)
+
+
+def naming(message: pb.Naming, dim: int) -> Naming:
+    """What ``message`` asks for; InvalidArgument for a word without a vector of ``dim`` numbers."""
+    if len(message.vocabulary) > MOST_WORDS:
+        msg = (
+            f"naming.vocabulary: expected at most {MOST_WORDS} words, got {len(message.vocabulary)}"
+        )
+        raise InvalidArgument(msg, field="naming.vocabulary")
+    vectors = np.zeros((len(message.vocabulary), dim), np.float32)
+    for row, word in enumerate(message.vocabulary):
+        vector = np.frombuffer(word.vector, np.dtype("<f4")) if len(word.vector) % 4 == 0 else ()
+        if len(vector) != dim or not np.isfinite(vector).all():
+            msg = f"naming.vocabulary: {word.text!r}: expected a vector of {dim} finite float32"
+            raise InvalidArgument(msg, field="naming.vocabulary")
+        vectors[row] = vector
+    words = tuple(word.text for word in message.vocabulary)
+    return Naming(tuple(message.fields), words, vectors)
+
+
+def drift(found: Drift) -> pb.Drift:
+    """``found`` as a message."""
+    return pb.Drift(
+        newcomers=found.newcomers,
+        noise_share=found.noise_share,
+        run_noise_share=found.run_noise_share,
+        confidence=found.confidence,
+        run_confidence=found.run_confidence,
+        psi=found.psi,
+        due=found.due,
+        signs=found.signs,
+    )
 
 
 def plan(report: Report, objections: tuple[str, ...]) -> pb.Plan:
@@ -110,9 +163,11 @@ def plan(report: Report, objections: tuple[str, ...]) -> pb.Plan:
         moved_share=report.moved_share,
         to_write=report.to_write,
         noise=report.noise,
-        silhouette=report.silhouette,
+        silhouette=report.quality.silhouette,
         agreement=report.agreement,
-        inertia=report.inertia,
+        inertia=report.quality.inertia,
+        confidence=report.quality.confidence,
+        centroid_drift=report.quality.centroid_drift,
         objections=objections,
     )
     for line in report.lineage:

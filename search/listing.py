@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from search import wire
 from search.views import View, Views, require_run
 from shoal.errors import Conflict, InvalidArgument
@@ -9,11 +11,27 @@ from shoal.store import Store
 from shoal.store.clusterings import ClusterRecord
 from shoal.store.model import Empty, Equals, Hit, Query, Where, check_clustering_name
 from shoal.v1 import search_pb2 as pb
-from shoal.vectors import NOISE
+from shoal.vectors import NOISE, Vectors
 
 _PAGE = 100
 _LIST_EXEMPLARS, _MOST_LIST_EXEMPLARS = 3, 20
+_CANDIDATES_EACH, _MOST_CANDIDATES = 16, 512
+"""Members nearest to the centroid of which exemplars are chosen: farther out are outliers."""
 _GET_EXEMPLARS, _MOST_GET_EXEMPLARS = 10, 1000
+
+
+def farthest_first(vectors: Vectors, wanted: int) -> list[int]:
+    """Rows of ``vectors`` (N, D), unit length: the first, then each farthest from those before.
+
+    Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985.
+    """
+    taken = [0]
+    nearest = vectors @ vectors[0]
+    for _ in range(min(wanted, len(vectors)) - 1):
+        nearest[taken] = np.inf
+        taken.append(int(nearest.argmin()))
+        nearest = np.maximum(nearest, vectors @ vectors[taken[-1]])
+    return taken
 
 
 class Listing:
@@ -71,23 +89,28 @@ class Listing:
     def _message(
         self, collection: str, view: View, record: ClusterRecord, size: int, exemplars: int
     ) -> pb.Cluster:
-        hits = self._nearest_members(collection, view, record, exemplars) if exemplars else []
+        hits = self._diverse_members(collection, view, record, exemplars) if exemplars else []
         return wire.cluster(record, view, size, hits)
 
-    def _nearest_members(
+    def _diverse_members(
         self, collection: str, view: View, record: ClusterRecord, limit: int
     ) -> list[Hit]:
-        """The members nearest to the centroid; the first of them is the medoid."""
-        return self._store.search(
+        """The medoid, and members that differ from it and from each other."""
+        hits = self._store.search(
             collection,
             Query(
                 vector=record.centroid,
                 using=view.vector,
-                limit=limit,
+                limit=max(limit, min(_CANDIDATES_EACH * limit, _MOST_CANDIDATES)),
                 where=Where(must=(Equals(view.state.active_field, record.cluster),)),
                 exact=True,
+                with_vector=True,
             ),
         )
+        if not hits:
+            return []
+        vectors = np.stack([hit.vector for hit in hits if hit.vector is not None])
+        return [hits[at] for at in farthest_first(vectors, limit)]
 
 
 def _exemplars(

@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Literal
+from typing import Any
 
 import click
 from tqdm import tqdm
 
 from shoal.cli.command import Command
 from shoal.cli.describe import describe_run, short
+from shoal.cli.method_options import method_of, method_options, run_options_of
 from shoal.cli.options import Target, json_option, option, target_options
 from shoal.cli.output import print_json, talk
 from shoal.cli.root import DomainError, Interrupted
-from shoal.client import (
-    COLLECTION,
-    Client,
-    EmbeddingVectors,
-    Gates,
-    GaussianMixture,
-    Hdbscan,
-    KMeans,
-    Method,
-    Run,
-    RunOptions,
-    RunState,
-    ScpHead,
-    TextCentroids,
-)
-
-_UINT32 = 2**32 - 1
-MAX_CLUSTERS = 100_000
-"""The contract's limit."""
-METHODS = ("kmeans", "hdbscan", "gmm", "scp", "text", "evoc")
+from shoal.client import COLLECTION, Client, Run, RunState
+from shoal.errors import LeaseHeld
 
 
-class CountType(click.ParamType[Any]):
-    """A number of clusters, or ``auto``."""
+class Refused(DomainError):
+    """The plan is past a gate: the same run would be again."""
 
-    name = "number|auto"
+    exit_code = 3
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["auto"]:
-        """The number, at least 1, or ``"auto"``."""
-        if value == "auto":
-            return "auto"
-        return int(click.IntRange(1, MAX_CLUSTERS).convert(value, param, ctx))
+
+class Busy(DomainError):
+    """Another run is under way."""
+
+    exit_code = 4
 
 
 class StageProgress:
@@ -82,58 +63,9 @@ class StageProgress:
 
 
 @click.command(cls=Command)
-@option(
-    "--method",
-    type=click.Choice(METHODS),
-    default="kmeans",
-    help="How clusters are found. This version has kmeans; a server says what it has.",
-)
-@option(
-    "-k",
-    "k",
-    type=CountType(),
-    help="Number of clusters, which kmeans needs. (auto: not in this version.)",
-)
-@option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of everything random.")
-@option(
-    "--vector",
-    default="",
-    metavar="NAME",
-    help="Which of the collection's named vectors to cluster. Default: its first.",
-)
+@method_options
 @option("--plan", "plan_only", is_flag=True, help="Stop after the plan; change nothing.")
 @option("--force", is_flag=True, help="Cut over even if the plan is past a gate.")
-@option(
-    "--sample-size",
-    type=click.IntRange(0, _UINT32),
-    default=0,
-    help="Most points that the fit looks at. 0: the server's limit.",
-)
-@option(
-    "--n-init",
-    type=click.IntRange(0, _UINT32),
-    default=0,
-    help="Starts of k-means, of which the best is kept. 0: by size.",
-)
-@option("--cold-start", is_flag=True, help="Do not start from the active clusters.")
-@option("--head", default="", metavar="NAME", help="The trained head of --method scp.")
-@option("--text", "texts", multiple=True, help="A cluster's text for --method text; repeatable.")
-@option(
-    "--max-moved-share",
-    type=click.FloatRange(0, 1),
-    help="Gate: largest share of points that change cluster.",
-)
-@option("--max-noise-share", type=click.FloatRange(0, 1), help="Gate: largest share of noise.")
-@option(
-    "--min-agreement",
-    type=click.FloatRange(-1, 1),
-    help="Gate: least adjusted Rand index against the active run.",
-)
-@option(
-    "--max-cluster-share",
-    type=click.FloatRange(0, 1),
-    help="Gate: largest share of points in one cluster.",
-)
 @option("--wait/--no-wait", default=True, help="Follow the run to its end, or only start it.")
 @json_option
 @target_options
@@ -141,31 +73,28 @@ def cluster(*, target: Target, wait: bool, as_json: bool, **options: Any) -> Non
     """Group the stored images; ids stay stable.
 
     A cluster that continues keeps its id. Readers see the old clustering until the new one is
-    complete, and then the new one at once; `shoal rollback` goes back. Exit status 1 if the
-    run fails or its plan is refused.
+    complete, and then the new one at once; `shoal rollback` goes back.
+
+    Exit status 1 if the run fails, 3 if its plan is refused by a gate, 4 if another run is under
+    way: of these only 1 is worth another try.
 
     Example:
       shoal cluster -k 10
-      shoal cluster -k 12 --plan
+      shoal cluster -k auto --plan
+      shoal cluster --method evoc --layer coarsest --clustering coarse
+      shoal cluster --method hdbscan --noise-only
     """
-    method = _method(options)
-    run_options = RunOptions(
-        seed=options["seed"],
-        sample_size=options["sample_size"],
-        vector=options["vector"],
-        cold_start=options["cold_start"],
-        plan_only=options["plan_only"],
-        force=options["force"],
-        gates=_gates(options),
-    )
+    method = method_of(options)
     with target.connect() as client:
         try:
             run = client.start_run(
                 method,
                 collection=target.collection,
                 clustering=target.clustering,
-                options=run_options,
+                options=run_options_of(options, client),
             )
+        except LeaseHeld as exc:
+            raise Busy(exc.message) from exc
         except KeyboardInterrupt as exc:
             message = "interrupted; a run may have been started and go on: see shoal runs"
             raise Interrupted(message) from exc
@@ -177,7 +106,7 @@ def cluster(*, target: Target, wait: bool, as_json: bool, **options: Any) -> Non
         for line in describe_run(run):
             click.echo(line)
     if run.state not in {RunState.SUCCEEDED, RunState.PLANNED, RunState.RUNNING}:
-        raise DomainError(_why(run))
+        raise (Refused if run.state is RunState.REFUSED else DomainError)(_why(run))
 
 
 def _follow(client: Client, run: Run) -> Run:
@@ -194,36 +123,6 @@ def _follow(client: Client, run: Run) -> Run:
     finally:
         progress.close()
     return run
-
-
-def _method(options: dict[str, Any]) -> Method:
-    name, k = options["method"], options["k"]
-    if name in {"kmeans", "gmm"} and k is None:
-        message = f"--method {name} needs -k: a number of clusters"
-        raise click.UsageError(message)
-    for option_name, given, method in (
-        ("--text", options["texts"], "text"),
-        ("--head", options["head"], "scp"),
-        ("--n-init", options["n_init"], "kmeans"),
-    ):
-        if given and name != method:
-            message = f"{option_name} is for --method {method}, not {name}"
-            raise click.UsageError(message)
-    methods: dict[str, Method] = {
-        "kmeans": KMeans(k=k, n_init=options["n_init"]),
-        "gmm": GaussianMixture(k=k),
-        "hdbscan": Hdbscan(),
-        "scp": ScpHead(head=options["head"]),
-        "text": TextCentroids(texts=options["texts"]),
-        "evoc": EmbeddingVectors(),
-    }
-    return methods[name]
-
-
-def _gates(options: dict[str, Any]) -> Gates | None:
-    names = ("max_moved_share", "max_noise_share", "min_agreement", "max_cluster_share")
-    given = {name: options[name] for name in names}
-    return None if all(value is None for value in given.values()) else Gates(**given)
 
 
 def _why(run: Run) -> str:

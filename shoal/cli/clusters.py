@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shoal.cli.command import Command
-from shoal.cli.describe import describe_lineage, short
+from shoal.cli.describe import describe_drift, describe_lineage, short
 from shoal.cli.hits import hit_json, place, print_hits
 from shoal.cli.options import CLUSTER_ID, Target, json_option, option, target_options
 from shoal.cli.output import print_json, print_table, talk
@@ -32,8 +32,8 @@ def clusters(
 ) -> None:
     """List the clusters, or show one.
 
-    Exemplars are a cluster's medoid (the member nearest to its centroid) and the members
-    nearest to it.
+    Exemplars are a cluster's medoid (the member nearest to its centroid), and members that show
+    how much the cluster holds: each as unlike those before it as can be.
 
     Example:
       shoal clusters
@@ -57,17 +57,21 @@ def clusters(
             clustering=target.clustering,
             exemplars=3 if exemplars is None else min(exemplars, MAX_LISTED_EXEMPLARS),
         )
+        state = client.clustering(target.clustering, collection=target.collection)
     if as_json:
         print_json(
             {
                 "run": listed.run,
                 "noise": listed.noise,
                 "unassigned": listed.unassigned,
+                "drift": state.drift,
                 "clusters": [cluster_json(each) for each in listed.clusters],
             }
         )
     else:
         _print_list(listed)
+        if state.drift is not None and state.drift.due:
+            talk(f"shoal: {describe_drift(state)[-1]}")
 
 
 def cluster_json(cluster: Cluster) -> dict[str, object]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shoal.client import Lineage, Plan, Run
+    from shoal.client import Clustering, Lineage, Plan, Run
 
 SHORT_ID_CHARS = 8
+_BAR = 40
+"""Characters of the longest bar of a plot."""
 
 
 def short(run_id: str) -> str:
@@ -56,12 +59,52 @@ def describe_plan(plan: Plan) -> list[str]:
         facts.append(f"silhouette {plan.silhouette:.3f}")
     if plan.agreement is not None:
         facts.append(f"agreement {plan.agreement:.3f}")
+    if plan.centroid_drift is not None:
+        facts.append(f"centroid drift {plan.centroid_drift:.3f}")
+    facts.append(f"confidence {plan.confidence:.2f}")
     return [
         f"{plan.clusters:,} clusters over {plan.points:,} points"
         + (f": {became}" if became else ""),
         ", ".join(facts),
+        *_describe_sizes(plan),
+        *_describe_count(plan),
         *(f"objection: {objection}" for objection in plan.objections),
     ]
+
+
+def _describe_sizes(plan: Plan) -> list[str]:
+    """How many clusters there are of each order of size, and what did not count."""
+    sizes = [each.size for each in plan.lineage if each.kind != "retired" and each.size]
+    lines = []
+    if sizes:
+        bins = Counter(int(math.log10(size)) for size in sizes)
+        shown = ", ".join(
+            f"{10**order:,}-{10 ** (order + 1) - 1:,}: {bins[order]}" for order in sorted(bins)
+        )
+        lines.append(f"clusters by size: {shown}")
+    if plan.duplicates:
+        lines.append(f"near-duplicates, counted once in the fit: {plan.duplicates:,}")
+    if plan.layers:
+        lines.append(f"layers, finest first: {', '.join(map(str, plan.layers))} clusters")
+    return lines
+
+
+def _describe_count(plan: Plan) -> list[str]:
+    """What the estimators of the number of clusters said, and the elbow curve."""
+    if not plan.votes:
+        return []
+    votes = ", ".join(f"{name} {k}" for name, k in plan.votes.items())
+    apart = "; they disagree: look at the clusters, or give -k" if plan.votes_disagree else ""
+    lines = [f"votes for k: {votes}{apart}"]
+    if plan.elbow:
+        most = max(inertia for _, inertia in plan.elbow) or 1.0
+        width = max(len(str(k)) for k, _ in plan.elbow)
+        lines.append("inertia by k:")
+        lines += [
+            f"  {k:>{width}} {'#' * round(_BAR * inertia / most)} {inertia:,.1f}"
+            for k, inertia in plan.elbow
+        ]
+    return lines
 
 
 def describe_lineage(lineage: Lineage | None) -> str:
@@ -73,3 +116,17 @@ def describe_lineage(lineage: Lineage | None) -> str:
     if word is None or not lineage.related:
         return lineage.kind
     return f"{lineage.kind} {word} {', '.join(str(each) for each in lineage.related)}"
+
+
+def describe_drift(state: Clustering) -> list[str]:
+    """What came in since the active run, and whether it is time for another."""
+    drift = state.drift
+    if drift is None:
+        return []
+    noise = f"noise {drift.noise_share:.0%} (run: {drift.run_noise_share:.0%})"
+    confidence = f"confidence {drift.confidence:.2f} (run: {drift.run_confidence:.2f})"
+    since = f"since run {short(state.active_run)}: {drift.newcomers:,} points"
+    lines = [f"{since}, {noise}, {confidence}, stability index {drift.psi:.2f}"]
+    if drift.due:
+        lines.append(f"reclustering is due: {'; '.join(drift.signs)}")
+    return lines

@@ -26,6 +26,14 @@ COMMANDS = {
     "search": ("shoal.cli.search:search", "Find the stored images nearest to one."),
     "runs": ("shoal.cli.runs:runs", "List the clustering runs, or show or cancel one."),
     "rollback": ("shoal.cli.runs:rollback", "Go back to the clustering before the last run."),
+    "schedule": (
+        "shoal.cli.schedule:schedule",
+        "Let the service make a clustering anew by itself; show or remove that.",
+    ),
+    "duplicates": (
+        "shoal.cli.duplicates:duplicates",
+        "List groups of near-duplicates, largest first.",
+    ),
     "model": (
         "shoal.cli.model:model",
         "Encoders: list a server's; export, vary, mix, verify and show artefacts.",

@@ -17,7 +17,16 @@ import grpc
 from pydantic import SecretStr
 
 from shoal.client import wire, wire_runs
-from shoal.client.runs import Cluster, Clustering, ClusterList, Method, Run, RunOptions
+from shoal.client.runs import (
+    Cluster,
+    Clustering,
+    ClusterList,
+    Duplicate,
+    Method,
+    Run,
+    RunOptions,
+    Schedule,
+)
 from shoal.client.stream import IngestStream
 from shoal.client.values import (
     Collection,
@@ -204,16 +213,8 @@ class Client:
         options: RunOptions | None = None,
     ) -> Run:
         """Start a run and return it at once."""
-        options = options or RunOptions()
-        request = clusterer_pb2.CreateRunRequest(
-            collection=collection,
-            clustering=clustering,
-            config=wire_runs.to_config(method, options),
-            plan_only=options.plan_only,
-            force=options.force,
-            gates=wire_runs.to_gates(options.gates) if options.gates else None,
-            request_id=str(uuid.uuid4()),
-        )
+        request = wire_runs.to_request(method, collection, clustering, options or RunOptions())
+        request.request_id = str(uuid.uuid4())
         with self._translating():
             response = self._clusterer.CreateRun(request)
         return wire_runs.from_run(response)
@@ -269,6 +270,57 @@ class Client:
         with self._translating():
             response = self._clusterer.GetClustering(request)
         return wire_runs.from_clustering(response)
+
+    def set_schedule(
+        self,
+        schedule: Schedule,
+        method: Method,
+        *,
+        collection: str = COLLECTION,
+        clustering: str = CLUSTERING,
+        options: RunOptions | None = None,
+    ) -> Clustering:
+        """Let the service make a clustering anew by itself, in place of any earlier schedule."""
+        request = wire_runs.to_request(method, collection, clustering, options or RunOptions())
+        return self._set_schedule(
+            clusterer_pb2.SetScheduleRequest(
+                collection=collection,
+                clustering=clustering,
+                schedule=wire_runs.to_schedule(schedule, request),
+            )
+        )
+
+    def remove_schedule(
+        self, *, collection: str = COLLECTION, clustering: str = CLUSTERING
+    ) -> Clustering:
+        """Let the service no longer make a clustering by itself."""
+        return self._set_schedule(
+            clusterer_pb2.SetScheduleRequest(collection=collection, clustering=clustering)
+        )
+
+    def _set_schedule(self, request: clusterer_pb2.SetScheduleRequest) -> Clustering:
+        with self._translating():
+            response = self._clusterer.SetSchedule(request)
+        return wire_runs.from_clustering(response)
+
+    def duplicates(
+        self,
+        *,
+        collection: str = COLLECTION,
+        vector: str = "",
+        min_cosine: float | None = None,
+    ) -> Generator[tuple[Duplicate, ...], None, None]:
+        """Groups of near-duplicates, largest first; the first of each stands for it."""
+        request = clusterer_pb2.ListDuplicatesRequest(
+            collection=collection, vector=vector, min_cosine=min_cosine
+        )
+        with self._translating():
+            call = self._clusterer.ListDuplicates(request)
+            try:
+                for response in call:
+                    yield wire_runs.from_duplicates(response)
+            finally:
+                call.cancel()
 
     def clusterings(self, *, collection: str = COLLECTION) -> list[Clustering]:
         """The clusterings of a collection."""

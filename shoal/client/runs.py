@@ -12,6 +12,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from shoal.client.values import Hit, Json
 
 
@@ -65,6 +68,7 @@ class EmbeddingVectors:
 
     layer: int | None = None
     min_cluster_size: int = 0
+    coarsest: bool = False
 
 
 Method: TypeAlias = KMeans | Hdbscan | GaussianMixture | ScpHead | TextCentroids | EmbeddingVectors
@@ -81,11 +85,23 @@ class Gates:
 
 
 @dataclass(frozen=True, slots=True)
+class Naming:
+    """Payload ``fields`` whose typical values name clusters; words, with vectors float32 (D,)."""
+
+    fields: tuple[str, ...] = ()
+    vocabulary: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """The rarer parts of a run.
 
     ``gates`` None means the server's; ``plan_only`` stops after the plan; ``force`` cuts over
     even past a gate; ``cold_start`` does not start from the active clusters' centroids.
+    ``k_range`` bounds an estimated number of clusters. Points at least as near to each other as
+    ``duplicate_cosine`` count once in the fit (None: the server's 0.98; above 1: all count).
+    ``noise_only`` clusters only what the active run left as noise. ``naming`` says where the
+    clusters' names come from.
     """
 
     seed: int = 0
@@ -95,6 +111,10 @@ class RunOptions:
     plan_only: bool = False
     force: bool = False
     gates: Gates | None = None
+    k_range: tuple[int, int] = (0, 0)
+    duplicate_cosine: float | None = None
+    noise_only: bool = False
+    naming: Naming | None = None
 
 
 class RunState(StrEnum):
@@ -141,6 +161,16 @@ class Plan:
     inertia: float
     lineage: tuple[Lineage, ...]
     objections: tuple[str, ...]
+    votes: Mapping[str, int] = field(default_factory=dict)
+    """Where the number of clusters was estimated: what each estimator said."""
+    votes_disagree: bool = False
+    elbow: tuple[tuple[int, float], ...] = ()
+    """Inertia by number of clusters."""
+    centroid_drift: float | None = None
+    duplicates: int = 0
+    confidence: float = 0.0
+    layers: tuple[int, ...] = ()
+    """For EVoC: clusters in each layer, finest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +194,45 @@ class Run:
     ended_at: datetime | None = None
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Json] = field(default_factory=dict)
+    noise_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How what came in since the active run compares with what that run saw."""
+
+    newcomers: int
+    noise_share: float
+    run_noise_share: float
+    confidence: float
+    run_confidence: float
+    psi: float
+    due: bool
+    signs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When the service makes a clustering anew by itself: ``cron`` (UTC), or every ``interval_s``.
+
+    ``only_if_due``: only when the drift says so. ``next_at`` and ``last_run`` are the service's.
+    """
+
+    cron: str = ""
+    interval_s: float = 0.0
+    only_if_due: bool = False
+    next_at: datetime | None = None
+    last_run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A point of a group of near-duplicates; ``cosine`` is that to the group's first."""
+
+    id: str
+    key: str
+    uri: str
+    cosine: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +248,8 @@ class Clustering:
     unassigned: int
     changed_at: datetime | None
     running: str
+    drift: Drift | None = None
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True)

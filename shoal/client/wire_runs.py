@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from shoal.client.runs import (
     Cluster,
     Clustering,
+    Drift,
+    Duplicate,
     EmbeddingVectors,
     Gates,
     GaussianMixture,
@@ -14,10 +16,12 @@ from shoal.client.runs import (
     KMeans,
     Lineage,
     Method,
+    Naming,
     Plan,
     Run,
     RunOptions,
     RunState,
+    Schedule,
     ScpHead,
     TextCentroids,
 )
@@ -41,13 +45,14 @@ def to_config(method: Method, options: RunOptions) -> clusterer_pb2.ClusteringCo
         sample_size=options.sample_size,
         vector=options.vector,
         cold_start=options.cold_start,
+        duplicate_cosine=options.duplicate_cosine,
     )
     match method:
         case KMeans(k, n_init, max_iterations, mini_batch):
             config.kmeans.n_init = n_init
             config.kmeans.max_iterations = max_iterations
             config.kmeans.mini_batch = mini_batch
-            _set_count(config.kmeans, k)
+            _set_count(config.kmeans, k, options.k_range)
         case Hdbscan():
             config.hdbscan.CopyFrom(
                 clusterer_pb2.Hdbscan(
@@ -60,21 +65,27 @@ def to_config(method: Method, options: RunOptions) -> clusterer_pb2.ClusteringCo
             )
         case GaussianMixture(k, reduced_dim):
             config.gmm.reduced_dim = reduced_dim
-            _set_count(config.gmm, k)
+            _set_count(config.gmm, k, options.k_range)
         case ScpHead(head):
             config.scp.head = head
         case TextCentroids(texts, fixed):
             config.text.CopyFrom(clusterer_pb2.TextCentroids(texts=texts, fixed=fixed))
-        case EmbeddingVectors(layer, size):
-            config.evoc.CopyFrom(clusterer_pb2.EmbeddingVectors(layer=layer, min_cluster_size=size))
+        case EmbeddingVectors(layer, size, coarsest):
+            config.evoc.CopyFrom(
+                clusterer_pb2.EmbeddingVectors(
+                    layer=layer, min_cluster_size=size, coarsest=coarsest
+                )
+            )
     return config
 
 
 def _set_count(
-    message: clusterer_pb2.KMeans | clusterer_pb2.GaussianMixture, k: int | Literal["auto"]
+    message: clusterer_pb2.KMeans | clusterer_pb2.GaussianMixture,
+    k: int | Literal["auto"],
+    k_range: tuple[int, int],
 ) -> None:
     if k == "auto":
-        message.auto.SetInParent()
+        message.auto.CopyFrom(clusterer_pb2.AutoCount(min=k_range[0], max=k_range[1]))
     else:
         message.k = k
 
@@ -87,6 +98,42 @@ def to_gates(gates: Gates) -> clusterer_pb2.Gates:
         min_agreement=gates.min_agreement,
         max_cluster_share=gates.max_cluster_share,
     )
+
+
+def to_request(
+    method: Method, collection: str, clustering: str, options: RunOptions
+) -> clusterer_pb2.CreateRunRequest:
+    """A request for a run, without an id."""
+    return clusterer_pb2.CreateRunRequest(
+        collection=collection,
+        clustering=clustering,
+        config=to_config(method, options),
+        plan_only=options.plan_only,
+        force=options.force,
+        gates=to_gates(options.gates) if options.gates else None,
+        noise_only=options.noise_only,
+        naming=to_naming(options.naming) if options.naming else None,
+    )
+
+
+def to_naming(naming: Naming) -> clusterer_pb2.Naming:
+    """Where names come from, as sent."""
+    message = clusterer_pb2.Naming(fields=naming.fields)
+    for text, vector in naming.vocabulary.items():
+        message.vocabulary.add(text=text, vector=vector.astype("<f4").tobytes())
+    return message
+
+
+def to_schedule(
+    schedule: Schedule, request: clusterer_pb2.CreateRunRequest
+) -> clusterer_pb2.Schedule:
+    """A schedule as sent."""
+    message = clusterer_pb2.Schedule(request=request, only_if_due=schedule.only_if_due)
+    if schedule.cron:
+        message.cron = schedule.cron
+    else:
+        message.interval.FromNanoseconds(round(schedule.interval_s * 1e9))
+    return message
 
 
 def from_run(message: clusterer_pb2.Run) -> Run:
@@ -112,6 +159,7 @@ def from_run(message: clusterer_pb2.Run) -> Run:
             for each in message.stage_times
         },
         config=_from_config(message.config),
+        noise_only=message.noise_only,
     )
 
 
@@ -128,6 +176,13 @@ def _from_plan(message: clusterer_pb2.Plan) -> Plan:
         inertia=message.inertia,
         lineage=tuple(_from_lineage(each) for each in message.lineage),
         objections=tuple(message.objections),
+        votes={vote.estimator: vote.k for vote in message.votes},
+        votes_disagree=message.votes_disagree,
+        elbow=tuple((point.k, point.inertia) for point in message.elbow),
+        centroid_drift=message.centroid_drift if message.HasField("centroid_drift") else None,
+        duplicates=message.duplicates,
+        confidence=message.confidence,
+        layers=tuple(message.layers),
     )
 
 
@@ -169,7 +224,37 @@ def from_clustering(message: clusterer_pb2.Clustering) -> Clustering:
         unassigned=message.unassigned,
         changed_at=_time(message.changed_at, present=message.HasField("changed_at")),
         running=message.running,
+        drift=_from_drift(message.drift) if message.HasField("drift") else None,
+        schedule=_from_schedule(message.schedule) if message.HasField("schedule") else None,
     )
+
+
+def _from_drift(message: clusterer_pb2.Drift) -> Drift:
+    return Drift(
+        newcomers=message.newcomers,
+        noise_share=message.noise_share,
+        run_noise_share=message.run_noise_share,
+        confidence=message.confidence,
+        run_confidence=message.run_confidence,
+        psi=message.psi,
+        due=message.due,
+        signs=tuple(message.signs),
+    )
+
+
+def _from_schedule(message: clusterer_pb2.Schedule) -> Schedule:
+    return Schedule(
+        cron=message.cron,
+        interval_s=message.interval.ToNanoseconds() / 1e9,
+        only_if_due=message.only_if_due,
+        next_at=_time(message.next_at, present=message.HasField("next_at")),
+        last_run=message.last_run,
+    )
+
+
+def from_duplicates(message: clusterer_pb2.DuplicateGroup) -> tuple[Duplicate, ...]:
+    """A group of near-duplicates."""
+    return tuple(Duplicate(m.id, m.key, m.uri, m.cosine) for m in message.members)
 
 
 def from_cluster(message: search_pb2.Cluster) -> Cluster:

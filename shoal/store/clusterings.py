@@ -5,11 +5,13 @@ store is all that atomicity needs (docs: README, "Decisions"):
 
 * the *state* of a clustering, one point: which slot and run readers see, the lease of the run
   under way, and the counter of cluster ids;
-* one point per cluster of a run, whose vector is the centroid.
+* one point per cluster of a run, whose vector is the centroid;
+* the model of a run, which gives new points their clusters, in pieces.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -34,6 +36,9 @@ from shoal.store.model import (
 )
 from shoal.vectors import Vectors
 
+_PIECE = 384 * 1024
+"""Bytes of a model in one record: 512 KiB as base64, small for any engine's messages."""
+
 __all__ = ["ClusterRecord", "Clusterings", "State", "cluster_of"]
 
 
@@ -42,7 +47,9 @@ class State:
     """One clustering at one moment. Times are Unix seconds; empty strings mean none.
 
     ``fence`` grows with every lease; a write that names an older one changes nothing.
-    ``previous_run`` is the run whose assignment is intact in the other slot.
+    ``previous_run`` is the run whose assignment is intact in the other slot. ``run_noise`` and
+    ``run_confidence`` (a mean) are of the points that the active run assigned; the ``newcomers``
+    came after it: how many, how many of them are not noise, and the sum of those' confidences.
     """
 
     clustering: str
@@ -56,6 +63,11 @@ class State:
     lease_run: str = ""
     lease_expires: float = 0.0
     rollback_request: str = ""
+    run_noise: int = 0
+    run_confidence: float = 0.0
+    newcomers: int = 0
+    newcomers_clustered: int = 0
+    newcomers_confidence: float = 0.0
 
     def leased(self, now: float) -> bool:
         """Whether somebody holds the lease at ``now``: an expired one is a dead run's."""
@@ -182,6 +194,35 @@ class Clusterings:
             ],
         )
 
+    def put_model(self, clustering: str, run: str, model: bytes, *, fence: int) -> None:
+        """Stores what assigns points as ``run`` did, in pieces; ``fence`` as for its clusters."""
+        pieces = range(0, len(model), _PIECE)
+        self._store.upsert(
+            self._records,
+            [
+                Point(
+                    point_id(f"model/{clustering}/{run}/{at}"),
+                    {},
+                    {
+                        "kind": "model",
+                        "clustering": clustering,
+                        "run": run,
+                        "fence": fence,
+                        "offset": at,
+                        "data": base64.b64encode(model[at : at + _PIECE]).decode(),
+                    },
+                )
+                for at in pieces
+            ],
+        )
+
+    def model(self, clustering: str, run: str) -> bytes:
+        """What ``put_model`` stored; empty if nothing is stored for ``run``."""
+        where = _records_where("model", clustering, run)
+        found = [p for b in self._store.scan(self._records, Scan(where=where)) for p in b.payloads]
+        found.sort(key=lambda payload: int(payload["offset"]))  # type: ignore[arg-type]
+        return b"".join(base64.b64decode(str(payload["data"])) for payload in found)
+
     def clusters(self, clustering: str, run: str) -> list[ClusterRecord]:
         """The clusters of ``run`` by ascending id.
 
@@ -214,16 +255,30 @@ class Clusterings:
         return self._store.collection(self.collection).vector(name).name
 
     def drop_clusters_except(self, clustering: str, runs: Sequence[str], *, fence: int) -> None:
-        """Deletes the cluster records of every run before ``fence`` but ``runs``."""
-        where = Where(
-            must=(
-                Equals("kind", "cluster"),
-                Equals("clustering", clustering),
-                Within("fence", lt=fence),
-            ),
-            must_not=tuple(Equals("run", run) for run in runs if run),
-        )
-        self._store.delete(self._records, where)
+        """Deletes clusters and models of every run before ``fence`` but ``runs``."""
+        for kind in ("cluster", "model"):
+            where = Where(
+                must=(
+                    Equals("kind", kind),
+                    Equals("clustering", clustering),
+                    Within("fence", lt=fence),
+                ),
+                must_not=tuple(Equals("run", run) for run in runs if run),
+            )
+            self._store.delete(self._records, where)
+
+    def put_schedule(self, clustering: str, payload: Payload | None) -> None:
+        """Stores the schedule of ``clustering``; None removes it."""
+        if payload is None:
+            self._store.delete(self._records, Where(must=(IdIn([_schedule_id(clustering)]),)))
+            return
+        record = {**payload, "kind": "schedule", "clustering": clustering}
+        self._store.upsert(self._records, [Point(_schedule_id(clustering), {}, record)])
+
+    def schedule(self, clustering: str) -> Payload | None:
+        """What ``put_schedule`` stored; None if there is none."""
+        (record,) = self._store.retrieve(self._records, [_schedule_id(clustering)])
+        return record.payload if record else None
 
     def put_run(self, run: str, payload: Payload) -> None:
         """Stores the record of ``run``; ``payload`` must carry clustering and created_at."""
@@ -257,14 +312,20 @@ def _state_id(clustering: str) -> str:
     return point_id(f"state/{clustering}")
 
 
+def _schedule_id(clustering: str) -> str:
+    return point_id(f"schedule/{clustering}")
+
+
 def _run_id(run: str) -> str:
     return point_id(f"run/{run}")
 
 
 def _clusters_where(clustering: str, run: str) -> Where:
-    return Where(
-        must=(Equals("kind", "cluster"), Equals("clustering", clustering), Equals("run", run))
-    )
+    return _records_where("cluster", clustering, run)
+
+
+def _records_where(kind: str, clustering: str, run: str) -> Where:
+    return Where(must=(Equals("kind", kind), Equals("clustering", clustering), Equals("run", run)))
 
 
 def _cluster_record(payload: Payload, centroid: Vectors) -> ClusterRecord:

@@ -64,7 +64,7 @@ LINEAGE_KIND_MERGED: LineageKind
 LINEAGE_KIND_RETIRED: LineageKind
 
 class ClusteringConfig(_message.Message):
-    __slots__ = ("kmeans", "hdbscan", "gmm", "scp", "text", "evoc", "seed", "sample_size", "vector", "cold_start")
+    __slots__ = ("kmeans", "hdbscan", "gmm", "scp", "text", "evoc", "seed", "sample_size", "vector", "cold_start", "duplicate_cosine")
     KMEANS_FIELD_NUMBER: _ClassVar[int]
     HDBSCAN_FIELD_NUMBER: _ClassVar[int]
     GMM_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class ClusteringConfig(_message.Message):
     SAMPLE_SIZE_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
     COLD_START_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_COSINE_FIELD_NUMBER: _ClassVar[int]
     kmeans: KMeans
     hdbscan: Hdbscan
     gmm: GaussianMixture
@@ -85,7 +86,8 @@ class ClusteringConfig(_message.Message):
     sample_size: int
     vector: str
     cold_start: bool
-    def __init__(self, kmeans: _Optional[_Union[KMeans, _Mapping]] = ..., hdbscan: _Optional[_Union[Hdbscan, _Mapping]] = ..., gmm: _Optional[_Union[GaussianMixture, _Mapping]] = ..., scp: _Optional[_Union[ScpHead, _Mapping]] = ..., text: _Optional[_Union[TextCentroids, _Mapping]] = ..., evoc: _Optional[_Union[EmbeddingVectors, _Mapping]] = ..., seed: _Optional[int] = ..., sample_size: _Optional[int] = ..., vector: _Optional[str] = ..., cold_start: _Optional[bool] = ...) -> None: ...
+    duplicate_cosine: float
+    def __init__(self, kmeans: _Optional[_Union[KMeans, _Mapping]] = ..., hdbscan: _Optional[_Union[Hdbscan, _Mapping]] = ..., gmm: _Optional[_Union[GaussianMixture, _Mapping]] = ..., scp: _Optional[_Union[ScpHead, _Mapping]] = ..., text: _Optional[_Union[TextCentroids, _Mapping]] = ..., evoc: _Optional[_Union[EmbeddingVectors, _Mapping]] = ..., seed: _Optional[int] = ..., sample_size: _Optional[int] = ..., vector: _Optional[str] = ..., cold_start: _Optional[bool] = ..., duplicate_cosine: _Optional[float] = ...) -> None: ...
 
 class KMeans(_message.Message):
     __slots__ = ("k", "auto", "n_init", "max_iterations", "mini_batch")
@@ -148,12 +150,14 @@ class TextCentroids(_message.Message):
     def __init__(self, texts: _Optional[_Iterable[str]] = ..., fixed: _Optional[bool] = ...) -> None: ...
 
 class EmbeddingVectors(_message.Message):
-    __slots__ = ("layer", "min_cluster_size")
+    __slots__ = ("layer", "min_cluster_size", "coarsest")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     MIN_CLUSTER_SIZE_FIELD_NUMBER: _ClassVar[int]
+    COARSEST_FIELD_NUMBER: _ClassVar[int]
     layer: int
     min_cluster_size: int
-    def __init__(self, layer: _Optional[int] = ..., min_cluster_size: _Optional[int] = ...) -> None: ...
+    coarsest: bool
+    def __init__(self, layer: _Optional[int] = ..., min_cluster_size: _Optional[int] = ..., coarsest: _Optional[bool] = ...) -> None: ...
 
 class Gates(_message.Message):
     __slots__ = ("max_moved_share", "max_noise_share", "min_agreement", "max_cluster_share")
@@ -168,7 +172,7 @@ class Gates(_message.Message):
     def __init__(self, max_moved_share: _Optional[float] = ..., max_noise_share: _Optional[float] = ..., min_agreement: _Optional[float] = ..., max_cluster_share: _Optional[float] = ...) -> None: ...
 
 class CreateRunRequest(_message.Message):
-    __slots__ = ("collection", "clustering", "config", "plan_only", "force", "gates", "request_id")
+    __slots__ = ("collection", "clustering", "config", "plan_only", "force", "gates", "request_id", "noise_only", "naming")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     CLUSTERING_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +180,8 @@ class CreateRunRequest(_message.Message):
     FORCE_FIELD_NUMBER: _ClassVar[int]
     GATES_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NOISE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    NAMING_FIELD_NUMBER: _ClassVar[int]
     collection: str
     clustering: str
     config: ClusteringConfig
@@ -183,10 +189,28 @@ class CreateRunRequest(_message.Message):
     force: bool
     gates: Gates
     request_id: str
-    def __init__(self, collection: _Optional[str] = ..., clustering: _Optional[str] = ..., config: _Optional[_Union[ClusteringConfig, _Mapping]] = ..., plan_only: _Optional[bool] = ..., force: _Optional[bool] = ..., gates: _Optional[_Union[Gates, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    noise_only: bool
+    naming: Naming
+    def __init__(self, collection: _Optional[str] = ..., clustering: _Optional[str] = ..., config: _Optional[_Union[ClusteringConfig, _Mapping]] = ..., plan_only: _Optional[bool] = ..., force: _Optional[bool] = ..., gates: _Optional[_Union[Gates, _Mapping]] = ..., request_id: _Optional[str] = ..., noise_only: _Optional[bool] = ..., naming: _Optional[_Union[Naming, _Mapping]] = ...) -> None: ...
+
+class Naming(_message.Message):
+    __slots__ = ("fields", "vocabulary")
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_FIELD_NUMBER: _ClassVar[int]
+    fields: _containers.RepeatedScalarFieldContainer[str]
+    vocabulary: _containers.RepeatedCompositeFieldContainer[Word]
+    def __init__(self, fields: _Optional[_Iterable[str]] = ..., vocabulary: _Optional[_Iterable[_Union[Word, _Mapping]]] = ...) -> None: ...
+
+class Word(_message.Message):
+    __slots__ = ("text", "vector")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    vector: bytes
+    def __init__(self, text: _Optional[str] = ..., vector: _Optional[bytes] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("id", "collection", "clustering", "config", "state", "stage", "stage_done", "stage_total", "plan", "points_written", "error_reason", "error_message", "created_at", "ended_at", "stage_times", "base_run", "active")
+    __slots__ = ("id", "collection", "clustering", "config", "state", "stage", "stage_done", "stage_total", "plan", "points_written", "error_reason", "error_message", "created_at", "ended_at", "stage_times", "base_run", "active", "noise_only")
     ID_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     CLUSTERING_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +228,7 @@ class Run(_message.Message):
     STAGE_TIMES_FIELD_NUMBER: _ClassVar[int]
     BASE_RUN_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    NOISE_ONLY_FIELD_NUMBER: _ClassVar[int]
     id: str
     collection: str
     clustering: str
@@ -221,7 +246,8 @@ class Run(_message.Message):
     stage_times: _containers.RepeatedCompositeFieldContainer[StageTime]
     base_run: str
     active: bool
-    def __init__(self, id: _Optional[str] = ..., collection: _Optional[str] = ..., clustering: _Optional[str] = ..., config: _Optional[_Union[ClusteringConfig, _Mapping]] = ..., state: _Optional[_Union[RunState, str]] = ..., stage: _Optional[_Union[RunStage, str]] = ..., stage_done: _Optional[int] = ..., stage_total: _Optional[int] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., points_written: _Optional[int] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stage_times: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., base_run: _Optional[str] = ..., active: _Optional[bool] = ...) -> None: ...
+    noise_only: bool
+    def __init__(self, id: _Optional[str] = ..., collection: _Optional[str] = ..., clustering: _Optional[str] = ..., config: _Optional[_Union[ClusteringConfig, _Mapping]] = ..., state: _Optional[_Union[RunState, str]] = ..., stage: _Optional[_Union[RunStage, str]] = ..., stage_done: _Optional[int] = ..., stage_total: _Optional[int] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., points_written: _Optional[int] = ..., error_reason: _Optional[str] = ..., error_message: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stage_times: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., base_run: _Optional[str] = ..., active: _Optional[bool] = ..., noise_only: _Optional[bool] = ...) -> None: ...
 
 class StageTime(_message.Message):
     __slots__ = ("stage", "duration")
@@ -232,7 +258,7 @@ class StageTime(_message.Message):
     def __init__(self, stage: _Optional[_Union[RunStage, str]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("points", "clusters", "moved", "moved_share", "to_write", "noise", "silhouette", "agreement", "inertia", "lineage", "objections")
+    __slots__ = ("points", "clusters", "moved", "moved_share", "to_write", "noise", "silhouette", "agreement", "inertia", "lineage", "objections", "votes", "votes_disagree", "elbow", "centroid_drift", "duplicates", "confidence", "layers")
     POINTS_FIELD_NUMBER: _ClassVar[int]
     CLUSTERS_FIELD_NUMBER: _ClassVar[int]
     MOVED_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +270,13 @@ class Plan(_message.Message):
     INERTIA_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
     OBJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
+    VOTES_DISAGREE_FIELD_NUMBER: _ClassVar[int]
+    ELBOW_FIELD_NUMBER: _ClassVar[int]
+    CENTROID_DRIFT_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
     points: int
     clusters: int
     moved: int
@@ -255,7 +288,30 @@ class Plan(_message.Message):
     inertia: float
     lineage: _containers.RepeatedCompositeFieldContainer[Lineage]
     objections: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, points: _Optional[int] = ..., clusters: _Optional[int] = ..., moved: _Optional[int] = ..., moved_share: _Optional[float] = ..., to_write: _Optional[int] = ..., noise: _Optional[int] = ..., silhouette: _Optional[float] = ..., agreement: _Optional[float] = ..., inertia: _Optional[float] = ..., lineage: _Optional[_Iterable[_Union[Lineage, _Mapping]]] = ..., objections: _Optional[_Iterable[str]] = ...) -> None: ...
+    votes: _containers.RepeatedCompositeFieldContainer[CountVote]
+    votes_disagree: bool
+    elbow: _containers.RepeatedCompositeFieldContainer[ElbowPoint]
+    centroid_drift: float
+    duplicates: int
+    confidence: float
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, points: _Optional[int] = ..., clusters: _Optional[int] = ..., moved: _Optional[int] = ..., moved_share: _Optional[float] = ..., to_write: _Optional[int] = ..., noise: _Optional[int] = ..., silhouette: _Optional[float] = ..., agreement: _Optional[float] = ..., inertia: _Optional[float] = ..., lineage: _Optional[_Iterable[_Union[Lineage, _Mapping]]] = ..., objections: _Optional[_Iterable[str]] = ..., votes: _Optional[_Iterable[_Union[CountVote, _Mapping]]] = ..., votes_disagree: _Optional[bool] = ..., elbow: _Optional[_Iterable[_Union[ElbowPoint, _Mapping]]] = ..., centroid_drift: _Optional[float] = ..., duplicates: _Optional[int] = ..., confidence: _Optional[float] = ..., layers: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CountVote(_message.Message):
+    __slots__ = ("estimator", "k")
+    ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    estimator: str
+    k: int
+    def __init__(self, estimator: _Optional[str] = ..., k: _Optional[int] = ...) -> None: ...
+
+class ElbowPoint(_message.Message):
+    __slots__ = ("k", "inertia")
+    K_FIELD_NUMBER: _ClassVar[int]
+    INERTIA_FIELD_NUMBER: _ClassVar[int]
+    k: int
+    inertia: float
+    def __init__(self, k: _Optional[int] = ..., inertia: _Optional[float] = ...) -> None: ...
 
 class Lineage(_message.Message):
     __slots__ = ("cluster", "kind", "size", "related", "overlap")
@@ -346,7 +402,7 @@ class ListClusteringsResponse(_message.Message):
     def __init__(self, clusterings: _Optional[_Iterable[_Union[Clustering, _Mapping]]] = ...) -> None: ...
 
 class Clustering(_message.Message):
-    __slots__ = ("collection", "name", "active_run", "previous_run", "clusters", "assigned", "unassigned", "changed_at", "running")
+    __slots__ = ("collection", "name", "active_run", "previous_run", "clusters", "assigned", "unassigned", "changed_at", "running", "drift", "schedule")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_RUN_FIELD_NUMBER: _ClassVar[int]
@@ -356,6 +412,8 @@ class Clustering(_message.Message):
     UNASSIGNED_FIELD_NUMBER: _ClassVar[int]
     CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     collection: str
     name: str
     active_run: str
@@ -365,4 +423,80 @@ class Clustering(_message.Message):
     unassigned: int
     changed_at: _timestamp_pb2.Timestamp
     running: str
-    def __init__(self, collection: _Optional[str] = ..., name: _Optional[str] = ..., active_run: _Optional[str] = ..., previous_run: _Optional[str] = ..., clusters: _Optional[int] = ..., assigned: _Optional[int] = ..., unassigned: _Optional[int] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running: _Optional[str] = ...) -> None: ...
+    drift: Drift
+    schedule: Schedule
+    def __init__(self, collection: _Optional[str] = ..., name: _Optional[str] = ..., active_run: _Optional[str] = ..., previous_run: _Optional[str] = ..., clusters: _Optional[int] = ..., assigned: _Optional[int] = ..., unassigned: _Optional[int] = ..., changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., running: _Optional[str] = ..., drift: _Optional[_Union[Drift, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ...) -> None: ...
+
+class Drift(_message.Message):
+    __slots__ = ("newcomers", "noise_share", "run_noise_share", "confidence", "run_confidence", "psi", "due", "signs")
+    NEWCOMERS_FIELD_NUMBER: _ClassVar[int]
+    NOISE_SHARE_FIELD_NUMBER: _ClassVar[int]
+    RUN_NOISE_SHARE_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    RUN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    PSI_FIELD_NUMBER: _ClassVar[int]
+    DUE_FIELD_NUMBER: _ClassVar[int]
+    SIGNS_FIELD_NUMBER: _ClassVar[int]
+    newcomers: int
+    noise_share: float
+    run_noise_share: float
+    confidence: float
+    run_confidence: float
+    psi: float
+    due: bool
+    signs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, newcomers: _Optional[int] = ..., noise_share: _Optional[float] = ..., run_noise_share: _Optional[float] = ..., confidence: _Optional[float] = ..., run_confidence: _Optional[float] = ..., psi: _Optional[float] = ..., due: _Optional[bool] = ..., signs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Schedule(_message.Message):
+    __slots__ = ("cron", "interval", "request", "only_if_due", "next_at", "last_run")
+    CRON_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    ONLY_IF_DUE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_AT_FIELD_NUMBER: _ClassVar[int]
+    LAST_RUN_FIELD_NUMBER: _ClassVar[int]
+    cron: str
+    interval: _duration_pb2.Duration
+    request: CreateRunRequest
+    only_if_due: bool
+    next_at: _timestamp_pb2.Timestamp
+    last_run: str
+    def __init__(self, cron: _Optional[str] = ..., interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., request: _Optional[_Union[CreateRunRequest, _Mapping]] = ..., only_if_due: _Optional[bool] = ..., next_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_run: _Optional[str] = ...) -> None: ...
+
+class SetScheduleRequest(_message.Message):
+    __slots__ = ("collection", "clustering", "schedule")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERING_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    clustering: str
+    schedule: Schedule
+    def __init__(self, collection: _Optional[str] = ..., clustering: _Optional[str] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ...) -> None: ...
+
+class ListDuplicatesRequest(_message.Message):
+    __slots__ = ("collection", "vector", "min_cosine")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    MIN_COSINE_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    vector: str
+    min_cosine: float
+    def __init__(self, collection: _Optional[str] = ..., vector: _Optional[str] = ..., min_cosine: _Optional[float] = ...) -> None: ...
+
+class DuplicateGroup(_message.Message):
+    __slots__ = ("members",)
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[Duplicate]
+    def __init__(self, members: _Optional[_Iterable[_Union[Duplicate, _Mapping]]] = ...) -> None: ...
+
+class Duplicate(_message.Message):
+    __slots__ = ("id", "key", "uri", "cosine")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    URI_FIELD_NUMBER: _ClassVar[int]
+    COSINE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    key: str
+    uri: str
+    cosine: float
+    def __init__(self, id: _Optional[str] = ..., key: _Optional[str] = ..., uri: _Optional[str] = ..., cosine: _Optional[float] = ...) -> None: ...

@@ -75,6 +75,16 @@ class ClustererServiceStub:
                 request_serializer=shoal_dot_v1_dot_clusterer__pb2.ListClusteringsRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_clusterer__pb2.ListClusteringsResponse.FromString,
                 _registered_method=True)
+        self.SetSchedule = channel.unary_unary(
+                '/shoal.v1.ClustererService/SetSchedule',
+                request_serializer=shoal_dot_v1_dot_clusterer__pb2.SetScheduleRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_clusterer__pb2.Clustering.FromString,
+                _registered_method=True)
+        self.ListDuplicates = channel.unary_stream(
+                '/shoal.v1.ClustererService/ListDuplicates',
+                request_serializer=shoal_dot_v1_dot_clusterer__pb2.ListDuplicatesRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_clusterer__pb2.DuplicateGroup.FromString,
+                _registered_method=True)
 
 
 class ClustererServiceServicer:
@@ -138,6 +148,21 @@ class ClustererServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetSchedule(self, request, context):
+        """Sets when a clustering is made anew by the service itself, or that it is not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDuplicates(self, request, context):
+        """Groups of points that are near-duplicates of each other, largest first. Reads the whole
+        collection: 64 bytes of memory per point, and the vectors of the candidates once more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClustererServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -180,6 +205,16 @@ def add_ClustererServiceServicer_to_server(servicer, server):
                     servicer.ListClusterings,
                     request_deserializer=shoal_dot_v1_dot_clusterer__pb2.ListClusteringsRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_clusterer__pb2.ListClusteringsResponse.SerializeToString,
+            ),
+            'SetSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSchedule,
+                    request_deserializer=shoal_dot_v1_dot_clusterer__pb2.SetScheduleRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_clusterer__pb2.Clustering.SerializeToString,
+            ),
+            'ListDuplicates': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListDuplicates,
+                    request_deserializer=shoal_dot_v1_dot_clusterer__pb2.ListDuplicatesRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_clusterer__pb2.DuplicateGroup.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -398,6 +433,60 @@ class ClustererService:
             '/shoal.v1.ClustererService/ListClusterings',
             shoal_dot_v1_dot_clusterer__pb2.ListClusteringsRequest.SerializeToString,
             shoal_dot_v1_dot_clusterer__pb2.ListClusteringsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ClustererService/SetSchedule',
+            shoal_dot_v1_dot_clusterer__pb2.SetScheduleRequest.SerializeToString,
+            shoal_dot_v1_dot_clusterer__pb2.Clustering.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDuplicates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ClustererService/ListDuplicates',
+            shoal_dot_v1_dot_clusterer__pb2.ListDuplicatesRequest.SerializeToString,
+            shoal_dot_v1_dot_clusterer__pb2.DuplicateGroup.FromString,
             options,
             channel_credentials,
             insecure,

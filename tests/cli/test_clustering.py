@@ -57,11 +57,11 @@ def test_plan_changes_nothing(shoal: Run) -> None:
 
 
 @pytest.mark.usefixtures("groups")
-def test_refused_plan_exits_1_and_says_why(shoal: Run) -> None:
+def test_refused_plan_exits_3_and_says_why(shoal: Run) -> None:
     """A plan past a gate changes nothing and is one line with the objection."""
     before = ask(shoal, "clusters")
     result = shoal("cluster", "-k", "3", "--max-cluster-share", "0.1", *COLLECTION)
-    assert result.code == 1
+    assert result.code == 3
     last = result.stderr.splitlines()[-1]
     assert last.startswith("shoal: error: run ")
     assert " was refused: " in last
@@ -153,7 +153,7 @@ def test_runs_show_takes_the_beginning_of_an_id(shoal: Run) -> None:
 @pytest.mark.usefixtures("groups")
 def test_methods_of_later_versions_are_refused_in_one_line(shoal: Run) -> None:
     """What the server cannot do yet is Unsupported, not a crash."""
-    for arguments in (["--method", "hdbscan"], ["-k", "auto"]):
+    for arguments in (["--method", "scp", "--head", "x"], ["--method", "text", "--text", "a"]):
         result = shoal("cluster", *arguments, *COLLECTION)
         assert result.code == 1
         assert result.stderr.splitlines()[-1].startswith("shoal: error: ")

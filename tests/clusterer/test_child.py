@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_info
 from clusterer import fit as fit_module
 from clusterer.child import fit_in_child
 from clusterer.methods import Fit, Plan, run_fit
+from clusterer.models import Centroids
 from shoal.errors import Cancelled, FitFailed, NotEnoughPoints
 
 OPTIONS = {"k": 5, "n_init": 1, "max_iterations": 10, "seed": 3}
@@ -29,7 +31,10 @@ def test_child_fit_equals_the_fit_in_this_process(tmp_path: Path) -> None:
     vectors = blobs(200)
     plan = Plan("kmeans", OPTIONS, least_points=5)
     fit = fit_in_child(plan, vectors, warm=None, scratch=tmp_path, check=nothing)
-    np.testing.assert_allclose(fit.centroids, run_fit("kmeans", vectors, OPTIONS, None).centroids)
+    here = run_fit(plan, vectors, None)
+    np.testing.assert_allclose(fit.model.centroids, here.model.centroids)
+    assert fit.labels is here.labels is None
+    assert fit.facts == here.facts
     assert list(tmp_path.iterdir()) == []
 
 
@@ -38,12 +43,12 @@ def test_child_fits_with_one_thread_per_matrix_product(
 ) -> None:
     """BLAS threads wait for each other by spinning: beside a busy process a fit would crawl."""
     np.save(tmp_path / "sample.npy", blobs(20))
-    (tmp_path / "request.json").write_text(json.dumps({"method": "kmeans", "options": {}}))
+    (tmp_path / "request.json").write_text(json.dumps(asdict(Plan("kmeans", {}, 1))))
     pools: list[int] = []
 
     def look(*_: object) -> Fit:
         pools.extend(p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas")
-        return Fit(blobs(2), {})
+        return Fit(Centroids(blobs(2)))
 
     monkeypatch.setattr(fit_module, "run_fit", look)
     monkeypatch.setattr(fit_module.os, "nice", lambda _: 0)
@@ -84,7 +89,7 @@ def test_child_dies_with_its_parent(tmp_path: Path) -> None:
     np.save(tmp_path / "sample.npy", blobs(20_000, spread=2.0))
     (tmp_path / "request.json").write_text(
         '{"method": "kmeans", "options": {"k": 200, "n_init": 1000, '
-        '"max_iterations": 1000, "seed": 0}}'
+        '"max_iterations": 1000, "seed": 0}, "least_points": 200}'
     )
     child = subprocess.Popen(
         [sys.executable, "-m", "clusterer.fit", str(tmp_path)], stdin=subprocess.PIPE

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
 from clusterer.assignment import Tally, cluster_sums, nearest
-from clusterer.kmeans import KMeansOptions, default_starts, fit
+from clusterer.methods.kmeans import KMeansOptions, default_starts, fit
 from shoal.errors import NotEnoughPoints
 from shoal.vectors import Vectors
 
@@ -76,9 +76,9 @@ def test_tally_over_blocks_equals_the_whole_at_once() -> None:
     """Sizes, inertia and cohesion of blocks add up to NumPy's on all vectors."""
     vectors, centroids = blobs(200, spread=0.5), blobs(5)
     found = nearest(vectors, centroids)
-    tally = Tally(5, vectors.shape[1])
+    tally = Tally(centroids)
     for at in range(0, 200, 64):
-        tally.add(vectors[at : at + 64], nearest(vectors[at : at + 64], centroids))
+        tally.add(vectors[at : at + 64], nearest(vectors[at : at + 64], centroids).labels)
 
     groups = [vectors[found.labels == k] for k in range(5)]
     inertia = sum(((g - g.mean(axis=0)) ** 2).sum() for g in groups)

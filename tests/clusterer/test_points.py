@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clusterer.config import Gates
-from clusterer.plan import objections, report, sampled_silhouette
+from clusterer.plan import Quality, objections, report, sampled_silhouette
 from clusterer.points import UNASSIGNED, PointTable, pack_ids, unpack_ids
 from shoal.store.model import point_id
 from shoal.vectors import NOISE
@@ -46,7 +46,7 @@ def test_report_counts_what_moves_and_what_must_be_written() -> None:
         active=[0, 1, 1, NOISE, 1, UNASSIGNED],
         inactive=[0, 0, 1, UNASSIGNED, 1, UNASSIGNED],
     )
-    found = report(made, (), inertia=1.0, silhouette=None)
+    found = report(made, (), Quality(1.0, None, 0.5, None))
     assert (found.points, found.clusters, found.noise) == (6, 3, 1)
     assert (found.moved, found.to_write) == (3, 3)
     assert found.moved_share == pytest.approx(3 / 5)
@@ -55,7 +55,7 @@ def test_report_counts_what_moves_and_what_must_be_written() -> None:
 
 def test_objections_name_each_gate_that_is_past() -> None:
     """Each threshold is checked alone, and says what it is and what it got."""
-    found = report(table([0, 1, 1, 1], [1, 1, 0, 0], [0] * 4), (), inertia=0, silhouette=None)
+    found = report(table([0, 1, 1, 1], [1, 1, 0, 0], [0] * 4), (), Quality(0.0, None, 0.5, None))
     assert objections(found, Gates()) == ()
     told = objections(
         found,

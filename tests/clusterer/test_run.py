@@ -326,12 +326,12 @@ def test_run_that_lost_its_lease_does_not_flip(bench: Bench) -> None:
     run, execute = bench.start(bench.task(4, warm_start=False))
     flip = run._flip
 
-    def usurp(state: object) -> None:
+    def usurp(*arguments: object) -> None:
         fence = bench.state.fence
         bench.clusterings.compare_and_set(
             "default", {"fence": fence + 1, "lease_owner": "usurper", "lease_run": "x"}
         )
-        flip(state)  # type: ignore[arg-type]
+        flip(*arguments)  # type: ignore[arg-type]
 
     run._flip = usurp  # type: ignore[method-assign]
     with pytest.raises(LeaseLost):

@@ -46,7 +46,7 @@ def fit_here(
     """The fit in this process: the protocol's tests run dozens, and a child takes a second."""
     del scratch
     check()
-    return run_fit(plan.method, sample, plan.options, warm)
+    return run_fit(plan, sample, warm)
 
 
 @dataclass

@@ -1,0 +1,90 @@
+"""The methods a run can use: one row each, from request message to fit.
+
+The parent checks the request and turns it into plain options; the child process
+(``clusterer.fit``) looks the method up by name and runs it. A new method is one module with
+``plan`` and ``run``, and one row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from clusterer.duplicates import LEAST_THRESHOLD, duplicate_groups
+from clusterer.methods import evoc, gmm, hdbscan, kmeans
+from clusterer.methods.values import Fit, Plan
+from shoal.errors import InvalidArgument, Unsupported
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.vectors import Vectors
+
+__all__ = ["LEAVES_NOISE", "Fit", "Method", "Plan", "plan_fit", "run_fit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """``plan`` checks a request; ``run`` fits vectors (N, D) with a plan's options.
+
+    ``run``'s third argument is the active clusters' centroids, to start from if it can.
+    """
+
+    plan: Callable[[pb.ClusteringConfig], Plan]
+    run: Callable[[Vectors, Mapping[str, Any], Vectors | None], Fit]
+
+
+DUPLICATE_COSINE: Final = 0.98
+"""From here on two vectors count once. A JPEG saved anew is nearer than that to its original; of
+6,400 photographs under two encoders no two different ones were (README)."""
+
+LEAVES_NOISE: Final = ("hdbscan", "evoc")
+"""The methods whose models leave points without a cluster."""
+
+_METHODS: Final[Mapping[str, Method]] = {
+    "kmeans": Method(kmeans.plan, kmeans.run),
+    "gmm": Method(gmm.plan, gmm.run),
+    "hdbscan": Method(hdbscan.plan, hdbscan.run),
+    "evoc": Method(evoc.plan, evoc.run),
+}
+
+
+def plan_fit(config: pb.ClusteringConfig) -> Plan:
+    """Checks the method and its parameters.
+
+    Raises:
+        InvalidArgument: no method, or a parameter out of range.
+        Unsupported: a method of the contract that this version does not have.
+    """
+    method = config.WhichOneof("method")
+    if method is None:
+        raise InvalidArgument("config: expected a method, got none", field="config.method")
+    if method not in _METHODS:
+        known = ", ".join(sorted(_METHODS))
+        raise Unsupported(f"method {method!r} is not available: expected one of {known}")
+    threshold = DUPLICATE_COSINE
+    if config.HasField("duplicate_cosine"):
+        threshold = config.duplicate_cosine
+        if not threshold >= LEAST_THRESHOLD:
+            msg = f"duplicate_cosine: expected at least {LEAST_THRESHOLD}, got {threshold:g}"
+            raise InvalidArgument(msg, field="config.duplicate_cosine")
+    plan = _METHODS[method].plan(config)
+    return replace(plan, duplicate_cosine=threshold, seed=config.seed)
+
+
+def run_fit(plan: Plan, vectors: Vectors, warm: Vectors | None) -> Fit:
+    """Runs a planned fit on ``vectors`` (N, D), float32 of unit length. For the child process.
+
+    Near-duplicates count once: a photograph that came in a hundred times is no dense group. Each
+    gets the label of the one that stood for it.
+    """
+    method = _METHODS[plan.method]
+    if plan.duplicate_cosine > 1:
+        return method.run(vectors, plan.options, warm)
+    groups = duplicate_groups(vectors, threshold=plan.duplicate_cosine, seed=plan.seed)
+    kept = np.unique(groups)
+    if len(kept) < plan.least_points:  # too few different ones: then all count
+        return method.run(vectors, plan.options, warm)
+    fit = method.run(np.ascontiguousarray(vectors[kept]), plan.options, warm)
+    labels = None if fit.labels is None else fit.labels[np.searchsorted(kept, groups)]
+    return replace(fit, labels=labels, facts={**fit.facts, "duplicates": len(vectors) - len(kept)})

@@ -1,0 +1,168 @@
+"""Spherical k-means: k-means++ and Lloyd by scikit-learn, then cosine Lloyd to a fixed point.
+
+Source: Dhillon & Modha, "Concept decompositions for large sparse text data using clustering",
+Machine Learning 42 (2001). On unit vectors Euclidean k-means minimises nearly the same sum, so
+scikit-learn does the work; the few cosine steps after it make the centroids directions, so that
+nearest-centroid assignment, which is all that serving does, is a fixed point of the fit.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from clusterer.assignment import Tally, cluster_sums, directions, nearest
+from clusterer.methods.counts import Count, checked_count, decide
+from clusterer.methods.values import Fit, Plan
+from clusterer.models import Centroids
+from shoal.errors import FitFailed, NotEnoughPoints
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.vectors import Vectors
+
+WARM_TOLERANCE = 0.005
+"""A warm start wins while its inertia is within 0.5% of the best cold one: ids that stay are
+worth more than a difference that another seed would make."""
+
+_POLISH_STEPS = 50
+"""Cosine Lloyd settles in under 10 steps from a Euclidean optimum; this only bounds it."""
+
+_FULL_RESTART_WORK = 4_000_000
+"""N x K up to which ten starts take seconds; beyond, fewer, and never under 3: one start alone
+is unsafe, and with many clusters each start is less of a gamble."""
+
+
+@dataclass(frozen=True, slots=True)
+class KMeansOptions:
+    """``n_init`` 0 chooses the number of starts by size; ``mini_batch`` 0 is full batches.
+
+    ``k`` 0 estimates the number of clusters, between ``least`` and ``most``.
+    """
+
+    k: int
+    n_init: int = 0
+    max_iterations: int = 100
+    mini_batch: int = 0
+    seed: int = 0
+    least: int = 0
+    most: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KMeansFit:
+    """``centroids`` float32 (K, D), unit length; ``inertia`` over the sample, by its means."""
+
+    centroids: Vectors
+    inertia: float
+    warm: bool
+
+
+def plan(config: pb.ClusteringConfig) -> Plan:
+    """The plan of ``config.kmeans``; InvalidArgument for a parameter out of range."""
+    wanted = config.kmeans
+    count = checked_count(wanted, "kmeans")
+    options = KMeansOptions(
+        count.k,
+        n_init=wanted.n_init,
+        max_iterations=wanted.max_iterations or KMeansOptions(1).max_iterations,
+        mini_batch=wanted.mini_batch,
+        seed=config.seed,
+        least=count.least,
+        most=count.most,
+    )
+    return Plan("kmeans", asdict(options), least_points=max(count.k, count.least))
+
+
+def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
+    """The fit of planned ``options`` on ``vectors`` (N, D)."""
+    wanted = KMeansOptions(**options)
+    decided, facts = decide(vectors, Count(wanted.k, wanted.least, wanted.most), seed=wanted.seed)
+    found = fit(vectors, _with_k(wanted, decided), warm=warm)
+    facts.update(inertia=found.inertia, warm=float(found.warm))
+    return Fit(Centroids(found.centroids), facts=facts)
+
+
+def _with_k(options: KMeansOptions, k: int) -> KMeansOptions:
+    return KMeansOptions(**{**asdict(options), "k": k})
+
+
+def fit(vectors: Vectors, options: KMeansOptions, *, warm: Vectors | None = None) -> KMeansFit:
+    """Clusters ``vectors`` into at most ``options.k`` clusters.
+
+    Args:
+        vectors: float32 (N, D), unit length.
+        options: k, starts, iterations and seed.
+        warm: centroids (K', D) to try as one more start; ignored unless K' is ``options.k``.
+
+    Returns:
+        Fewer than k centroids only if there are fewer than k different vectors.
+
+    Raises:
+        NotEnoughPoints: k > N.
+    """
+    if options.k > len(vectors):
+        raise NotEnoughPoints(
+            f"k = {options.k} is larger than the number of points, {len(vectors)}"
+        )
+    starts = options.n_init or default_starts(len(vectors), options.k)
+    best = _lloyd(vectors, options, init="k-means++", starts=starts)
+    used_warm = False
+    if warm is not None and len(warm) == options.k:
+        warmed = _lloyd(vectors, options, init=warm, starts=1)
+        if warmed.inertia_ <= best.inertia_ * (1 + WARM_TOLERANCE):
+            best, used_warm = warmed, True
+    centroids = _polish(vectors, best.cluster_centers_.astype(np.float32))
+    return KMeansFit(centroids, _inertia(vectors, centroids), used_warm)
+
+
+def default_starts(n: int, k: int) -> int:
+    """The number of k-means++ starts for ``n`` points and ``k`` clusters: 10, less when large."""
+    return 10 if n * k <= _FULL_RESTART_WORK else 3
+
+
+def _lloyd(vectors: Vectors, options: KMeansOptions, *, init: str | Vectors, starts: int) -> Any:
+    """scikit-learn's estimator, fitted."""
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # noqa: PLC0415 - takes a second
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+
+    common: dict[str, Any] = {
+        "n_clusters": options.k,
+        "init": init,
+        "n_init": starts,
+        "max_iter": options.max_iterations,
+        "random_state": options.seed % 2**32,  # NumPy's seeds are 32 bits
+    }
+    model = (
+        MiniBatchKMeans(**common, batch_size=options.mini_batch)
+        if options.mini_batch
+        else KMeans(**common)
+    )
+    with warnings.catch_warnings():
+        # Fewer different vectors than clusters: the empty ones are dropped later.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(vectors)
+
+
+def _polish(vectors: Vectors, centroids: Vectors) -> Vectors:
+    """Cosine Lloyd from ``centroids`` until no label changes; empty clusters are dropped."""
+    found = directions(centroids)
+    if not len(found):
+        raise FitFailed("the vectors cancel out: their mean has no direction; use a larger k")
+    labels = nearest(vectors, found).labels
+    for _ in range(_POLISH_STEPS):
+        found = directions(cluster_sums(vectors, labels, len(found)))
+        moved = nearest(vectors, found).labels
+        if np.array_equal(moved, labels):
+            break
+        labels = moved
+    return found
+
+
+def _inertia(vectors: Vectors, centroids: Vectors) -> float:
+    """Sum of squared distances of ``vectors`` to the means of their clusters."""
+    tally = Tally(centroids)
+    tally.add(vectors, nearest(vectors, centroids).labels)
+    return tally.inertia

@@ -1,0 +1,116 @@
+"""Names for clusters: of the caller's payload fields, or of the words nearest to them. Pure.
+
+By fields: the values that are most typical of a cluster, by lift (Brin et al., SIGMOD 1997), the
+share of the value inside over its share everywhere. By words: both sides are centred first,
+because texts and images lie in different cones of the space (the modality gap, Liang et al.,
+NeurIPS 2022), and each word names one cluster at most (Hungarian assignment).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from shoal.store.model import Json, Payload
+from shoal.vectors import Labels, Vectors
+
+_LEAST_SHARE: Final = 0.2
+"""Of a cluster's points that have a value which names it."""
+_LEAST_LIFT: Final = 1.5
+_MOST_VALUES: Final = 2
+"""Values in one name."""
+_MOST_DISTINCT: Final = 20_000
+"""Different values that are counted; a field of more (a file name) names nothing anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Where names come from: ``fields`` first, then ``words`` with ``vectors`` float32 (W, D)."""
+
+    fields: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    vectors: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+
+class ValueCounts:
+    """How often each value of some payload fields occurs in each cluster, block by block."""
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self._fields = tuple(fields)
+        self._points: Counter[int] = Counter()
+        self._counts: dict[tuple[str, str], Counter[int]] = {}
+
+    def add(self, payloads: Sequence[Payload], labels: Labels) -> None:
+        """Counts a block; noise counts for nothing."""
+        if not self._fields:
+            return
+        for payload, label in zip(payloads, labels.tolist(), strict=True):
+            if label < 0:
+                continue
+            self._points[label] += 1
+            for name in self._fields:
+                for value in set(_values(payload, name)):
+                    self._count((name, value), label)
+
+    def _count(self, key: tuple[str, str], label: int) -> None:
+        if key not in self._counts:
+            if len(self._counts) >= _MOST_DISTINCT:
+                return
+            self._counts[key] = Counter()
+        self._counts[key][label] += 1
+
+    def names(self) -> dict[int, str]:
+        """The name of each cluster that has typical values."""
+        total = self._points.total()
+        typical: dict[int, list[tuple[float, str]]] = {}
+        for (_, value), counts in self._counts.items():
+            share_of_all = counts.total() / total
+            for label, count in counts.items():
+                share = count / self._points[label]
+                lift = share / share_of_all
+                if share >= _LEAST_SHARE and lift >= _LEAST_LIFT:
+                    typical.setdefault(label, []).append((-share * math.log(lift), value))
+        return {
+            label: ", ".join(value for _, value in sorted(found)[:_MOST_VALUES])
+            for label, found in typical.items()
+        }
+
+
+def nearest_words(centroids: Vectors, naming: Naming) -> dict[int, str]:
+    """The word of each of ``centroids`` (K, D); with fewer words than clusters, of some."""
+    if not naming.words or not len(centroids):
+        return {}
+    cosines = _centred(centroids) @ _centred(naming.vectors).T
+    rows, columns = linear_sum_assignment(-cosines)
+    return {int(k): naming.words[w] for k, w in zip(rows, columns, strict=True)}
+
+
+def _centred(vectors: Vectors) -> Vectors:
+    """``vectors`` less their mean, at unit length; a single one stays as it is."""
+    moved = vectors - vectors.mean(axis=0) if len(vectors) > 1 else vectors
+    norms = np.linalg.norm(moved, axis=1, keepdims=True)
+    unit: Vectors = np.divide(moved, norms, out=np.zeros_like(moved), where=norms > 0)
+    return unit
+
+
+def _values(payload: Mapping[str, Json], path: str) -> list[str]:
+    """The values at ``path`` ("a.b" looks inside objects) as texts; several for a list."""
+    found: Json = dict(payload)
+    for key in path.split("."):
+        if not isinstance(found, dict):
+            return []
+        found = found.get(key)
+    every = found if isinstance(found, list) else [found]
+    return [_text(value) for value in every if isinstance(value, str | int | float)]
+
+
+def _text(value: str | float) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)

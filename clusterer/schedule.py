@@ -1,0 +1,135 @@
+"""When a clustering is made anew by the service itself: the record of it, and when it is next due.
+
+The record lies in the store beside the clustering, so every clusterer process sees the same. The
+id of a scheduled run is made of the clustering and the time that it was scheduled for: of several
+processes that wake at once, the lease lets one begin, and the others find its run.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from croniter import croniter
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from shoal.errors import InvalidArgument
+from shoal.store.clusterings import Clusterings
+from shoal.store.model import Payload
+from shoal.v1 import clusterer_pb2 as pb
+
+LEAST_INTERVAL_S: Final = 1.0
+_NAMESPACE: Final = uuid.UUID("5f1b8f43-0c4e-5b8e-9a50-6f0f8d0f2c11")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One clustering's schedule. Times are Unix seconds.
+
+    Attributes:
+        request: What to run.
+        cron: Five fields, UTC; or empty.
+        interval_s: Without ``cron``, the time from one run to the next.
+        only_if_due: Run only when the drift says so.
+        next_at: When it runs next.
+        last_run: The run that it started last; empty for none.
+    """
+
+    request: pb.CreateRunRequest
+    cron: str
+    interval_s: float
+    only_if_due: bool
+    next_at: float
+    last_run: str = ""
+
+    def after(self, now: float) -> Schedule:
+        """This, with ``next_at`` past ``now``: what was missed while nobody ran is run once."""
+        return replace(self, next_at=next_time(self.cron, self.interval_s, self.next_at, now))
+
+    def request_id(self, collection: str, clustering: str) -> str:
+        """The id of the request that is due at ``next_at``: the same in every process."""
+        return str(uuid.uuid5(_NAMESPACE, f"{collection}/{clustering}/{self.next_at!r}"))
+
+    def message(self) -> pb.Schedule:
+        """The schedule as a message."""
+        made = pb.Schedule(
+            request=self.request, only_if_due=self.only_if_due, last_run=self.last_run
+        )
+        if self.cron:
+            made.cron = self.cron
+        else:
+            made.interval.FromNanoseconds(round(self.interval_s * 1e9))
+        made.next_at.FromNanoseconds(round(self.next_at * 1e9))
+        return made
+
+
+def next_time(cron: str, interval_s: float, last: float, now: float) -> float:
+    """The first time past ``now`` that ``cron`` names, or that is whole intervals past ``last``.
+
+    Raises:
+        InvalidArgument: the expression names no time.
+    """
+    if cron:
+        try:
+            found: datetime = croniter(cron, datetime.fromtimestamp(now, UTC)).get_next(datetime)
+        except (ValueError, KeyError) as exc:
+            msg = f"cron: expected minute, hour, day, month and weekday, got {cron!r}: {exc}"
+            raise InvalidArgument(msg, field="schedule.cron") from exc
+        return found.timestamp()
+    return last + interval_s * max(1, math.floor((now - last) / interval_s) + 1)
+
+
+def from_message(message: pb.Schedule, now: float) -> Schedule:
+    """The schedule in ``message``, set at ``now``.
+
+    Raises:
+        InvalidArgument: neither cron nor interval, or out of range.
+    """
+    interval_s = message.interval.ToNanoseconds() / 1e9
+    match message.WhichOneof("when"):
+        case "cron":
+            if len(message.cron.split()) != 5:  # noqa: PLR2004 - what it says
+                msg = f"cron: expected five fields, got {message.cron!r}"
+                raise InvalidArgument(msg, field="schedule.cron")
+        case "interval":
+            if interval_s < LEAST_INTERVAL_S:
+                msg = f"interval: expected at least {LEAST_INTERVAL_S:g} s, got {interval_s:g} s"
+                raise InvalidArgument(msg, field="schedule.interval")
+        case _:
+            msg = "schedule: expected cron or interval, got neither"
+            raise InvalidArgument(msg, field="schedule.when")
+    request = pb.CreateRunRequest()
+    request.CopyFrom(message.request)
+    for field in ("collection", "clustering", "request_id"):
+        request.ClearField(field)
+    first = next_time(message.cron, interval_s or LEAST_INTERVAL_S, now, now)
+    return Schedule(request, message.cron, interval_s, message.only_if_due, first)
+
+
+def load(clusterings: Clusterings, clustering: str) -> Schedule | None:
+    """The schedule of ``clustering``; None if it has none."""
+    payload = clusterings.schedule(clustering)
+    if payload is None:
+        return None
+    record: Any = payload["record"]
+    message = ParseDict(record, pb.Schedule(), ignore_unknown_fields=True)
+    return Schedule(
+        message.request,
+        message.cron,
+        message.interval.ToNanoseconds() / 1e9,
+        message.only_if_due,
+        float(payload["next_at"]),  # type: ignore[arg-type]
+        message.last_run,
+    )
+
+
+def save(clusterings: Clusterings, clustering: str, schedule: Schedule | None) -> None:
+    """Stores ``schedule``; None removes it."""
+    payload: Payload | None = None
+    if schedule is not None:
+        record = MessageToDict(schedule.message(), preserving_proto_field_name=True)
+        payload = {"record": record, "next_at": schedule.next_at}
+    clusterings.put_schedule(clustering, payload)
