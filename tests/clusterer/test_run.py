@@ -7,14 +7,21 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from reclustering import DIM, Bench, blobs
+from sklearn.metrics import adjusted_rand_score
 
 from clusterer import writeback
 from clusterer.config import Gates
+from clusterer.methods import plan_fit, run_fit
+from clusterer.naming import Naming
 from clusterer.newcomers import Newcomers
+from clusterer.points import unpack_ids
 from clusterer.run import Outcome, Run
+from clusterer.sampling import sample_vectors
 from shoal.errors import Cancelled, LeaseHeld, LeaseLost, NotEnoughPoints, StoreUnavailable
 from shoal.store import Store
 from shoal.store.model import Block, IdIn, Payload, Point, Scan, VectorSpec, Where, point_id
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.vectors import NOISE, Vectors
 
 
 def test_run_first_assigns_every_point_in_both_slots(bench: Bench) -> None:
@@ -456,3 +463,131 @@ def test_lease_that_expired_is_taken_over(bench: Bench) -> None:
     bench.recluster(2)
     assert bench.state.fence == 10
     assert bench.state.lease_owner == ""
+
+
+DENSITY = pb.ClusteringConfig(hdbscan=pb.Hdbscan(min_cluster_size=10), duplicate_cosine=2)
+
+
+def density(bench: Bench, **changes: object) -> Run:
+    """A run of hdbscan on what is stored."""
+    return bench.recluster(0, fit=plan_fit(DENSITY), **changes)
+
+
+def test_run_of_a_density_method_keeps_its_own_labels(bench: Bench) -> None:
+    """Every point that the fit saw has hdbscan's label, noise included, in both slots."""
+    vectors = np.concatenate([blobs(200, spread=0.05), scattered(40)])
+    ids = bench.put(vectors)
+
+    density(bench)
+
+    plan = plan_fit(DENSITY)
+    # hdbscan breaks ties by the order of its input, so it is given the run's own.
+    sample = sample_vectors(
+        bench.store, "toys", Scan(vector="toy"), size=1000, seed=0, progress=lambda _: None
+    )
+    truth = run_fit(plan, sample.vectors, None).labels
+    assert truth is not None
+    assert 0 < (truth == NOISE).sum() < 60
+    held = bench.labels()
+    assert set(held) == set(ids)
+    got = np.array([held[one] for one in unpack_ids(sample.ids)])
+    assert adjusted_rand_score(truth, got) == 1
+    np.testing.assert_array_equal(truth == NOISE, got == NOISE)
+    assert bench.labels("a") == bench.labels("b")
+    assert bench.state.run_noise == (truth == NOISE).sum()
+    assert 0 < bench.state.run_confidence <= 1
+
+
+def scattered(n: int, seed: int = 11) -> Vectors:
+    """``n`` directions that have nothing in common, (n, DIM)."""
+    vectors = np.random.default_rng(seed).normal(size=(n, DIM)).astype(np.float32)
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
+
+
+def test_newcomers_of_a_density_run_are_assigned_or_noise(bench: Bench) -> None:
+    """What lies in a cluster joins it, what lies nowhere is noise; both are counted."""
+    vectors = np.concatenate([blobs(200, spread=0.05), scattered(40)])
+    bench.put(vectors)
+    density(bench)
+    inside = bench.put(blobs(50, seed=3, spread=0.04), first=1000)
+    outside = bench.put(scattered(30, seed=12), first=2000)
+
+    assert _assign(bench) == 80
+
+    labels = bench.labels()
+    assert sum(labels[one] == NOISE for one in inside) <= 10
+    assert sum(labels[one] == NOISE for one in outside) >= 25
+    state = bench.state
+    noise = sum(labels[one] == NOISE for one in (*inside, *outside))
+    assert (state.newcomers, state.newcomers_clustered) == (80, 80 - noise)
+    assert 0.5 < state.newcomers_confidence / state.newcomers_clustered <= 1
+    density(bench)
+    assert (bench.state.newcomers, bench.state.newcomers_confidence) == (0, 0.0)
+
+
+def test_noise_is_clustered_alone(bench: Bench) -> None:
+    """New clusters are made of noise only; every other point stays where it was."""
+    bench.put(np.concatenate([blobs(200, spread=0.05), scattered(30)]))
+    density(bench)
+    hidden = -blobs(60, centres=2, seed=5, spread=0.05)
+    new = bench.put(hidden, first=1000)
+    _assign(bench)
+    before = bench.labels()
+    assert all(before[one] == NOISE for one in new)
+
+    run = density(bench, noise_only=True)
+
+    after = bench.labels()
+    assert all(after[one] == label for one, label in before.items() if label != NOISE)
+    assert len({after[one] for one in new} - {NOISE}) == 2
+    assert not {after[one] for one in new} & set(before.values()) - {NOISE}
+    assert run.progress.report is not None
+    assert run.progress.points_written <= 90
+    kinds = {line.kind for line in run.progress.report.lineage}
+    assert kinds == {"continued", "born"}
+    late = bench.put(-blobs(10, centres=1, seed=6, spread=0.03), first=5000)
+    old = bench.put(blobs(10, seed=7, spread=0.03), first=6000)
+    _assign(bench)
+    found = bench.labels()
+    assert sum(found[one] == after[new[0]] for one in late) >= 8
+    assert sum(found[one] in before.values() for one in old) >= 8
+
+
+def test_noise_of_a_run_that_leaves_none_cannot_be_clustered(bench: Bench) -> None:
+    """After k-means there is no noise: the run ends in words, and nothing changes."""
+    bench.put(blobs(100))
+    bench.recluster(4)
+    _, execute = bench.start(bench.task(0, fit=plan_fit(DENSITY), noise_only=True))
+    with pytest.raises(NotEnoughPoints, match="points of noise in collection 'toys', which is 0"):
+        execute()
+
+
+def test_replaced_point_does_not_get_the_label_of_its_old_picture(bench: Bench) -> None:
+    """Replaced after the sample was read, a point is assigned by its new vector."""
+    vectors = blobs(200, spread=0.05)
+    bench.put(vectors)
+    run, execute = bench.start(bench.task(0, fit=plan_fit(DENSITY)))
+    after(run, "_fit", lambda: bench.put(vectors[1:2], age_s=0))  # point 0 moves to group 1
+    assert execute() == Outcome.SUCCEEDED
+    labels = bench.labels()
+    assert labels[point_id("0")] == labels[point_id("1")] != labels[point_id("5")]
+
+
+def test_names_come_from_fields_and_stay_with_their_ids(bench: Bench) -> None:
+    """A run names clusters by a payload field; the next one, not asked to, keeps the names."""
+    vectors = blobs(100, spread=0.05)
+    ids = bench.put(vectors)
+    for i, one in enumerate(ids):
+        bench.store.set_payload("toys", {"kind": f"k{i % 5}"}, where=Where((IdIn([one]),)))
+    bench.recluster(5, naming=Naming(fields=("kind",)))
+
+    def names() -> dict[int, str]:
+        found = bench.clusterings.clusters("default", bench.state.active_run)
+        return {one.cluster: one.name for one in found}
+
+    first = names()
+    labels = bench.labels()
+    assert first == {labels[ids[i]]: f"k{i}" for i in range(5)}
+    bench.recluster(5, seed=3)
+    assert names() == first

@@ -6,7 +6,9 @@ import uuid
 from collections.abc import Iterator
 
 import grpc
+import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 from reclustering import DIM, Bench, blobs, fit_here
 from serving import serving
 
@@ -313,3 +315,117 @@ def test_service_restart_frees_the_lease_of_a_dead_process(bench: Bench) -> None
         found = stub.GetRun(pb.GetRunRequest(collection="toys", run=run))
         assert found.state == pb.RUN_STATE_INTERRUPTED
         assert finish(stub, stub.CreateRun(asked(2))).state == pb.RUN_STATE_SUCCEEDED
+
+
+def test_service_runs_a_schedule_by_itself(bench: Bench) -> None:
+    """Each second, two clusterings of one collection, each with its method; removed, it stops."""
+    bench.put(blobs(100))
+    with serving(lambda: [ClustererService(CONFIG, bench.store, fit=fit_here)]) as served:
+        stub = clusterer_pb2_grpc.ClustererServiceStub(served.channel)
+        for name, k in (("coarse", 2), ("fine", 5)):
+            schedule = pb.Schedule(request=asked(k))
+            schedule.interval.FromSeconds(1)
+            set_ = pb.SetScheduleRequest(collection="toys", clustering=name, schedule=schedule)
+            answer = stub.SetSchedule(set_)
+            assert answer.schedule.next_at.ToNanoseconds() > 0
+        for name, k in (("coarse", 2), ("fine", 5)):
+            until = time.monotonic() + 30
+            while time.monotonic() < until:
+                state = stub.GetClustering(
+                    pb.GetClusteringRequest(collection="toys", clustering=name)
+                )
+                if state.active_run and state.schedule.last_run:
+                    break
+                time.sleep(0.1)
+            assert state.clusters == k
+            gone = stub.SetSchedule(pb.SetScheduleRequest(collection="toys", clustering=name))
+            assert not gone.HasField("schedule")
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (asked(0), "k: expected 1"),
+        (asked(2, gates=pb.Gates(max_moved_share=2)), "gates.max_moved_share"),
+    ],
+)
+def test_service_schedule_of_what_could_never_run_is_refused(
+    bench: Bench,
+    stub: clusterer_pb2_grpc.ClustererServiceStub,
+    request_: pb.CreateRunRequest,
+    words: str,
+) -> None:
+    """A mistake is told when the schedule is set, not at night."""
+    schedule = pb.Schedule(request=request_, cron="0 3 * * *")
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.SetSchedule(pb.SetScheduleRequest(collection="toys", schedule=schedule))
+    assert words in caught.value.details()
+    state = stub.GetClustering(pb.GetClusteringRequest(collection="toys"))
+    assert not state.HasField("schedule")
+    assert bench.clusterings.schedule("default") is None
+
+
+def test_service_tells_the_drift_and_exports_it(bench: Bench) -> None:
+    """Newcomers that are many and elsewhere make reclustering due: answer and metric say so."""
+    bench.put(blobs(100, spread=0.05))
+    config = ClustererConfig(assign_interval_s=0.05, drift_interval_s=0.05, block_size=64)
+    with serving(lambda: [ClustererService(config, bench.store, fit=fit_here)]) as served:
+        stub = clusterer_pb2_grpc.ClustererServiceStub(served.channel)
+        finish(stub, stub.CreateRun(asked(5)))
+        before = stub.GetClustering(pb.GetClusteringRequest(collection="toys"))
+        assert (before.drift.newcomers, before.drift.due) == (0, False)
+        assert before.drift.run_confidence > 0.5
+        bench.put(blobs(100, seed=4, centres=1, spread=0.6), first=500)
+        until = time.monotonic() + 30
+        metric = None
+        while time.monotonic() < until and metric != 1.0:
+            metric = REGISTRY.get_sample_value(
+                "shoal_clusterer_recluster_due", {"collection": "toys", "clustering": "default"}
+            )
+            time.sleep(0.05)
+        after = stub.GetClustering(pb.GetClusteringRequest(collection="toys"))
+    assert metric == 1.0
+    assert after.drift.due
+    assert after.drift.newcomers == 100
+    assert after.drift.confidence < after.drift.run_confidence
+    assert len(after.drift.signs) >= 2
+
+
+def test_service_lists_duplicates(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """Groups by brute force, largest first; each member is near the first, which comes first."""
+    vectors = blobs(60, spread=0.5)
+    copies = np.repeat(vectors[:3], [3, 1, 5], axis=0)
+    copies += np.random.default_rng(0).normal(size=copies.shape) * 0.005
+    copies /= np.linalg.norm(copies, axis=1, keepdims=True)
+    ids = bench.put(np.concatenate([vectors, copies.astype(np.float32)]))
+    request = pb.ListDuplicatesRequest(collection="toys", min_cosine=0.99)
+
+    groups = list(stub.ListDuplicates(request))
+
+    expected = [{2, *range(64, 69)}, {0, 60, 61, 62}, {1, 63}]
+    assert [{ids.index(m.id) for m in group.members} for group in groups] == expected
+    every = np.concatenate([vectors, copies])
+    for group in groups:
+        first = every[ids.index(group.members[0].id)]
+        assert group.members[0].cosine == 1
+        cosines = [m.cosine for m in group.members]
+        assert cosines == sorted(cosines, reverse=True)
+        for member in group.members:
+            assert member.cosine == pytest.approx(first @ every[ids.index(member.id)], abs=1e-5)
+            assert member.cosine >= 0.99
+    strict = pb.ListDuplicatesRequest(collection="toys", min_cosine=0.5)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.ListDuplicates(strict))
+    assert "0.9 to 1, got 0.5" in caught.value.details()
+
+
+def test_service_noise_only_needs_a_method_that_leaves_noise(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """k-means would put every point of noise somewhere."""
+    bench.put(blobs(20))
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CreateRun(asked(2, noise_only=True))
+    assert "expected method hdbscan or evoc, got kmeans" in caught.value.details()
