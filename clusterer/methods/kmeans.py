@@ -1,9 +1,8 @@
-"""Spherical k-means: k-means++ and Lloyd by scikit-learn, then cosine Lloyd to a fixed point.
+"""Spherical k-means: scikit-learn's k-means++, then Lloyd on the sphere to a fixed point.
 
-Source: Dhillon & Modha, "Concept decompositions for large sparse text data using clustering",
-Machine Learning 42 (2001). On unit vectors Euclidean k-means minimises nearly the same sum, so
-scikit-learn does the work; the few cosine steps after it make the centroids directions, so that
-nearest-centroid assignment, which is all that serving does, is a fixed point of the fit.
+The seeds come from a sample: k-means++ looks at every vector for each of the k seeds, which on all
+of them takes as long as the whole of Lloyd, and from twenty vectors per cluster they are as good
+(README). Nearest-centroid assignment, which is all that serving does, is a fixed point of the fit.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from clusterer.assignment import Tally, cluster_sums, directions, nearest
 from clusterer.methods.counts import Count, checked_count, decide
+from clusterer.methods.lloyd import Converged, lloyd
 from clusterer.methods.values import Fit, Plan
 from clusterer.models import Centroids
-from shoal.errors import FitFailed, NotEnoughPoints
+from shoal.errors import NotEnoughPoints
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
@@ -29,6 +28,9 @@ worth more than a difference that another seed would make."""
 
 _POLISH_STEPS = 50
 """Cosine Lloyd settles in under 10 steps from a Euclidean optimum; this only bounds it."""
+
+_SEEDS_PER_CLUSTER, _SEEDS_LEAST = 20, 5_000
+"""Vectors that k-means++ chooses its seeds from."""
 
 _FULL_RESTART_WORK = 4_000_000
 """N x K up to which ten starts take seconds; beyond, fewer, and never under 3: one start alone
@@ -108,14 +110,17 @@ def fit(vectors: Vectors, options: KMeansOptions, *, warm: Vectors | None = None
             f"k = {options.k} is larger than the number of points, {len(vectors)}"
         )
     starts = options.n_init or default_starts(len(vectors), options.k)
-    best = _lloyd(vectors, options, init="k-means++", starts=starts)
+    rng = np.random.default_rng(options.seed)
+    best = min(
+        (_start(vectors, options, rng) for _ in range(starts)), key=lambda found: found.inertia
+    )
     used_warm = False
     if warm is not None and len(warm) == options.k:
-        warmed = _lloyd(vectors, options, init=warm, starts=1)
-        if warmed.inertia_ <= best.inertia_ * (1 + WARM_TOLERANCE):
+        warmed = lloyd(vectors, warm, most_steps=options.max_iterations)
+        if warmed.inertia <= best.inertia * (1 + WARM_TOLERANCE):
             best, used_warm = warmed, True
-    centroids = _polish(vectors, best.cluster_centers_.astype(np.float32))
-    return KMeansFit(centroids, _inertia(vectors, centroids), used_warm)
+    best = lloyd(vectors, best.centroids, most_steps=_POLISH_STEPS, tolerance=0)
+    return KMeansFit(best.centroids, best.inertia, used_warm)
 
 
 def default_starts(n: int, k: int) -> int:
@@ -123,46 +128,27 @@ def default_starts(n: int, k: int) -> int:
     return 10 if n * k <= _FULL_RESTART_WORK else 3
 
 
-def _lloyd(vectors: Vectors, options: KMeansOptions, *, init: str | Vectors, starts: int) -> Any:
-    """scikit-learn's estimator, fitted."""
-    from sklearn.cluster import KMeans, MiniBatchKMeans  # noqa: PLC0415 - takes a second
+def _start(vectors: Vectors, options: KMeansOptions, rng: np.random.Generator) -> Converged:
+    """One start: k-means++ on a sample of the vectors, then Lloyd on all of them."""
+    from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus  # noqa: PLC0415 - takes a second
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
 
-    common: dict[str, Any] = {
-        "n_clusters": options.k,
-        "init": init,
-        "n_init": starts,
-        "max_iter": options.max_iterations,
-        "random_state": options.seed % 2**32,  # NumPy's seeds are 32 bits
-    }
-    model = (
-        MiniBatchKMeans(**common, batch_size=options.mini_batch)
-        if options.mini_batch
-        else KMeans(**common)
+    state = int(rng.integers(2**32))  # NumPy's old seeds are 32 bits
+    seeds = max(_SEEDS_LEAST, _SEEDS_PER_CLUSTER * options.k)
+    rows = rng.permutation(len(vectors))[:seeds]
+    first, _ = kmeans_plusplus(vectors[rows], options.k, random_state=state)
+    if not options.mini_batch:
+        return lloyd(vectors, first, most_steps=options.max_iterations)
+    model = MiniBatchKMeans(
+        options.k,
+        init=first,
+        n_init=1,
+        max_iter=options.max_iterations,
+        batch_size=options.mini_batch,
+        random_state=state,
     )
     with warnings.catch_warnings():
         # Fewer different vectors than clusters: the empty ones are dropped later.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(vectors)
-
-
-def _polish(vectors: Vectors, centroids: Vectors) -> Vectors:
-    """Cosine Lloyd from ``centroids`` until no label changes; empty clusters are dropped."""
-    found = directions(centroids)
-    if not len(found):
-        raise FitFailed("the vectors cancel out: their mean has no direction; use a larger k")
-    labels = nearest(vectors, found).labels
-    for _ in range(_POLISH_STEPS):
-        found = directions(cluster_sums(vectors, labels, len(found)))
-        moved = nearest(vectors, found).labels
-        if np.array_equal(moved, labels):
-            break
-        labels = moved
-    return found
-
-
-def _inertia(vectors: Vectors, centroids: Vectors) -> float:
-    """Sum of squared distances of ``vectors`` to the means of their clusters."""
-    tally = Tally(centroids)
-    tally.add(vectors, nearest(vectors, centroids).labels)
-    return tally.inertia
+        found = model.fit(vectors).cluster_centers_.astype(np.float32)
+    return lloyd(vectors, found, most_steps=1)
