@@ -55,7 +55,7 @@ class KMeansOptions:
 
 @dataclass(frozen=True, slots=True)
 class KMeansFit:
-    """``centroids`` float32 (K, D), unit length; ``inertia`` over the sample, by its means."""
+    """``centroids`` float32 (K, D), unit length; ``inertia`` as ``lloyd`` has it."""
 
     centroids: Vectors
     inertia: float

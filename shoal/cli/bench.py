@@ -15,6 +15,7 @@ from shoal.cli.output import print_json, print_table, talk
 from shoal.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from shoal.bench.cluster import Stage
     from shoal.bench.rounds import Row
 
 
@@ -156,6 +157,71 @@ def bench_search(
     talk(
         f"stored {result.stored_per_s:,.0f} points/s; recall@10 in the cluster {result.recall:.4f}"
     )
+
+
+@bench.command("cluster")
+@option("--points", type=click.IntRange(1000), default=50_000, help="Vectors to cluster.")
+@option("--dim", type=click.IntRange(2), default=512, help="Components of a vector.")
+@option("-k", "--clusters", type=click.IntRange(2), default=100, help="Clusters to make.")
+@option("--density", type=click.IntRange(800), default=20_000, help="Most points for hdbscan.")
+@json_option
+def bench_cluster(*, points: int, dim: int, clusters: int, density: int, as_json: bool) -> None:
+    """Time the fit against other libraries, a whole run by stages, and the growth of hdbscan.
+
+    Needs faiss-cpu, to compare with.
+
+    Example:
+      shoal bench cluster --points 50000 --dim 512 -k 100
+    """
+    from shoal.bench.cluster import FIT_POINTS, ClusterBench
+    from shoal.bench.cluster import bench_cluster as measure_cluster
+
+    if clusters * 10 > points:
+        raise InvalidArgument(f"--clusters: expected at most {points // 10}, got {clusters}")
+    result = measure_cluster(ClusterBench(points, dim, clusters, density))
+    if as_json:
+        print_json(asdict(result))
+        return
+    talk(result.machine)
+    talk(f"{points:,} vectors x {dim}, {clusters} clusters; fits on {min(points, FIT_POINTS):,}")
+    ours = result.engines[0]
+    print_table(
+        ("fit", "s", "of shoal", "inertia", "of shoal"),
+        [
+            (
+                row.name,
+                f"{row.seconds:.2f}",
+                f"{row.seconds / ours.seconds:.2f}",
+                f"{row.inertia:,.0f}",
+                f"{row.inertia / ours.inertia:.4f}",
+            )
+            for row in result.engines
+        ],
+    )
+    _print_stages(result.stages)
+    talk(
+        f"moved in the second run: {result.moved_share:.1%}; RSS {result.before_mib:.0f} MiB "
+        f"before the first run, {result.peak_mib:.0f} at its peak"
+    )
+    print_table(
+        ("hdbscan points", "s"),
+        [(f"{row.points:,}", f"{row.seconds:.1f}") for row in result.growth],
+    )
+
+
+def _print_stages(stages: list[Stage]) -> None:
+    rows = [
+        (
+            stage.name,
+            f"{stage.first_s:.2f}",
+            f"{stage.second_s:.2f}",
+            "-" if stage.floor_s is None else f"{stage.floor_s:.2f}",
+        )
+        for stage in stages
+    ]
+    first, second = (sum(s.first_s for s in stages), sum(s.second_s for s in stages))
+    rows.append(("all", f"{first:.2f}", f"{second:.2f} ({second / first:.0%})", "-"))
+    print_table(("stage", "first run s", "second run s", "store alone s"), rows)
 
 
 def _percentiles(row: Row) -> tuple[str, str, str]:
