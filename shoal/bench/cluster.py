@@ -98,9 +98,9 @@ def bench_cluster(config: ClusterBench) -> ClusterResult:
     vectors = synthetic(config.points, config.dim, config.clusters)
     engines = list(_engines(vectors[:FIT_POINTS], config.clusters))
     with TemporaryDirectory(prefix="shoal-bench-") as directory:
-        stages, moved, *memory = _runs(Path(directory) / "data", vectors, config)
+        stages, moved, before, peak = _runs(Path(directory) / "data", vectors, config)
     growth = list(_growth(vectors, config.density))
-    return ClusterResult(machine.describe(), config, engines, stages, moved, *memory, growth)
+    return ClusterResult(machine.describe(), config, engines, stages, moved, before, peak, growth)
 
 
 def synthetic(points: int, dim: int, clusters: int, seed: int = 0) -> Vectors:
