@@ -156,6 +156,8 @@ _ONLY: dict[str, tuple[str, tuple[str, ...]]] = {
     "noise_only": ("--noise-only", ("hdbscan", "evoc")),
 }
 """Options that some methods alone have."""
+_ZERO_COUNTS = {"layer", "noise_threshold"}
+"""Those of which 0 is a value and not a default."""
 
 
 def method_options(function: Any) -> Any:
@@ -173,7 +175,8 @@ def method_of(options: dict[str, Any]) -> Method:
         message = f"-k is for --method kmeans or gmm: {name} finds its own number"
         raise click.UsageError(message)
     for key, (flag, methods) in _ONLY.items():
-        if options[key] not in (0, None, "", (), False) and name not in methods:
+        unset = (None,) if key in _ZERO_COUNTS else (None, 0, "", (), False)
+        if options[key] not in unset and name not in methods:
             message = f"{flag} is for --method {' or '.join(methods)}, not {name}"
             raise click.UsageError(message)
     layer = options["layer"]

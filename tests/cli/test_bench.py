@@ -29,6 +29,23 @@ def test_bench_search_is_exact_and_prints_every_layer(tmp_path: Path, run_shoal:
     assert all(len(row["latencies_s"]) == 20 for row in result["rows"])
 
 
+def test_bench_cluster_prints_its_three_tables(tmp_path: Path, run_shoal: Any) -> None:
+    """A small run has every engine, the stages of two runs beside the store's, and growth."""
+    size = ["--points", "1200", "--dim", "16", "-k", "6", "--density", "800"]
+    done = run_shoal("bench", "cluster", *size, "--json", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    result = json.loads(done.stdout)
+    names = " ".join(engine["name"] for engine in result["engines"])
+    assert all(word in names for word in ("shoal", "scikit-learn", "MiniBatch", "faiss"))
+    assert all(engine["inertia"] > 0 for engine in result["engines"])
+    stages = {stage["name"]: stage for stage in result["stages"]}
+    assert list(stages) == ["sample", "fit", "assign", "plan", "write", "cutover"]
+    assert {name for name, stage in stages.items() if stage["floor_s"]} == {"assign", "write"}
+    assert 0.01 <= result["moved_share"] <= 0.03
+    assert [row["points"] for row in result["growth"]] == [100, 200, 400, 800]
+    assert 0 < result["before_mib"] <= result["peak_mib"]
+
+
 def test_bench_embed_ceiling_follows_from_its_rows(tmp_path: Path, run_shoal: Any) -> None:
     """The ceiling is 1 / (1/bare + 1/decode) of the same run, and each row has its rate."""
     done = run_shoal("bench", "embed", "--count", "6", "--rounds", "1", "--json", cwd=tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 Run = Callable[..., Any]
 COLLECTION = ("--collection", "groups")
@@ -203,6 +204,11 @@ def test_model_list_tells_the_encoder(shoal: Run) -> None:
         (["cluster", "-k", "2", "--text", "a dog"], "--text is for --method text"),
         (["cluster", "-k", "2", "--head", "h"], "--head is for --method scp"),
         (["cluster"], "needs -k: a number of clusters"),
+        (["cluster", "--method", "hdbscan", "-k", "3"], "-k is for --method kmeans or gmm"),
+        (["cluster", "-k", "3", "--layer", "0"], "--layer is for --method evoc"),
+        (["cluster", "-k", "3", "--noise-only"], "--noise-only is for --method hdbscan or evoc"),
+        (["cluster", "--method", "evoc", "--layer", "top"], "'top' is not a valid integer"),
+        (["duplicates", "--min-cosine", "0.5"], "0.5 is not in the range"),
         (["ingest", ".", "--field", "key=1"], "--field key"),
         (["ingest", ".", "--field", "a.b=1"], "--field a.b"),
     ],
@@ -215,3 +221,98 @@ def test_wrong_usage_is_said_before_anything_is_sent(
     assert result.code == 2, result.stderr
     assert "Traceback" not in result.stderr
     assert said in result.stderr
+
+
+@pytest.mark.usefixtures("groups")
+def test_auto_count_prints_the_votes_and_the_curve(shoal: Run) -> None:
+    """-k auto says who voted for what, draws the inertia, and has both as JSON."""
+    arguments = ("cluster", "-k", "auto", "--k-max", "6", "--clustering", "auto")
+    shown = shoal(*arguments, *COLLECTION)
+    assert shown.code == 0, shown.stderr
+    assert "votes for k: " in shown.stdout
+    assert "inertia by k:" in shown.stdout
+    plan = ask(shoal, *arguments)["plan"]
+    assert len(plan["votes"]) >= 3
+    assert 2 <= plan["clusters"] <= 6
+    curve = [inertia for _, inertia in plan["elbow"]]
+    assert curve == sorted(curve, reverse=True)
+
+
+@pytest.mark.usefixtures("groups")
+def test_density_method_leaves_noise_and_keeps_a_clustering_of_its_own(shoal: Run) -> None:
+    """Hdbscan runs without -k in a clustering beside the default one, which stays."""
+    before = ask(shoal, "clusters")
+    run = ask(
+        shoal, "cluster", "--method", "hdbscan", "--min-cluster-size", "3", "--clustering", "dense"
+    )
+    assert run["state"] == "succeeded"
+    assert run["config"]["min_cluster_size"] == 3
+    listed = ask(shoal, "clusters", "--clustering", "dense")
+    assert sum(one["size"] for one in listed["clusters"]) + listed["noise"] == N
+    assert listed["drift"]["due"] is False
+    assert ask(shoal, "clusters") == before
+
+
+@pytest.mark.usefixtures("groups")
+def test_names_come_from_a_field(shoal: Run) -> None:
+    """--name-by asks for names; a field that is alike everywhere gives none."""
+    run = ("cluster", "-k", "3", "--clustering", "named", "--name-by", "tag")
+    assert ask(shoal, *run)["state"] == "succeeded"
+    assert {one["name"] for one in ask(shoal, "clusters", "--clustering", "named")["clusters"]} == {
+        ""
+    }
+
+
+@pytest.mark.usefixtures("groups")
+def test_vocabulary_without_a_text_tower_is_one_line(shoal: Run, tmp_path: Path) -> None:
+    """Words need an encoder of texts, and the error says so."""
+    (tmp_path / "words.txt").write_text("dog\n\ncat\ndog\n")
+    result = shoal("cluster", "-k", "3", "--vocabulary", "words.txt", *COLLECTION)
+    assert result.code == 1
+    assert "text" in result.stderr.splitlines()[-1]
+    (tmp_path / "empty.txt").write_text("\n")
+    result = shoal("cluster", "-k", "3", "--vocabulary", "empty.txt", *COLLECTION)
+    assert result.code == 2
+    assert "empty.txt: expected words" in result.stderr
+
+
+@pytest.mark.usefixtures("groups")
+def test_schedule_is_set_shown_and_removed(shoal: Run) -> None:
+    """What was set is shown with its next time; removed, there is none."""
+    place = ("--clustering", "nightly", *COLLECTION)
+    made = shoal("schedule", "set", "--cron", "30 2 * * *", "--if-due", "-k", "4", *place)
+    assert made.code == 0, made.stderr
+    assert "cron '30 2 * * *' (UTC), when reclustering is due, next at 20" in made.stdout
+    assert shoal("schedule", "show", *place).stdout == made.stdout
+    every = shoal("schedule", "set", "--every", "90m", "-k", "4", *place)
+    assert "every 5400 s, next at" in every.stdout
+    gone = shoal("schedule", "remove", *place)
+    assert gone.stdout.startswith("clustering nightly has no schedule")
+    for arguments, said in (
+        (["--every", "5x", "-k", "4"], "such as 6h; got '5x'"),
+        (["--cron", "* * * * *", "--every", "1h", "-k", "4"], "one of them"),
+        (["-k", "4"], "one of them"),
+    ):
+        wrong = shoal("schedule", "set", *arguments, *place)
+        assert wrong.code == 2
+        assert said in wrong.stderr
+    bad = shoal("schedule", "set", "--cron", "61 * * * *", "-k", "4", *place)
+    assert bad.code == 1
+    assert bad.stderr.startswith("shoal: error: cron: ")
+
+
+def test_duplicates_are_listed_in_groups(shoal: Run, tmp_path: Path, pictures: Any) -> None:
+    """The same picture saved anew is found; others are in no group."""
+    folder = pictures(tmp_path / "d", [f"{i}.png" for i in range(4)])
+    with Image.open(folder / "0.png") as image:
+        image.convert("RGB").save(folder / "copy.jpg", quality=95)
+    place = ("--collection", "copies")
+    assert shoal("ingest", "d", "--keys", "name", *place).code == 0
+    result = shoal("duplicates", "--json", *place)
+    assert result.code == 0, result.stderr
+    (group,) = json.loads(result.stdout)
+    assert {one["key"] for one in group} == {"d/0.png", "d/copy.jpg"}
+    assert group[0]["cosine"] == 1
+    assert 0.95 <= group[1]["cosine"] < 1
+    shown = shoal("duplicates", *place)
+    assert shown.stdout.endswith("1 groups, 1 images are near-duplicates of another\n")

@@ -54,6 +54,15 @@ def test_text_finds_what_brute_force_finds_and_its_cluster(
     answer = json.loads(inside.stdout)
     assert {hit["cluster"] for hit in answer["hits"]} == {answer["cluster"]}
 
+    (tmp_path / "words.txt").write_text("stripes\ndisc\nnoise\nfog\n")
+    named = ("--vector", clip.name, "--vocabulary", "words.txt")
+    again = run_shoal("cluster", "-k", "3", *named, *address, cwd=tmp_path)
+    assert again.code == 0, again.stderr
+    with Client(server.address) as client:
+        names = [cluster.name for cluster in client.clusters().clusters]
+    assert len(set(names)) == len(names)
+    assert set(names) <= {"stripes", "disc", "noise", "fog"}
+
     wrong = run_shoal("search", "--text", "x", *address, cwd=tmp_path)
     assert wrong.code == 1
     assert "has no text tower" in wrong.stderr

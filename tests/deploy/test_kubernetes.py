@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from shoal.cli.cluster import Busy, Refused
 from shoal.v1 import clusterer_pb2, embedder_pb2, search_pb2
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -220,6 +221,7 @@ def test_reclustering_is_bounded(manifests: list[Document]) -> None:
     (rule,) = [each for each in job["podFailurePolicy"]["rules"] if "onExitCodes" in each]
     (container,) = job["template"]["spec"]["containers"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert rule["onExitCodes"]["values"] == [2, Refused.exit_code, Busy.exit_code]
 
 
 def test_reclustering_waits_for_the_run_under_a_gate(
