@@ -387,6 +387,8 @@ class Run:
                 "active_run": self._task.run,
                 "previous_run": state.active_run,
                 "changed_at": time.time(),
+                "previous_noise": state.run_noise,
+                "previous_confidence": state.run_confidence,
                 "run_noise": int(np.count_nonzero(found.table.wanted == NOISE)),
                 "run_confidence": found.confidence,
                 "newcomers": 0,

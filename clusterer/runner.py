@@ -256,6 +256,13 @@ class Runner:
                 "previous_run": state.active_run,
                 "changed_at": time.time(),
                 "rollback_request": request_id,
+                "run_noise": state.previous_noise,
+                "run_confidence": state.previous_confidence,
+                "previous_noise": state.run_noise,
+                "previous_confidence": state.run_confidence,
+                "newcomers": 0,
+                "newcomers_clustered": 0,
+                "newcomers_confidence": 0.0,
             }
             lease.update(changes)
             self._store.flush()

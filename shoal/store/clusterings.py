@@ -48,7 +48,8 @@ class State:
 
     ``fence`` grows with every lease; a write that names an older one changes nothing.
     ``previous_run`` is the run whose assignment is intact in the other slot. ``run_noise`` and
-    ``run_confidence`` (a mean) are of the points that the active run assigned; the ``newcomers``
+    ``run_confidence`` (a mean) are of the points that the active run assigned, ``previous_noise``
+    and ``previous_confidence`` those of the run before; the ``newcomers``
     came after it: how many, how many of them are not noise, and the sum of those' confidences.
     """
 
@@ -65,6 +66,8 @@ class State:
     rollback_request: str = ""
     run_noise: int = 0
     run_confidence: float = 0.0
+    previous_noise: int = 0
+    previous_confidence: float = 0.0
     newcomers: int = 0
     newcomers_clustered: int = 0
     newcomers_confidence: float = 0.0

@@ -429,3 +429,27 @@ def test_service_noise_only_needs_a_method_that_leaves_noise(
     with pytest.raises(grpc.RpcError) as caught:
         stub.CreateRun(asked(2, noise_only=True))
     assert "expected method hdbscan or evoc, got kmeans" in caught.value.details()
+
+
+def test_service_rollback_brings_back_what_the_drift_is_measured_by(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """After a rollback, and one back again, the run's own noise and confidence count."""
+    bench.put(np.concatenate([blobs(200, spread=0.05), -blobs(30, spread=1.5, seed=3)]))
+    density = pb.ClusteringConfig(hdbscan=pb.Hdbscan(min_cluster_size=10), duplicate_cosine=2)
+    finish(stub, stub.CreateRun(asked(5)))
+    finish(stub, stub.CreateRun(pb.CreateRunRequest(collection="toys", config=density)))
+
+    def measured() -> tuple[float, float]:
+        drift = stub.GetClustering(pb.GetClusteringRequest(collection="toys")).drift
+        assert drift.newcomers == 0
+        return drift.run_noise_share, drift.run_confidence
+
+    noisy = measured()
+    assert noisy[0] > 0.05
+    stub.Rollback(pb.RollbackRequest(collection="toys"))
+    whole = measured()
+    assert whole[0] == 0
+    assert whole[1] != noisy[1]
+    stub.Rollback(pb.RollbackRequest(collection="toys"))
+    assert measured() == noisy

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.struct_pb2 import Value
 from reclustering import DIM, blobs
 
+from search.listing import farthest_first
 from shoal import vectors
 from shoal.errors import NotFound, Overloaded, ShoalError, Unauthenticated
 from shoal.rpc.status import from_rpc_error
@@ -189,6 +190,16 @@ def test_search_within_a_cluster_before_the_first_run_is_refused(scene: Scene) -
     """There are no clusters to search in, and the answer says how to get some."""
     request = pb.SearchRequest(collection="toys", id="1", within=pb.Within(auto=True))
     assert reason(lambda: scene.stub.Search(request))[1].endswith("run `shoal cluster` first")
+
+
+def test_farthest_first_covers_what_is_there() -> None:
+    """Two of three groups seen, the third is next; never a row twice; the first is kept."""
+    vectors = np.concatenate([blobs(4, centres=1, spread=0.01), -blobs(4, centres=1, spread=0.01)])
+    taken = farthest_first(vectors, 3)
+    assert taken[0] == 0
+    assert taken[1] >= 4
+    assert sorted(farthest_first(vectors, 99)) == list(range(8))
+    assert farthest_first(vectors, 1) == [0]
 
 
 def test_clusters_are_listed_with_live_counts_and_exemplars(scene: Scene) -> None:
