@@ -19,9 +19,12 @@ _PSI = Gauge("shoal_clusterer_drift_psi", "Stability index of their clusters.", 
 
 
 def measure(store: Store, collection: str, state: State) -> Drift:
-    """How the clustering in ``state``, which has an active run, has aged."""
-    records = Clusterings(store, collection).clusters(state.clustering, state.active_run)
-    sizes = {record.cluster: record.size for record in records}
+    """How the clustering in ``state``, which has an active run, has aged.
+
+    Raises:
+        NotFound: the run's clusters are lost.
+    """
+    sizes = Clusterings(store, collection).sizes(state.clustering, state.active_run)
     if state.run_noise:
         sizes[NOISE] = state.run_noise
     now = {int(c): n for c, n in store.facet(collection, state.active_field).items()}
@@ -34,7 +37,9 @@ def measure(store: Store, collection: str, state: State) -> Drift:
 
 
 def export(store: Store) -> None:
-    """Sets the metrics of every clustering that has an active run."""
+    """Sets the metrics of every clustering that has an active run, and of no other."""
+    for gauge in (_DUE, _NEWCOMERS, _NOISE, _CONFIDENCE, _PSI):
+        gauge.clear()
     for collection in store.collections():
         clusterings = Clusterings(store, collection.name)
         for name in collection.clusterings:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from clusterer.assignment import Tally
+from clusterer.assignment import Tally, blocks
 from clusterer.methods import Fit
 from clusterer.models import Assigned, Model, Prototypes, beside
 from clusterer.naming import ValueCounts
@@ -93,7 +93,11 @@ class NoiseRule(Rule):
 def checksums(vectors: Vectors) -> npt.NDArray[np.uint64]:
     """One number for each of ``vectors`` (N, D), by which a changed one is known; (N,)."""
     weights = np.random.default_rng(0).integers(2**64, size=vectors.shape[1], dtype=np.uint64)
-    return np.asarray(np.ascontiguousarray(vectors).view(np.uint32) @ weights, dtype=np.uint64)
+    bits = np.ascontiguousarray(vectors).view(np.uint32)
+    sums = np.empty(len(bits), np.uint64)
+    for rows in blocks(*bits.shape):  # the product is made of a copy twice as large
+        sums[rows] = bits[rows] @ weights
+    return sums
 
 
 class Assignment:

@@ -1,24 +1,29 @@
 """The near-duplicates of a whole collection, in two passes over the store. Blocking.
 
 The first pass keeps 64 bytes and the id of each point; the second reads the vectors of the
-candidates only.
+candidates only. Finding and grouping the candidates takes 200 to 1,000 bytes a point for a while.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clusterer.duplicates import Rows, plan_lsh, verified_groups
+from clusterer.duplicates import BITS, Rows, plan_lsh, verified_groups
 from clusterer.points import join_ids, pack_ids, unpack_ids
 from clusterer.sampling import sample_vectors
 from shoal.store.gateway import Store
-from shoal.store.model import Scan
+from shoal.store.model import Record, Scan
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
+_MOST_LISTED = 1_000
+"""Members of a group in one message."""
+_CHUNK = 512
+_ROUNDING = 1e-6
 _SAMPLE = 5_000
 """Points whose mean the planes pass near."""
 
@@ -46,7 +51,11 @@ class DuplicateFinder:
         members = [rows for rows in np.split(order, starts[1:]) if len(rows) > 1]
         for rows in sorted(members, key=lambda rows: (-len(rows), int(rows[0]))):
             self.check()
-            yield self._message(unpack_ids(ids[rows]), int(np.flatnonzero(labels[rows] == rows)[0]))
+            first = int(labels[rows[0]])
+            others = rows[rows != first]
+            group = self._group(unpack_ids(ids[[first]])[0], unpack_ids(ids[others]))
+            if len(group.members) > 1:  # else it was deleted or replaced meanwhile
+                yield group
 
     def _labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Packed ids (N,) and, for each, the row that stands for its group."""
@@ -61,14 +70,19 @@ class DuplicateFinder:
         ).vectors
         mean = sample.sum(axis=0) / np.float32(max(1, len(sample)))
         lsh = plan_lsh(mean, threshold=self.threshold, seed=0)
-        parts, signatures = [], [np.zeros((0, 8), np.uint64)]
+        # Points that come in during the scan are left to the next time.
+        signatures = np.empty((self.store.count(self.collection), BITS // 64), np.uint64)
+        parts, taken = [], 0
         for block in self.store.scan(self.collection, options):
             self.check()
-            if block.vectors is not None:
-                parts.append(pack_ids(block.ids))
-                signatures.append(lsh.signatures(block.vectors))
+            room = min(len(block), len(signatures) - taken)
+            if block.vectors is not None and room:
+                parts.append(pack_ids(block.ids[:room]))
+                signatures[taken : taken + room] = lsh.signatures(block.vectors[:room])
+                taken += room
         ids = join_ids(parts)
-        pairs = lsh.candidates(np.concatenate(signatures))
+        pairs = lsh.candidates(signatures[:taken])
+        del signatures
         groups = verified_groups(
             pairs, lambda rows: self._fetch(ids, rows), n=len(ids), threshold=self.threshold
         )
@@ -85,26 +99,29 @@ class DuplicateFinder:
                 vectors[at] = record.vectors[self.vector]
         return vectors
 
-    def _message(self, ids: list[str], first: int) -> pb.DuplicateGroup:
-        records = self.store.retrieve(self.collection, ids, vectors=(self.vector,))
-        head = records[first]
+    def _group(self, first: str, others: list[str]) -> pb.DuplicateGroup:
+        """The group around ``first``, of those that are there and still near to it."""
+        (head,) = self.store.retrieve(self.collection, [first], vectors=(self.vector,))
         made = pb.DuplicateGroup()
         if head is None or self.vector not in head.vectors:
             return made
-        scored = [
-            (
-                1.0
-                if at == first
-                else float(record.vectors[self.vector] @ head.vectors[self.vector]),
-                at,
-                record,
-            )
-            for at, record in enumerate(records)
-            if record is not None and self.vector in record.vectors
-        ]
-        for cosine, at, record in sorted(scored, key=lambda one: (one[1] != first, -one[0])):
+        near: list[tuple[float, Record]] = []
+        size = 1
+        for at in range(0, len(others), _CHUNK):
+            self.check()
+            chunk = others[at : at + _CHUNK]
+            for record in self.store.retrieve(self.collection, chunk, vectors=(self.vector,)):
+                if record is None or self.vector not in record.vectors:
+                    continue
+                cosine = float(record.vectors[self.vector] @ head.vectors[self.vector])
+                if cosine >= self.threshold - _ROUNDING:
+                    size += 1
+                    near.append((cosine, replace(record, vectors={})))
+            near = heapq.nlargest(_MOST_LISTED - 1, near, key=lambda one: one[0])
+        made.size = size
+        for cosine, record in ((1.0, head), *near):
             made.members.add(
-                id=ids[at],
+                id=record.id,
                 key=str(record.payload.get("key", "")),
                 uri=str(record.payload.get("uri", "")),
                 cosine=cosine,

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from shoal.errors import InvalidArgument
 from shoal.store.model import Json, Payload
 from shoal.vectors import Labels, Vectors
 
@@ -26,7 +27,11 @@ _LEAST_LIFT: Final = 1.5
 _MOST_VALUES: Final = 2
 """Values in one name."""
 _MOST_DISTINCT: Final = 20_000
-"""Different values that are counted; a field of more (a file name) names nothing anyway."""
+"""Different values that are counted, of all fields; one of more (a file name) names nothing."""
+_LONGEST: Final = 100
+"""Characters of a value that names: longer ones (a caption) are no names."""
+_MOST_CELLS: Final = 50_000_000
+"""Clusters times words: their cosines are held twice, 600 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +88,17 @@ class ValueCounts:
 
 
 def nearest_words(centroids: Vectors, naming: Naming) -> dict[int, str]:
-    """The word of each of ``centroids`` (K, D); with fewer words than clusters, of some."""
+    """The word of each of ``centroids`` (K, D); with fewer words than clusters, of some.
+
+    Raises:
+        InvalidArgument: too many of both.
+    """
     if not naming.words or not len(centroids):
         return {}
+    if len(centroids) * len(naming.words) > _MOST_CELLS:
+        got = f"{len(centroids)} clusters and {len(naming.words)} words"
+        msg = f"naming: expected at most {_MOST_CELLS} clusters times words, got {got}"
+        raise InvalidArgument(msg, field="naming.vocabulary")
     cosines = _centred(centroids) @ _centred(naming.vectors).T
     rows, columns = linear_sum_assignment(-cosines)
     return {int(k): naming.words[w] for k, w in zip(rows, columns, strict=True)}
@@ -107,7 +120,8 @@ def _values(payload: Mapping[str, Json], path: str) -> list[str]:
             return []
         found = found.get(key)
     every = found if isinstance(found, list) else [found]
-    return [_text(value) for value in every if isinstance(value, str | int | float)]
+    texts = (_text(value) for value in every if isinstance(value, str | int | float))
+    return [text for text in texts if 0 < len(text) <= _LONGEST]
 
 
 def _text(value: str | float) -> str:

@@ -86,7 +86,8 @@ class Newcomers:
             for block in self._store.scan(self._collection, options):
                 self._write(writer, state, block, seen)
         finally:
-            self._count(state, seen)
+            if seen.points:
+                self._count(state, seen)
         return seen.points
 
     def _count(self, state: State, seen: _Seen) -> None:
@@ -95,7 +96,6 @@ class Newcomers:
         self._clusterings.compare_and_set(
             self._clustering,
             {
-                "newcomers": now.newcomers + seen.points,
                 "newcomers_clustered": now.newcomers_clustered + seen.clustered,
                 "newcomers_confidence": now.newcomers_confidence + seen.confidence,
             },
@@ -116,7 +116,6 @@ class Newcomers:
         if block.vectors is None:
             return
         found = self._cache[state.active_run].assign(block.vectors)
-        seen.add(found)
         active = found.labels
         other = None if state.leased(time.time()) else self._other(state, block.vectors, active)
         held = slot_labels(block.payloads, self._clustering, state.inactive_slot)
@@ -130,6 +129,7 @@ class Newcomers:
             fields = (state.active_field, state.inactive_field)[: len(slots)]
             conditions = (*map(Empty, fields), *as_read([block.payloads[i] for i in rows]))
             writer.write([block.ids[i] for i in rows], dict(slots), *conditions)
+        seen.add(found)
 
     def _other(self, state: State, vectors: Vectors, active: Labels) -> Labels | None:
         """What goes into the other slot; None if the previous run cannot say."""

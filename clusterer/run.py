@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -47,7 +47,7 @@ from shoal.errors import Cancelled, Conflict, NotEnoughPoints, NotFound, ShoalEr
 from shoal.store.clusterings import Clusterings, ClusterRecord, State
 from shoal.store.gateway import Store
 from shoal.store.model import Empty, Equals, Scan, Where, Within
-from shoal.vectors import NOISE
+from shoal.vectors import NOISE, Labels
 
 _LOG = logging.getLogger(__name__)
 
@@ -138,16 +138,18 @@ class Run:
         state = self._clusterings.state(self._task.clustering)
         self.progress.base_run = state.active_run
         active = self._active_clusters(state)
+        noisy = self._noisy(state)
         with self._stage("sample"):
             sample = self._sample(state)
         with self._stage("fit"):
             fit = self._fit(sample, active)
-        rule = self._rule(state, fit, sample)
+        rule = NoiseRule(fit, sample, *noisy) if noisy else Rule(fit, sample)
         del sample  # up to a few hundred MB
         with self._stage("assign"):
             found = self._assign(state, rule)
         with self._stage("plan"):
             matching = self._plan(state, active, found)
+            names = self._names(found, matching)
         if self._task.plan_only:
             return Outcome.PLANNED
         if self.progress.objections and not self._task.force:
@@ -163,7 +165,7 @@ class Run:
             self.progress.points_written += writeback.verify(
                 self._writer, found.table, state, late=late
             )
-            self._put_clusters(found, matching)
+            self._put_clusters(found, matching, names)
             self._flip(state, found)
         return Outcome.SUCCEEDED
 
@@ -241,15 +243,24 @@ class Run:
         self.progress.facts = dict(fit.facts)
         return fit
 
-    def _rule(self, state: State, fit: Fit, sample: Sample) -> Rule:
+    def _noisy(self, state: State) -> tuple[Prototypes, Labels] | None:
+        """The active run's model and ids, if only its noise is to be clustered; else None.
+
+        Raises:
+            Conflict: it left no noise, or is of another vector.
+        """
         if not self._task.noise_only:
-            return Rule(fit, sample)
+            return None
         packed = self._clusterings.model(state.clustering, state.active_run)
         model, ids = unpack(packed) if packed else (None, None)
         if not isinstance(model, Prototypes) or ids is None:
-            msg = "the active run left no noise to cluster: it was not of hdbscan or evoc"
+            msg = "noise_only: the active run left no noise: it was not of hdbscan or evoc"
             raise Conflict(msg)
-        return NoiseRule(fit, sample, model, ids)
+        vector = self._clusterings.vector_of(state.clustering, state.active_run)
+        if vector != self._task.vector:
+            msg = f"noise_only: expected the active run's vector, {vector}, got {self._task.vector}"
+            raise Conflict(msg)
+        return model, ids
 
     def _assign(self, state: State, rule: Rule) -> Assignment:
         config, task = self._context.config, self._task
@@ -340,10 +351,11 @@ class Run:
                 self.progress.points_written += len(at)
         return late
 
-    def _put_clusters(self, found: Assignment, matching: Matching) -> None:
+    def _put_clusters(
+        self, found: Assignment, matching: Matching, names: Mapping[int, str]
+    ) -> None:
         sizes, cohesion = found.tally.sizes, found.tally.cohesion
         lines = {line.cluster: line for line in matching.lineage}
-        names = self._names(found, matching)
         self._clusterings.put_clusters(
             self._task.clustering,
             self._task.run,
@@ -391,7 +403,6 @@ class Run:
                 "previous_confidence": state.run_confidence,
                 "run_noise": int(np.count_nonzero(found.table.wanted == NOISE)),
                 "run_confidence": found.confidence,
-                "newcomers": 0,
                 "newcomers_clustered": 0,
                 "newcomers_confidence": 0.0,
             }

@@ -260,7 +260,6 @@ class Runner:
                 "run_confidence": state.previous_confidence,
                 "previous_noise": state.run_noise,
                 "previous_confidence": state.run_confidence,
-                "newcomers": 0,
                 "newcomers_clustered": 0,
                 "newcomers_confidence": 0.0,
             }

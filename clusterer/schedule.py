@@ -8,6 +8,7 @@ processes that wake at once, the lease lets one begin, and the others find its r
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +23,10 @@ from shoal.store.model import Payload
 from shoal.v1 import clusterer_pb2 as pb
 
 LEAST_INTERVAL_S: Final = 1.0
+MOST_INTERVAL_S: Final = 10 * 365 * 86_400.0
+_PART: Final = r"(\*|\d+(-\d+)?|[A-Za-z]{3}(-[A-Za-z]{3})?)(/\d+)?"
+_FIELD: Final = re.compile(rf"{_PART}(,{_PART})*")
+"""Plain cron: the parser knows more (random and last days), which nobody expects here."""
 _NAMESPACE: Final = uuid.UUID("5f1b8f43-0c4e-5b8e-9a50-6f0f8d0f2c11")
 
 
@@ -65,6 +70,12 @@ class Schedule:
         made.next_at.FromNanoseconds(round(self.next_at * 1e9))
         return made
 
+    def answer(self) -> pb.Schedule:
+        """As ``message``, without the vectors of a vocabulary, which may be megabytes."""
+        made = self.message()
+        made.request.naming.ClearField("vocabulary")
+        return made
+
 
 def next_time(cron: str, interval_s: float, last: float, now: float) -> float:
     """The first time past ``now`` that ``cron`` names, or that is whole intervals past ``last``.
@@ -91,12 +102,19 @@ def from_message(message: pb.Schedule, now: float) -> Schedule:
     interval_s = message.interval.ToNanoseconds() / 1e9
     match message.WhichOneof("when"):
         case "cron":
-            if len(message.cron.split()) != 5:  # noqa: PLR2004 - what it says
-                msg = f"cron: expected five fields, got {message.cron!r}"
+            fields = message.cron.split()
+            if len(fields) != 5 or not all(map(_FIELD.fullmatch, fields)):  # noqa: PLR2004
+                msg = (
+                    "cron: expected five fields of numbers, names, *, lists, ranges and steps, "
+                    f"got {message.cron!r}"
+                )
                 raise InvalidArgument(msg, field="schedule.cron")
         case "interval":
-            if interval_s < LEAST_INTERVAL_S:
-                msg = f"interval: expected at least {LEAST_INTERVAL_S:g} s, got {interval_s:g} s"
+            if not LEAST_INTERVAL_S <= interval_s <= MOST_INTERVAL_S:
+                msg = (
+                    f"interval: expected {LEAST_INTERVAL_S:g} to {MOST_INTERVAL_S:g} s, "
+                    f"got {interval_s:g} s"
+                )
                 raise InvalidArgument(msg, field="schedule.interval")
         case _:
             msg = "schedule: expected cron or interval, got neither"
@@ -122,8 +140,14 @@ def load(clusterings: Clusterings, clustering: str) -> Schedule | None:
         message.interval.ToNanoseconds() / 1e9,
         message.only_if_due,
         float(payload["next_at"]),  # type: ignore[arg-type]
-        message.last_run,
+        str(payload["last_run"]),
     )
+
+
+def advance(clusterings: Clusterings, clustering: str, schedule: Schedule, moved: Schedule) -> None:
+    """Stores when ``schedule`` runs next, unless somebody has changed or removed it meanwhile."""
+    changes: Payload = {"next_at": moved.next_at, "last_run": moved.last_run}
+    clusterings.move_schedule(clustering, schedule.next_at, changes)
 
 
 def save(clusterings: Clusterings, clustering: str, schedule: Schedule | None) -> None:
@@ -131,5 +155,9 @@ def save(clusterings: Clusterings, clustering: str, schedule: Schedule | None) -
     payload: Payload | None = None
     if schedule is not None:
         record = MessageToDict(schedule.message(), preserving_proto_field_name=True)
-        payload = {"record": record, "next_at": schedule.next_at}
+        payload = {
+            "record": record,
+            "next_at": schedule.next_at,
+            "last_run": schedule.last_run,
+        }
     clusterings.put_schedule(clustering, payload)

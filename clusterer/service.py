@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
@@ -27,7 +28,7 @@ from clusterer.newcomers import Newcomers
 from clusterer.run import Task
 from clusterer.runner import Runner
 from clusterer.scheduler import Scheduler
-from shoal.errors import Cancelled, InvalidArgument, ShoalError
+from shoal.errors import Cancelled, InvalidArgument, NotFound, ShoalError
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
 from shoal.store.model import Empty, Where, check_clustering_name
@@ -61,6 +62,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         self._store = store
         self._runner = Runner(store, config, fit=fit)
         self._threads = ThreadPoolExecutor(_CALL_THREADS, "clusterer")
+        self._searching = ThreadPoolExecutor(1, "duplicates")
         self._newcomers: dict[tuple[str, str], Newcomers] = {}
         self._task: asyncio.Task[None] | None = None
         self._schedules: asyncio.Task[None] | None = None
@@ -92,6 +94,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
             await self._task
         if self._schedules is not None:
             await self._schedules
+        await asyncio.to_thread(self._searching.shutdown)
         await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self._runner.close)
 
@@ -247,10 +250,11 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         if state.active_run:
             message.clusters = clusterings.count_clusters(state.clustering, state.active_run)
             message.changed_at.CopyFrom(wire.timestamp(state.changed_at))
-            message.drift.CopyFrom(wire.drift(ageing.measure(self._store, collection, state)))
+            with contextlib.suppress(NotFound):  # the run's records are lost
+                message.drift.CopyFrom(wire.drift(ageing.measure(self._store, collection, state)))
         schedule = schedules.load(clusterings, state.clustering)
         if schedule is not None:
-            message.schedule.CopyFrom(schedule.message())
+            message.schedule.CopyFrom(schedule.answer())
         return message
 
     async def SetSchedule(self, request: pb.SetScheduleRequest, context: object) -> pb.Clustering:
@@ -275,7 +279,10 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         self, request: pb.ListDuplicatesRequest, context: object
     ) -> AsyncIterator[pb.DuplicateGroup]:
         """Groups of near-duplicates, largest first."""
-        vector = self._store.collection(request.collection).vector(request.vector)
+        # A thread of its own: it takes minutes, and the calls that share threads take moments.
+        loop = asyncio.get_running_loop()
+        collection = await self._in_thread(self._store.collection, request.collection)
+        vector = collection.vector(request.vector)
         cosine = request.min_cosine if request.HasField("min_cosine") else DEFAULT_THRESHOLD
         gone = threading.Event()
 
@@ -294,7 +301,10 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         )
         groups = finder.groups()
         try:
-            while (group := await self._in_thread(next, groups, None)) is not None:
+            while True:
+                group = await loop.run_in_executor(self._searching, next, groups, None)
+                if group is None:
+                    return
                 yield group
         finally:
             gone.set()
@@ -363,7 +373,10 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
 
     def _drift_of(self, collection: str, clustering: str) -> Drift | None:
         state = Clusterings(self._store, collection).state(clustering)
-        return ageing.measure(self._store, collection, state) if state.active_run else None
+        if state.active_run:
+            with contextlib.suppress(NotFound):  # then there is nothing to compare with
+                return ageing.measure(self._store, collection, state)
+        return None
 
     def _newcomers_of(self, collection: str, clustering: str) -> Newcomers:
         key = (collection, clustering)

@@ -133,7 +133,10 @@ def naming(message: pb.Naming, dim: int) -> Naming:
     for row, word in enumerate(message.vocabulary):
         vector = np.frombuffer(word.vector, np.dtype("<f4")) if len(word.vector) % 4 == 0 else ()
         if len(vector) != dim or not np.isfinite(vector).all():
-            msg = f"naming.vocabulary: {word.text!r}: expected a vector of {dim} finite float32"
+            msg = (
+                f"naming.vocabulary: {word.text!r}: expected a vector of {dim} finite float32, "
+                f"got {len(word.vector)} bytes"
+            )
             raise InvalidArgument(msg, field="naming.vocabulary")
         vectors[row] = vector
     words = tuple(word.text for word in message.vocabulary)

@@ -16,7 +16,7 @@ import numpy as np
 from clusterer.duplicates import LEAST_THRESHOLD, duplicate_groups
 from clusterer.methods import evoc, gmm, hdbscan, kmeans
 from clusterer.methods.values import Fit, Plan
-from shoal.errors import InvalidArgument, Unsupported
+from shoal.errors import FitFailed, InvalidArgument, Unsupported
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
@@ -85,6 +85,14 @@ def run_fit(plan: Plan, vectors: Vectors, warm: Vectors | None) -> Fit:
     kept = np.unique(groups)
     if len(kept) < plan.least_points:  # too few different ones: then all count
         return method.run(vectors, plan.options, warm)
-    fit = method.run(np.ascontiguousarray(vectors[kept]), plan.options, warm)
+    dropped = len(vectors) - len(kept)
+    try:
+        fit = method.run(np.ascontiguousarray(vectors[kept]), plan.options, warm)
+    except FitFailed as exc:
+        if not dropped:
+            raise
+        counted = f"{dropped} near-duplicates of {len(vectors)} points counted once"
+        msg = f"{exc.message} ({counted}; duplicate_cosine 2 counts all)"
+        raise FitFailed(msg) from exc
     labels = None if fit.labels is None else fit.labels[np.searchsorted(kept, groups)]
-    return replace(fit, labels=labels, facts={**fit.facts, "duplicates": len(vectors) - len(kept)})
+    return replace(fit, labels=labels, facts={**fit.facts, "duplicates": dropped})

@@ -22,6 +22,8 @@ from shoal.vectors import Labels, Vectors
 
 LEAST_CLUSTER: Final = 5
 """The package's own default, at the finest layer."""
+_LEAST_DIM: Final = 4
+"""Of the embedding of its graph, which begins at that many principal components."""
 _LEAST_POINTS: Final = 32
 """With fewer, its graph of 15 neighbours is most of all pairs."""
 
@@ -62,6 +64,11 @@ def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> F
     """
     del warm
     wanted = EvocOptions(**options)
+    if vectors.shape[1] < _LEAST_DIM:
+        msg = (
+            f"method evoc needs vectors of at least {_LEAST_DIM} dimensions, got {vectors.shape[1]}"
+        )
+        raise FitFailed(msg)
     chosen, layers = evoc_layers(vectors, wanted.min_cluster_size, seed=wanted.seed)
     layer = chosen if wanted.layer is None else wanted.layer
     if wanted.coarsest:

@@ -69,7 +69,7 @@ def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> F
 
 
 def fit_mixture(vectors: Vectors, k: int, *, dim: int, seed: int) -> tuple[Mixture, float]:
-    """A mixture of ``k`` components on at most ``dim`` principal components.
+    """A mixture of at most ``k`` components on at most ``dim`` principal components.
 
     Returns:
         The mixture, and the mean log-likelihood of ``vectors`` (N, D).
@@ -90,15 +90,18 @@ def fit_mixture(vectors: Vectors, k: int, *, dim: int, seed: int) -> tuple[Mixtu
             reg_covar=_VARIANCE_FLOOR,
             random_state=seed % 2**32,
         ).fit(reduced.points)
-    centroids = directions(reduced.mean + found.means_ @ reduced.axes)
-    if len(centroids) < k:
+    # Of fewer different vectors than components, some components get none.
+    kept = np.unique(found.predict(reduced.points))
+    means = found.means_[kept]
+    centroids = directions(reduced.mean + means @ reduced.axes)
+    if len(centroids) < len(kept):
         raise FitFailed("a component's mean has no direction: the vectors cancel out")
     model = Mixture(
         centroids=centroids,
         mean=reduced.mean,
         axes=reduced.axes,
-        means=found.means_,
-        variances=found.covariances_,
-        log_weights=np.log(found.weights_),
+        means=means,
+        variances=found.covariances_[kept],
+        log_weights=np.log(found.weights_[kept]),
     )
     return model, float(found.lower_bound_)

@@ -71,6 +71,7 @@ def lloyd(
             found = directions(sums)
             if len(found) < k:
                 found = _refilled(vectors, found, now, k)
+                k = len(found)  # fewer, if there are no more different vectors
                 labels, before = None, np.inf
             elif tolerance and inertia >= before * (1 - tolerance):
                 break

@@ -46,8 +46,8 @@ def duplicates(
     rows = [
         (str(number), f"{each.cosine:.4f}", each.id, each.uri or each.key or "-")
         for number, group in enumerate(groups, 1)
-        for each in group
+        for each in group.members
     ]
     print_table(("group", "cosine", "id", "image"), rows)
-    copies = sum(len(group) - 1 for group in groups)
+    copies = sum(group.size - 1 for group in groups)
     click.echo(f"{len(groups):,} groups, {copies:,} images are near-duplicates of another")

@@ -86,7 +86,7 @@ _METHOD: tuple[Decorator, ...] = (
     _whole("--sample-size", "Most points that the fit looks at. 0: the server's limit."),
     _whole("--n-init", "Starts of k-means, of which the best is kept. 0: by size."),
     _whole("--mini-batch", "k-means in batches of so many points. 0: full batches."),
-    _whole("--min-cluster-size", "Fewest points of a cluster of hdbscan or evoc. 0: by size."),
+    _whole("--min-cluster-size", "Fewest points of a cluster. 0: hdbscan by size, evoc 5."),
     _whole("--min-samples", "Neighbours that make a core point of hdbscan. 0: 5."),
     option(
         "--reduction",
@@ -174,6 +174,9 @@ def method_of(options: dict[str, Any]) -> Method:
     if name not in {"kmeans", "gmm"} and k is not None:
         message = f"-k is for --method kmeans or gmm: {name} finds its own number"
         raise click.UsageError(message)
+    if k not in (None, "auto") and (options["k_min"] or options["k_max"]):
+        message = "--k-min and --k-max are for -k auto"
+        raise click.UsageError(message)
     for key, (flag, methods) in _ONLY.items():
         unset = (None,) if key in _ZERO_COUNTS else (None, 0, "", (), False)
         if options[key] not in unset and name not in methods:
@@ -230,7 +233,11 @@ def _naming(options: dict[str, Any], client: Client) -> Naming | None:
         return None
     words: list[str] = []
     if file is not None:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as exc:
+            message = f"{file}: expected words in UTF-8, got byte {exc.object[exc.start]:#04x}"
+            raise click.UsageError(message) from exc
         words = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
         if not words:
             message = f"{file}: expected words, one a line, got none"

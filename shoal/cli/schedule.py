@@ -14,6 +14,8 @@ from shoal.cli.options import Target, json_option, option, target_options
 from shoal.cli.output import print_json, short_time
 from shoal.client import Clustering, Schedule
 
+_MOST_S = 3650 * 86_400
+"""The contract's limit."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -31,7 +33,10 @@ class DurationType(click.ParamType[Any]):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value).strip())
         if found is None:
             self.fail(f"expected a number with s, m, h or d, such as 6h; got {value!r}", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
+        seconds = float(found[1]) * _UNITS[found[2]]
+        if seconds > _MOST_S:
+            self.fail(f"expected at most 3650d, got {value}", param, ctx)
+        return seconds
 
 
 @click.group(cls=Group)

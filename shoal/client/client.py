@@ -21,7 +21,7 @@ from shoal.client.runs import (
     Cluster,
     Clustering,
     ClusterList,
-    Duplicate,
+    DuplicateGroup,
     Method,
     Run,
     RunOptions,
@@ -309,7 +309,7 @@ class Client:
         collection: str = COLLECTION,
         vector: str = "",
         min_cosine: float | None = None,
-    ) -> Generator[tuple[Duplicate, ...], None, None]:
+    ) -> Generator[DuplicateGroup, None, None]:
         """Groups of near-duplicates, largest first; the first of each stands for it."""
         request = clusterer_pb2.ListDuplicatesRequest(
             collection=collection, vector=vector, min_cosine=min_cosine

@@ -236,6 +236,14 @@ class Duplicate:
 
 
 @dataclass(frozen=True, slots=True)
+class DuplicateGroup:
+    """Near-duplicates of ``members[0]``, nearest first; ``size`` counts those not listed too."""
+
+    members: tuple[Duplicate, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Clustering:
     """One clustering of a collection: which run readers see, and what came in since."""
 

@@ -9,6 +9,7 @@ from shoal.client.runs import (
     Clustering,
     Drift,
     Duplicate,
+    DuplicateGroup,
     EmbeddingVectors,
     Gates,
     GaussianMixture,
@@ -252,9 +253,10 @@ def _from_schedule(message: clusterer_pb2.Schedule) -> Schedule:
     )
 
 
-def from_duplicates(message: clusterer_pb2.DuplicateGroup) -> tuple[Duplicate, ...]:
+def from_duplicates(message: clusterer_pb2.DuplicateGroup) -> DuplicateGroup:
     """A group of near-duplicates."""
-    return tuple(Duplicate(m.id, m.key, m.uri, m.cosine) for m in message.members)
+    members = tuple(Duplicate(m.id, m.key, m.uri, m.cosine) for m in message.members)
+    return DuplicateGroup(members, message.size)
 
 
 def from_cluster(message: search_pb2.Cluster) -> Cluster:

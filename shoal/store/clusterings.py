@@ -49,8 +49,8 @@ class State:
     ``fence`` grows with every lease; a write that names an older one changes nothing.
     ``previous_run`` is the run whose assignment is intact in the other slot. ``run_noise`` and
     ``run_confidence`` (a mean) are of the points that the active run assigned, ``previous_noise``
-    and ``previous_confidence`` those of the run before; the ``newcomers``
-    came after it: how many, how many of them are not noise, and the sum of those' confidences.
+    and ``previous_confidence`` those of the run before; the ``newcomers`` came
+    after it: how many of them are not noise, and the sum of those' confidences.
     """
 
     clustering: str
@@ -68,7 +68,6 @@ class State:
     run_confidence: float = 0.0
     previous_noise: int = 0
     previous_confidence: float = 0.0
-    newcomers: int = 0
     newcomers_clustered: int = 0
     newcomers_confidence: float = 0.0
 
@@ -246,6 +245,18 @@ class Clusterings:
             )
         return sorted(found, key=lambda c: c.cluster)
 
+    def sizes(self, clustering: str, run: str) -> dict[int, int]:
+        """The size of each cluster of ``run`` when it ended, by id; NotFound if there are none."""
+        options = Scan(where=_clusters_where(clustering, run), fields=("cluster", "size"))
+        found = {
+            int(payload["cluster"]): int(payload["size"])  # type: ignore[arg-type]
+            for block in self._store.scan(self._records, options)
+            for payload in block.payloads
+        }
+        if not found:
+            raise NotFound(f"clustering {clustering!r} has no clusters of run {run!r}")
+        return found
+
     def count_clusters(self, clustering: str, run: str) -> int:
         """The number of clusters of ``run``."""
         return self._store.count(self._records, _clusters_where(clustering, run))
@@ -277,6 +288,23 @@ class Clusterings:
             return
         record = {**payload, "kind": "schedule", "clustering": clustering}
         self._store.upsert(self._records, [Point(_schedule_id(clustering), {}, record)])
+
+    def due_schedules(self, now: float) -> list[str]:
+        """The clusterings whose stored schedule has a ``next_at`` of ``now`` or before."""
+        where = Where(must=(Equals("kind", "schedule"), Within("next_at", lte=now)))
+        options = Scan(where=where, fields=("clustering",))
+        blocks = self._store.scan(self._records, options)
+        return sorted(str(payload["clustering"]) for b in blocks for payload in b.payloads)
+
+    def move_schedule(self, clustering: str, expected: float, changes: Payload) -> None:
+        """Sets ``changes`` in the stored schedule if its ``next_at`` is still ``expected``."""
+        where = Where(
+            must=(
+                IdIn([_schedule_id(clustering)]),
+                Within("next_at", gte=expected, lte=expected),
+            )
+        )
+        self._store.set_payload(self._records, changes, where=where)
 
     def schedule(self, clustering: str) -> Payload | None:
         """What ``put_schedule`` stored; None if there is none."""

@@ -484,10 +484,12 @@ class ListDuplicatesRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., vector: _Optional[str] = ..., min_cosine: _Optional[float] = ...) -> None: ...
 
 class DuplicateGroup(_message.Message):
-    __slots__ = ("members",)
+    __slots__ = ("members", "size")
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     members: _containers.RepeatedCompositeFieldContainer[Duplicate]
-    def __init__(self, members: _Optional[_Iterable[_Union[Duplicate, _Mapping]]] = ...) -> None: ...
+    size: int
+    def __init__(self, members: _Optional[_Iterable[_Union[Duplicate, _Mapping]]] = ..., size: _Optional[int] = ...) -> None: ...
 
 class Duplicate(_message.Message):
     __slots__ = ("id", "key", "uri", "cosine")

@@ -157,7 +157,8 @@ class ClustererServiceServicer:
 
     def ListDuplicates(self, request, context):
         """Groups of points that are near-duplicates of each other, largest first. Reads the whole
-        collection: 64 bytes of memory per point, and the vectors of the candidates once more.
+        collection, and the vectors of the candidates once more: 0.3 to 1 KB of memory per point. One
+        such call at a time; others wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -310,7 +310,9 @@ def test_duplicates_are_listed_in_groups(shoal: Run, tmp_path: Path, pictures: A
     assert shoal("ingest", "d", "--keys", "name", *place).code == 0
     result = shoal("duplicates", "--json", *place)
     assert result.code == 0, result.stderr
-    (group,) = json.loads(result.stdout)
+    (found,) = json.loads(result.stdout)
+    group = found["members"]
+    assert found["size"] == 2
     assert {one["key"] for one in group} == {"d/0.png", "d/copy.jpg"}
     assert group[0]["cosine"] == 1
     assert 0.95 <= group[1]["cosine"] < 1

@@ -243,3 +243,17 @@ def test_prototypes_choose_the_cluster_of_the_nearest_one() -> None:
         ]
         best = int(np.argmax(cosines))
         assert label == (best if cosines[best] >= thresholds[best] else NOISE)
+
+
+def test_components_that_nothing_falls_to_are_dropped() -> None:
+    """Fewer different vectors than components: as many clusters as there are groups of them."""
+    vectors = np.repeat(blobs(3, centres=3, spread=0.0), 20, axis=0)
+    labels, found = fit(vectors, gmm=pb.GaussianMixture(k=5))
+    assert len(found.model.centroids) == len(set(labels.tolist())) <= 3
+
+
+def test_only_noise_after_duplicates_says_how_many_counted() -> None:
+    """A hundred copies of six pictures are six points, and the error says so."""
+    vectors = np.repeat(blobs(6, spread=1.0), 20, axis=0)
+    with pytest.raises(FitFailed, match="114 near-duplicates of 120 points counted once"):
+        fit(vectors, DUPLICATE_COSINE, hdbscan=pb.Hdbscan(min_cluster_size=5))

@@ -17,7 +17,14 @@ from clusterer.newcomers import Newcomers
 from clusterer.points import unpack_ids
 from clusterer.run import Outcome, Run
 from clusterer.sampling import sample_vectors
-from shoal.errors import Cancelled, LeaseHeld, LeaseLost, NotEnoughPoints, StoreUnavailable
+from shoal.errors import (
+    Cancelled,
+    Conflict,
+    LeaseHeld,
+    LeaseLost,
+    NotEnoughPoints,
+    StoreUnavailable,
+)
 from shoal.store import Store
 from shoal.store.model import Block, IdIn, Payload, Point, Scan, VectorSpec, Where, point_id
 from shoal.v1 import clusterer_pb2 as pb
@@ -520,10 +527,10 @@ def test_newcomers_of_a_density_run_are_assigned_or_noise(bench: Bench) -> None:
     assert sum(labels[one] == NOISE for one in outside) >= 25
     state = bench.state
     noise = sum(labels[one] == NOISE for one in (*inside, *outside))
-    assert (state.newcomers, state.newcomers_clustered) == (80, 80 - noise)
+    assert state.newcomers_clustered == 80 - noise
     assert 0.5 < state.newcomers_confidence / state.newcomers_clustered <= 1
     density(bench)
-    assert (bench.state.newcomers, bench.state.newcomers_confidence) == (0, 0.0)
+    assert (bench.state.newcomers_clustered, bench.state.newcomers_confidence) == (0, 0.0)
 
 
 def test_noise_is_clustered_alone(bench: Bench) -> None:
@@ -559,7 +566,7 @@ def test_noise_of_a_run_that_leaves_none_cannot_be_clustered(bench: Bench) -> No
     bench.put(blobs(100))
     bench.recluster(4)
     _, execute = bench.start(bench.task(0, fit=plan_fit(DENSITY), noise_only=True))
-    with pytest.raises(NotEnoughPoints, match="points of noise in collection 'toys', which is 0"):
+    with pytest.raises(Conflict, match="left no noise: it was not of hdbscan or evoc"):
         execute()
 
 
@@ -591,3 +598,24 @@ def test_names_come_from_fields_and_stay_with_their_ids(bench: Bench) -> None:
     assert first == {labels[ids[i]]: f"k{i}" for i in range(5)}
     bench.recluster(5, seed=3)
     assert names() == first
+
+
+def test_noise_of_another_vector_cannot_be_clustered(store: Store) -> None:
+    """Prototypes of two embedding spaces must not stand beside each other."""
+    specs = [VectorSpec("toy", DIM, "f" * 64), VectorSpec("other", DIM, "e" * 64)]
+    store.create_collection("toys", specs)
+    bench = Bench(store)
+    vectors = np.concatenate([blobs(200, spread=0.05), scattered(40)])
+    store.upsert(
+        "toys",
+        [
+            Point(point_id(str(i)), {"toy": one, "other": -one}, {"ingested_at": 0.0})
+            for i, one in enumerate(vectors)
+        ],
+    )
+    density(bench)
+    before = bench.labels()
+    _, execute = bench.start(bench.task(0, fit=plan_fit(DENSITY), noise_only=True, vector="other"))
+    with pytest.raises(Conflict, match="expected the active run's vector, toy, got other"):
+        execute()
+    assert bench.labels() == before

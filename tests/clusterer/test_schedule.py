@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +11,8 @@ from clusterer import schedule as schedules
 from clusterer.drift import Baseline, Drift, compare
 from clusterer.schedule import Schedule, from_message, next_time
 from clusterer.scheduler import Scheduler
-from shoal.errors import InvalidArgument, LeaseHeld
+from shoal.errors import Cancelled, InvalidArgument, LeaseHeld, StoreUnavailable
+from shoal.store.model import Payload
 from shoal.v1 import clusterer_pb2 as pb
 
 NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC).timestamp()
@@ -55,15 +57,17 @@ def test_interval_that_was_missed_is_made_up_once() -> None:
     ("message", "words"),
     [
         (wanted(), "expected cron or interval"),
-        (every(0.5), "at least 1 s, got 0.5"),
+        (every(0.5), "expected 1 to 3.1536e+08 s, got 0.5"),
         (wanted(cron="* * * *"), "five fields"),
         (wanted(cron="61 * * * *"), "61"),
         (wanted(cron="0 0 31 2 *"), "0 0 31 2"),
+        (wanted(cron="R R * * *"), "five fields of numbers"),
+        (every(1e10), "got 1e+10"),
     ],
 )
 def test_schedule_out_of_range_is_refused(message: pb.Schedule, words: str) -> None:
     """What was expected and what was got."""
-    with pytest.raises(InvalidArgument, match=words.replace("*", r"\*")):
+    with pytest.raises(InvalidArgument, match=re.escape(words)):
         from_message(message, NOW)
 
 
@@ -124,6 +128,52 @@ def test_scheduler_starts_what_is_due_once(bench: Bench) -> None:
     stored = schedules.load(bench.clusterings, "default")
     assert stored is not None
     assert stored.last_run == "run-1"
+
+
+@pytest.mark.parametrize("fail", [Cancelled("shutting down"), StoreUnavailable("away")])
+def test_scheduler_keeps_what_it_could_not_try(bench: Bench, fail: Exception) -> None:
+    """A shutdown or an absent store leaves the run due, for the next look or another process."""
+    put(bench, every(60))
+    Desk(bench, fail=fail).scheduler.tick(NOW + 60)
+    desk = Desk(bench)
+    desk.scheduler.tick(NOW + 61)
+    assert len(desk.asked) == 1
+
+
+def test_scheduler_goes_on_past_a_record_that_cannot_be_read(bench: Bench) -> None:
+    """One bad record is logged; the schedules of other clusterings run."""
+    put(bench, every(60))
+    bench.clusterings.ensure("broken")
+    bad: Payload = {"record": {"cron": 7}, "next_at": NOW, "last_run": ""}
+    bench.clusterings.put_schedule("broken", bad)
+    desk = Desk(bench)
+    desk.scheduler.tick(NOW + 60)
+    assert [one.clustering for one in desk.asked] == ["default"]
+
+
+def test_scheduler_does_not_bring_back_what_was_removed_meanwhile(bench: Bench) -> None:
+    """Removed or set anew while its run was starting, a schedule stays as it was left."""
+    put(bench, every(60))
+    desk = Desk(bench)
+    start = desk.scheduler.start
+
+    def start_and_remove(request: pb.CreateRunRequest) -> pb.Run:
+        schedules.save(bench.clusterings, "default", None)
+        return start(request)
+
+    Scheduler(bench.store, start_and_remove, desk.drift).tick(NOW + 60)
+    assert len(desk.asked) == 1
+    assert schedules.load(bench.clusterings, "default") is None
+
+    put(bench, every(60))
+    other = from_message(every(600), NOW + 1)
+
+    def start_and_change(request: pb.CreateRunRequest) -> pb.Run:
+        schedules.save(bench.clusterings, "default", other)
+        return start(request)
+
+    Scheduler(bench.store, start_and_change, desk.drift).tick(NOW + 60)
+    assert schedules.load(bench.clusterings, "default") == other
 
 
 def test_two_schedulers_ask_for_the_same_run(bench: Bench) -> None:

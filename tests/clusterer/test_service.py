@@ -13,10 +13,11 @@ from reclustering import DIM, Bench, blobs, fit_here
 from serving import serving
 
 from clusterer.config import ClustererConfig
+from clusterer.duplicate_listing import DuplicateFinder
 from clusterer.service import ClustererService
 from shoal.errors import StoreUnavailable
 from shoal.rpc.status import from_rpc_error
-from shoal.store.model import VectorSpec
+from shoal.store.model import IdIn, VectorSpec, Where
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import clusterer_pb2_grpc
 
@@ -453,3 +454,29 @@ def test_service_rollback_brings_back_what_the_drift_is_measured_by(
     assert whole[1] != noisy[1]
     stub.Rollback(pb.RollbackRequest(collection="toys"))
     assert measured() == noisy
+
+
+def test_service_answers_for_a_clustering_whose_records_are_lost(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """Without them there is no drift, and the clustering is told all the same."""
+    bench.put(blobs(50))
+    finish(stub, stub.CreateRun(asked(3)))
+    bench.clusterings.drop_clusters_except("default", (), fence=2**31)
+    state = stub.GetClustering(pb.GetClusteringRequest(collection="toys"))
+    assert (state.clusters, state.assigned) == (0, 50)
+    assert not state.HasField("drift")
+    assert len(stub.ListClusterings(pb.ListClusteringsRequest(collection="toys")).clusterings) == 1
+
+
+def test_duplicates_deleted_meanwhile_are_in_no_group(bench: Bench) -> None:
+    """A group whose first is gone, or all others, is not listed."""
+    vectors = np.repeat(blobs(3, spread=0.5), 2, axis=0)
+    ids = bench.put(vectors)
+    finder = DuplicateFinder(bench.store, "toys", "toy", 0.99, 64, lambda: None)
+    groups = finder.groups()
+    assert next(groups).size == 2
+    left = {one for group in finder.groups() for one in (m.id for m in group.members)}
+    assert left == set(ids)
+    bench.store.delete("toys", Where((IdIn(ids),)))
+    assert list(groups) == []
