@@ -14,97 +14,35 @@ Until the flip, readers follow the other slot and see nothing of it.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
 from clusterer import points, writeback
 from clusterer.assigning import Assignment, NoiseRule, Rule
-from clusterer.child import Fitter
-from clusterer.config import ClustererConfig, Gates
 from clusterer.lease import Lease
 from clusterer.matching import Clusters, Matching, match
-from clusterer.methods import Fit, Plan
+from clusterer.methods import Fit
 from clusterer.models import Prototypes, pack, unpack
-from clusterer.naming import Naming, nearest_words
+from clusterer.naming import nearest_words
 from clusterer.plan import (
     Quality,
-    Report,
     centroid_drift,
     objections,
     report,
     sampled_silhouette,
 )
 from clusterer.sampling import Sample, sample_vectors
-from shoal.errors import Cancelled, Conflict, NotEnoughPoints, NotFound, ShoalError
+from clusterer.task import Outcome, Progress, RunContext, Task, not_enough
+from shoal.errors import Cancelled, Conflict, NotFound, ShoalError
 from shoal.store.clusterings import Clusterings, ClusterRecord, State
-from shoal.store.gateway import Store
 from shoal.store.model import Empty, Equals, Scan, Where, Within
 from shoal.vectors import NOISE, Labels
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What to run, checked. ``vector`` is the name of the vector to cluster."""
-
-    run: str
-    collection: str
-    clustering: str
-    vector: str
-    fit: Plan
-    sample_size: int
-    seed: int
-    warm_start: bool
-    plan_only: bool
-    force: bool
-    gates: Gates
-    noise_only: bool = False
-    naming: Naming = field(default_factory=Naming)
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run is. Written by the run's thread, read by anyone; ``changed`` tells of it."""
-
-    stage: str = ""
-    done: int = 0
-    total: int = 0
-    stage_s: dict[str, float] = field(default_factory=dict)
-    report: Report | None = None
-    objections: tuple[str, ...] = ()
-    points_written: int = 0
-    base_run: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What the fit had to say."""
-
-
-class Outcome(StrEnum):
-    """How a run that did not fail ended."""
-
-    SUCCEEDED = "succeeded"
-    PLANNED = "planned"
-    REFUSED = "refused"
-
-
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """What a run works with: ``cutover_lock`` keeps newcomers still while the pointer flips."""
-
-    store: Store
-    config: ClustererConfig
-    cutover_lock: threading.Lock
-    cancelled: threading.Event
-    changed: Callable[[], None]
-    fit: Fitter
 
 
 class Run:
@@ -414,17 +352,3 @@ class Run:
             )
         except ShoalError as exc:  # the next run drops them
             _LOG.warning("old clusters were not dropped: %s", exc.message)
-
-
-def not_enough(plan: Plan, points: int, collection: str, *, noise: bool = False) -> NotEnoughPoints:
-    """The error for a method that needs more points than there are."""
-    k = plan.options.get("k")
-    what = "points of noise" if noise else "points"
-    there = f"the number of {what} in collection {collection!r}, which is {points}"
-    if k:
-        return NotEnoughPoints(f"k = {k} is larger than {there}", k=str(k), points=str(points))
-    return NotEnoughPoints(
-        f"{plan.least_points}, the fewest points that method {plan.method} can use, is larger "
-        f"than {there}",
-        points=str(points),
-    )

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from clusterer import wire
-from clusterer.run import Progress
+from clusterer.task import Progress
 from shoal.errors import InvalidArgument, NotFound
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store

@@ -17,8 +17,9 @@ from clusterer import wire
 from clusterer.child import Fitter, fit_in_child
 from clusterer.config import ClustererConfig
 from clusterer.lease import Holder, Lease, acquire, break_lease
-from clusterer.run import Progress, Run, RunContext, Task, not_enough
+from clusterer.run import Run
 from clusterer.runbook import Runbook
+from clusterer.task import Progress, RunContext, Task, not_enough
 from shoal.errors import Cancelled, Conflict, NotFound, NothingToRollBack, ShoalError
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store

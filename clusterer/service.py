@@ -1,4 +1,4 @@
-"""The clusterer as a gRPC service: messages to the runner and back, and the newcomers' task."""
+"""The clusterer as a gRPC service: messages to the runner and back, and its own tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,20 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import grpc.aio
-from prometheus_client import Counter, Gauge
 
 from clusterer import ageing, wire
 from clusterer import schedule as schedules
 from clusterer.child import Fitter, fit_in_child
 from clusterer.config import ClustererConfig
-from clusterer.drift import Drift
 from clusterer.duplicate_listing import DuplicateFinder
 from clusterer.duplicates import DEFAULT_THRESHOLD
 from clusterer.methods import LEAVES_NOISE, plan_fit
-from clusterer.newcomers import Newcomers
-from clusterer.run import Task
 from clusterer.runner import Runner
-from clusterer.scheduler import Scheduler
+from clusterer.task import Task
+from clusterer.upkeep import Upkeep
 from shoal.errors import Cancelled, InvalidArgument, NotFound, ShoalError
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
@@ -36,8 +32,6 @@ from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import clusterer_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
-_ASSIGNED = Counter("shoal_clusterer_newcomers", "Points assigned between runs.")
-_LAST_LOOK = Gauge("shoal_clusterer_last_look_seconds", "When new points were last looked for.")
 _PAGE, _LARGEST_PAGE = 50, 1000
 _CALL_THREADS = 4
 _WATCH_S = 0.1
@@ -63,9 +57,10 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         self._runner = Runner(store, config, fit=fit)
         self._threads = ThreadPoolExecutor(_CALL_THREADS, "clusterer")
         self._searching = ThreadPoolExecutor(1, "duplicates")
-        self._newcomers: dict[tuple[str, str], Newcomers] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._schedules: asyncio.Task[None] | None = None
+        self._upkeep = Upkeep(
+            self._runner, store, config, start=self._create, check=self._check_running
+        )
+        self._tasks: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -73,27 +68,27 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         clusterer_pb2_grpc.add_ClustererServiceServicer_to_server(self, server)
 
     async def start(self) -> None:
-        """Frees the leases of a dead process, and begins to look for new points."""
+        """Frees the leases of a dead process, and begins what is done without being asked."""
         await self._in_thread(self._runner.recover)
-        self._task = asyncio.create_task(self._assign_newcomers(), name="newcomers")
-        self._schedules = asyncio.create_task(self._keep_schedules(), name="schedules")
+        upkeep, pause_s = self._upkeep, self._config.assign_interval_s
+        self._tasks = [
+            asyncio.create_task(self._repeat(upkeep.assign_newcomers, pause_s, "newcomers")),
+            asyncio.create_task(self._repeat(upkeep.keep_schedules, _SCHEDULE_S, "schedules")),
+        ]
 
     async def ready(self) -> bool:
-        """True when the store answers and the newcomers' task lives."""
+        """True when the store answers and what is done without being asked goes on."""
         await self._in_thread(self._store.collections)
-        return self._task is not None and not self._task.done()
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     def drain(self) -> None:
         """Cancels the runs under way, which ends their watches; active clusterings stay whole."""
         self._runner.cancel_all()
 
     async def stop(self, grace_s: float) -> None:
-        """Waits for the runs, which end at their next step, and for the newcomers' task."""
+        """Waits for the runs, which end at their next step, and for the tasks."""
         self._stopping.set()
-        if self._task is not None:
-            await self._task
-        if self._schedules is not None:
-            await self._schedules
+        await asyncio.gather(*self._tasks)
         await asyncio.to_thread(self._searching.shutdown)
         await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self._runner.close)
@@ -309,80 +304,23 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         finally:
             gone.set()
 
-    async def _assign_newcomers(self) -> None:
-        """Looks for new points until told to stop; a failure is logged once, and tried again."""
+    async def _repeat(self, work: Callable[[], None], pause_s: float, what: str) -> None:
+        """Does ``work`` until told to stop; a failure is logged once, and tried again."""
         failing = ""
         while not self._stopping.is_set():
             try:
-                _ASSIGNED.inc(await self._in_thread(self._look))
-                _LAST_LOOK.set_to_current_time()
+                await self._in_thread(work)
                 failing = ""
             except ShoalError as exc:
                 if exc.reason != failing:
-                    _LOG.warning("new points are not assigned: %s", exc.message)
+                    _LOG.warning("%s: %s", what, exc.message)
                 failing = exc.reason
-            except Exception:  # noqa: BLE001 - a defect must not end the assignment for good
-                _LOG.exception("new points were not assigned")
+            except Exception:  # noqa: BLE001 - a defect must not end the work for good
+                _LOG.exception("%s", what)
             try:
-                await asyncio.wait_for(self._stopping.wait(), self._config.assign_interval_s)
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
             except TimeoutError:
                 continue
-
-    def _look(self) -> int:
-        """Looks once in every clustering; the first failure is raised when all were looked at."""
-        assigned, failures = 0, list[ShoalError]()
-        for collection in self._store.collections():
-            for clustering in collection.clusterings:
-                try:
-                    assigned += self._look_in(collection.name, clustering)
-                except ShoalError as exc:
-                    failures.append(exc)
-        if failures:
-            raise failures[0]
-        return assigned
-
-    def _look_in(self, collection: str, clustering: str) -> int:
-        lock = self._runner.cutover_lock(collection, clustering)
-        if not lock.acquire(blocking=False):
-            return 0  # a cutover is under way, and looks itself
-        try:
-            return self._newcomers_of(collection, clustering).assign(
-                block_size=self._config.block_size, check=self._check_running
-            )
-        finally:
-            lock.release()
-
-    async def _keep_schedules(self) -> None:
-        """Starts scheduled runs, and measures drift, until told to stop."""
-        scheduler = Scheduler(self._store, self._create, self._drift_of)
-        measured = -math.inf
-        while not self._stopping.is_set():
-            try:
-                await self._in_thread(scheduler.tick, time.time())
-                if time.monotonic() - measured >= self._config.drift_interval_s:
-                    measured = time.monotonic()
-                    await self._in_thread(ageing.export, self._store)
-            except ShoalError as exc:
-                _LOG.warning("schedules and drift: %s", exc.message)
-            except Exception:  # noqa: BLE001 - a defect must not end the schedules for good
-                _LOG.exception("schedules and drift")
-            try:
-                await asyncio.wait_for(self._stopping.wait(), _SCHEDULE_S)
-            except TimeoutError:
-                continue
-
-    def _drift_of(self, collection: str, clustering: str) -> Drift | None:
-        state = Clusterings(self._store, collection).state(clustering)
-        if state.active_run:
-            with contextlib.suppress(NotFound):  # then there is nothing to compare with
-                return ageing.measure(self._store, collection, state)
-        return None
-
-    def _newcomers_of(self, collection: str, clustering: str) -> Newcomers:
-        key = (collection, clustering)
-        if key not in self._newcomers:
-            self._newcomers[key] = Newcomers(self._store, collection, clustering)
-        return self._newcomers[key]
 
     def _check_running(self) -> None:
         if self._stopping.is_set():

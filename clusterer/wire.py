@@ -14,7 +14,7 @@ from clusterer.config import Gates
 from clusterer.drift import Drift
 from clusterer.naming import Naming
 from clusterer.plan import Report
-from clusterer.run import Outcome, Progress
+from clusterer.task import Outcome, Progress
 from shoal.errors import InvalidArgument
 from shoal.store.model import Payload
 from shoal.v1 import clusterer_pb2 as pb

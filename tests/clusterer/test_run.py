@@ -15,8 +15,9 @@ from clusterer.methods import plan_fit, run_fit
 from clusterer.naming import Naming
 from clusterer.newcomers import Newcomers
 from clusterer.points import unpack_ids
-from clusterer.run import Outcome, Run
+from clusterer.run import Run
 from clusterer.sampling import sample_vectors
+from clusterer.task import Outcome
 from shoal.errors import (
     Cancelled,
     Conflict,

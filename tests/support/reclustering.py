@@ -15,7 +15,8 @@ from clusterer.child import Fitter
 from clusterer.config import ClustererConfig, Gates
 from clusterer.lease import Holder, acquire
 from clusterer.methods import Fit, Plan, run_fit
-from clusterer.run import Outcome, Run, RunContext, Task
+from clusterer.run import Run
+from clusterer.task import Outcome, RunContext, Task
 from shoal.store import Store
 from shoal.store.clusterings import Clusterings, State, cluster_of
 from shoal.store.model import Point, Scan, point_id
