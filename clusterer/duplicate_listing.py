@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clusterer.duplicates import BITS, Rows, plan_lsh, verified_groups
+from clusterer.duplicates import BITS, plan_lsh, verified_groups
 from clusterer.points import join_ids, pack_ids, unpack_ids
 from clusterer.sampling import sample_vectors
 from shoal.store.gateway import Store
@@ -83,17 +83,17 @@ class DuplicateFinder:
         ids = join_ids(parts)
         pairs = lsh.candidates(signatures[:taken])
         del signatures
+        dim = len(mean)
         groups = verified_groups(
-            pairs, lambda rows: self._fetch(ids, rows), n=len(ids), threshold=self.threshold
+            pairs, lambda rows: self._fetch(ids[rows], dim), n=len(ids), threshold=self.threshold
         )
         return ids, groups
 
-    def _fetch(self, ids: np.ndarray, rows: Rows) -> Vectors:
-        """The vectors of ``rows``; zeros, which are near nothing, for points that are gone."""
+    def _fetch(self, ids: np.ndarray, dim: int) -> Vectors:
+        """The vectors of ``ids``; zeros, which are near nothing, for points that are gone."""
         self.check()
-        dim = self.store.collection(self.collection).vector(self.vector).dim
-        found = self.store.retrieve(self.collection, unpack_ids(ids[rows]), vectors=(self.vector,))
-        vectors = np.zeros((len(rows), dim), np.float32)
+        found = self.store.retrieve(self.collection, unpack_ids(ids), vectors=(self.vector,))
+        vectors = np.zeros((len(ids), dim), np.float32)
         for at, record in enumerate(found):
             if record is not None and self.vector in record.vectors:
                 vectors[at] = record.vectors[self.vector]
