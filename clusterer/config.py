@@ -64,6 +64,8 @@ class ClustererConfig:
     """How far the clocks of embedders may be behind the clusterer's without a second look."""
     scratch: Path | None = None
     """Where fits keep their temporary files. Default: the system's temporary directory."""
+    heads: str = ""
+    """Where trained heads are kept: a directory or a URL that fsspec knows. Empty: nowhere."""
     gates: Gates = field(default_factory=Gates)
     """Thresholds for runs that bring none of their own."""
     matching: MatchThresholds = field(default_factory=MatchThresholds)

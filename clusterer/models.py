@@ -1,15 +1,17 @@
 """What a fit leaves behind: the rule that gives any vector its cluster, or noise. Pure.
 
 A model is arrays and nothing else, so that it can be stored with its run and used by whoever
-assigns the points that come in later. Three rules serve all methods:
+assigns the points that come in later. Four rules serve all methods:
 
 ``Centroids``   the nearest direction (k-means, texts)
 ``Prototypes``  the nearest of several prototypes per cluster, or noise (HDBSCAN, EVoC)
 ``Mixture``     the likeliest Gaussian component (GMM)
+``Head``        what a trained network says (SCP)
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clusterer.assignment import blocks, two_nearest
+from clusterer.head_session import HeadSession
 from shoal.errors import FitFailed
 from shoal.vectors import NOISE, Labels, Vectors
 
@@ -176,6 +179,39 @@ class Mixture:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Each vector belongs to the cluster that a trained network finds likeliest.
+
+    Attributes:
+        centroids: float32 (K, D), the clusters' directions; for matching, not for assigning.
+        graph: uint8 (bytes,), the network in ONNX: vectors in, soft assignments out.
+        columns: int32 (K,): which of its outputs are the clusters.
+    """
+
+    centroids: Vectors
+    graph: npt.NDArray[np.uint8]
+    columns: npt.NDArray[np.int32]
+    kind: str = "head"
+
+    def assign(self, vectors: Vectors) -> Assigned:
+        """The likeliest cluster; confident by its share of the votes for those that there are."""
+        votes = _open_head(self.graph.tobytes()).probabilities(vectors)[:, self.columns]
+        labels = votes.argmax(axis=1).astype(np.int32)
+        total = np.maximum(votes.sum(axis=1), np.finfo(np.float32).tiny)
+        return Assigned(labels, votes[np.arange(len(votes)), labels] / total)
+
+    def arrays(self) -> Arrays:
+        """Centroids, network and columns."""
+        return {"centroids": self.centroids, "graph": self.graph, "columns": self.columns}
+
+
+@functools.lru_cache(maxsize=8)
+def _open_head(graph: bytes) -> HeadSession:
+    """The session of a graph: a run applies the same one to thousands of blocks."""
+    return HeadSession(graph)
+
+
 def margin(
     best: npt.NDArray[np.float32], other: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
@@ -195,6 +231,7 @@ _KINDS: Final[Mapping[str, Callable[..., Model]]] = {
     "centroids": Centroids,
     "prototypes": Prototypes,
     "mixture": Mixture,
+    "head": Head,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,21 +38,38 @@ def sample_vectors(  # noqa: PLR0913 - what, how much, from where, and whom to t
     ids are a uniform sample: no other scan is needed, however large the collection. The scan
     starts at an id drawn from ``seed`` and goes round the end once.
     """
-    first = str(uuid.UUID(bytes=np.random.default_rng(seed).bytes(16)))
     dim = store.collection(collection).vector(options.vector or "").dim
     room = _Room(np.empty((size, dim), np.float32))
-    for block in store.scan(collection, replace(options, start=first)):
-        room.take(block, len(block))
+    for block, count in sampled_blocks(store, collection, options, size=size, seed=seed):
+        room.take(block, count)
         progress(room.taken)
-        if room.full:
-            return room.sample()
+    return room.sample()
+
+
+def sampled_blocks(
+    store: Store, collection: str, options: Scan, *, size: int, seed: int
+) -> Iterator[tuple[Block, int]]:
+    """The sample of ``sample_vectors`` in blocks, of each of which the first so many count.
+
+    Points without the vector are left out, as blocks of them alone are.
+    """
+    first = str(uuid.UUID(bytes=np.random.default_rng(seed).bytes(16)))
+    left = size
+    for block in store.scan(collection, replace(options, start=first)):
+        count = min(left, len(block))
+        if block.vectors is not None:
+            yield block, count
+            left -= count
+        if not left:
+            return
     for block in store.scan(collection, options):
         before = sum(point < first for point in block.ids)
-        room.take(block, before)
-        progress(room.taken)
-        if room.full or before < len(block):
-            break
-    return room.sample()
+        count = min(left, before)
+        if block.vectors is not None and count:
+            yield block, count
+            left -= count
+        if not left or before < len(block):
+            return
 
 
 class _Room:
@@ -61,15 +78,9 @@ class _Room:
         self._ids: list[npt.NDArray[np.void]] = []
         self.taken = 0
 
-    @property
-    def full(self) -> bool:
-        return self.taken == len(self._vectors)
-
-    def take(self, block: Block, most: int) -> None:
-        """Takes the first ``most`` points of ``block``, as far as there is room."""
-        count = min(most, len(self._vectors) - self.taken)
-        if block.vectors is None or not count:
-            return
+    def take(self, block: Block, count: int) -> None:
+        """Takes the first ``count`` points of ``block``."""
+        assert block.vectors is not None  # noqa: S101 - sampled_blocks gives no others
         self._vectors[self.taken : self.taken + count] = block.vectors[:count]
         self._ids.append(pack_ids(block.ids[:count]))
         self.taken += count

@@ -20,20 +20,23 @@ from clusterer.child import Fitter, fit_in_child
 from clusterer.config import ClustererConfig
 from clusterer.duplicate_listing import DuplicateFinder
 from clusterer.duplicates import DEFAULT_THRESHOLD
-from clusterer.methods import LEAVES_NOISE, plan_fit
+from clusterer.methods import LEAVES_NOISE, Surroundings, plan_fit
 from clusterer.runner import Runner
+from clusterer.sampling import sampled_blocks
 from clusterer.task import Task
 from clusterer.upkeep import Upkeep
 from shoal.errors import Cancelled, InvalidArgument, NotFound, ShoalError
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
-from shoal.store.model import Empty, Where, check_clustering_name
+from shoal.store.model import Empty, Scan, Where, check_clustering_name
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import clusterer_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
 _PAGE, _LARGEST_PAGE = 50, 1000
 _CALL_THREADS = 4
+_SENT_ROWS = 256
+"""Vectors of one message: 1.3 MB at 1280-d, under gRPC's default limit of 4."""
 _WATCH_S = 0.1
 """Least time between two messages of a watch: a scan tells of each of its blocks."""
 _SCHEDULE_S = 1.0
@@ -109,8 +112,8 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         """What ``request`` asks for, checked, and the message of its run."""
         clustering = check_clustering_name(request.clustering)
         run = wire.run_id(request.request_id)
-        fit = plan_fit(request.config)
         vector = self._store.collection(request.collection).vector(request.config.vector)
+        fit = plan_fit(request.config, Surroundings(self._config.heads, vector))
         if request.noise_only and fit.method not in LEAVES_NOISE:
             msg = f"noise_only: expected method {' or '.join(LEAVES_NOISE)}, got {fit.method}"
             raise InvalidArgument(msg, field="noise_only")
@@ -139,12 +142,12 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         message.config.sample_size, message.config.vector = task.sample_size, vector.name
         return task, message
 
-    def _sample_size(self, asked: int, least: int) -> int:
+    def _sample_size(self, asked: int, least: int, *, field: str = "config.sample_size") -> int:
         most = self._config.max_sample_size
         if max(asked, least) > most:
+            name = field.rpartition(".")[2]
             raise InvalidArgument(
-                f"sample_size: expected at most {most}, got {max(asked, least)}",
-                field="config.sample_size",
+                f"{name}: expected at most {most}, got {max(asked, least)}", field=field
             )
         return max(asked or self._config.sample_size, least)
 
@@ -269,6 +272,26 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
             clusterings.ensure(name)
         schedules.save(clusterings, name, schedule)
         return self._clustering(request.collection, clusterings.state(name))
+
+    async def SampleVectors(
+        self, request: pb.SampleVectorsRequest, context: object
+    ) -> AsyncIterator[pb.SampledVectors]:
+        """A sample of the vectors, block by block."""
+        collection = await self._in_thread(self._store.collection, request.collection)
+        spec = collection.vector(request.vector)
+        size = self._sample_size(request.size, 0, field="size")
+        count = await self._in_thread(self._store.count, collection.name)
+        size = min(size, count)  # what comes in meanwhile is left out
+        yield pb.SampledVectors(vector=wire.vector_info(spec), total=size)
+        options = Scan(
+            vector=spec.name, fields=("uri",), block_size=min(self._config.block_size, _SENT_ROWS)
+        )
+        blocks = sampled_blocks(self._store, collection.name, options, size=size, seed=request.seed)
+        while True:
+            found = await self._in_thread(next, blocks, None)
+            if found is None:
+                return
+            yield wire.sampled(*found)
 
     async def ListDuplicates(
         self, request: pb.ListDuplicatesRequest, context: object

@@ -16,8 +16,9 @@ from clusterer.naming import Naming
 from clusterer.plan import Report
 from clusterer.task import Outcome, Progress
 from shoal.errors import InvalidArgument
-from shoal.store.model import Payload
+from shoal.store.model import Block, Payload, VectorSpec
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.v1 import common_pb2
 
 STAGE = {
     "sample": pb.RUN_STAGE_SAMPLE,
@@ -182,6 +183,21 @@ def plan(report: Report, objections: tuple[str, ...]) -> pb.Plan:
             overlap=line.overlap,
         )
     return message
+
+
+def vector_info(spec: VectorSpec) -> common_pb2.VectorInfo:
+    """``spec`` as a message."""
+    return common_pb2.VectorInfo(name=spec.name, dim=spec.dim, fingerprint=spec.fingerprint)
+
+
+def sampled(block: Block, count: int) -> pb.SampledVectors:
+    """The first ``count`` points of ``block`` as a message."""
+    assert block.vectors is not None  # noqa: S101 - a sample has no others
+    return pb.SampledVectors(
+        ids=block.ids[:count],
+        vectors=block.vectors[:count].astype("<f4").tobytes(),
+        uris=[str(payload.get("uri") or "") for payload in block.payloads[:count]],
+    )
 
 
 def to_record(run: pb.Run) -> Payload:

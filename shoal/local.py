@@ -35,6 +35,7 @@ from shoal.telemetry import OFF, start_metrics
 if TYPE_CHECKING:
     import grpc.aio
 
+    from clusterer.config import ClustererConfig
     from embedder.config import EmbedderConfig
 
 _log = logging.getLogger(__name__)
@@ -72,6 +73,11 @@ class LocalConfig:
         """The directory of fits: what a killed process left there is removed at the next start."""
         return self.data / "scratch"
 
+    @property
+    def heads(self) -> Path:
+        """The directory of trained heads."""
+        return self.data / "heads"
+
 
 @contextlib.asynccontextmanager
 async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
@@ -83,7 +89,6 @@ async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
         ArtefactError, SelfTestFailed: the encoder is damaged.
     """
     # Only who serves pays for the runtimes that these import.
-    from clusterer.config import ClustererConfig  # noqa: PLC0415
     from clusterer.service import ClustererService  # noqa: PLC0415
     from embedder.config import EmbedderConfig  # noqa: PLC0415
     from embedder.service import EmbedderService  # noqa: PLC0415
@@ -96,7 +101,7 @@ async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
         log_config(config)
         embedder = EmbedderService(config.embedder or EmbedderConfig(), store)
         server.add(embedder)
-        server.add(ClustererService(ClustererConfig(scratch=_emptied(config.scratch)), store))
+        server.add(ClustererService(_clusterer_config(config), store))
         async with _channel_to(embedder, server, config.server) as channel:
             server.add(SearchService(SearchConfig(), store, channel))
             await server.start()
@@ -107,6 +112,12 @@ async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
                 flushing.cancel()
                 await asyncio.gather(flushing, return_exceptions=True)
                 await server.stop()
+
+
+def _clusterer_config(config: LocalConfig) -> ClustererConfig:
+    from clusterer.config import ClustererConfig  # noqa: PLC0415
+
+    return ClustererConfig(scratch=_emptied(config.scratch), heads=str(config.heads))
 
 
 async def _flush_regularly(store: Store) -> None:

@@ -14,13 +14,13 @@ from typing import Any, Final
 import numpy as np
 
 from clusterer.duplicates import LEAST_THRESHOLD, duplicate_groups
-from clusterer.methods import evoc, gmm, hdbscan, kmeans
-from clusterer.methods.values import Fit, Plan
+from clusterer.methods import evoc, gmm, hdbscan, kmeans, scp
+from clusterer.methods.values import Fit, Plan, Surroundings
 from shoal.errors import FitFailed, InvalidArgument, Unsupported
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
-__all__ = ["LEAVES_NOISE", "Fit", "Method", "Plan", "plan_fit", "run_fit"]
+__all__ = ["LEAVES_NOISE", "Fit", "Method", "Plan", "Surroundings", "plan_fit", "run_fit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Method:
     ``run``'s third argument is the active clusters' centroids, to start from if it can.
     """
 
-    plan: Callable[[pb.ClusteringConfig], Plan]
+    plan: Callable[[pb.ClusteringConfig, Surroundings], Plan]
     run: Callable[[Vectors, Mapping[str, Any], Vectors | None], Fit]
 
 
@@ -46,14 +46,16 @@ _METHODS: Final[Mapping[str, Method]] = {
     "gmm": Method(gmm.plan, gmm.run),
     "hdbscan": Method(hdbscan.plan, hdbscan.run),
     "evoc": Method(evoc.plan, evoc.run),
+    "scp": Method(scp.plan, scp.run),
 }
 
 
-def plan_fit(config: pb.ClusteringConfig) -> Plan:
-    """Checks the method and its parameters.
+def plan_fit(config: pb.ClusteringConfig, surroundings: Surroundings | None = None) -> Plan:
+    """Checks the method and its parameters; ``surroundings`` are those of a service.
 
     Raises:
         InvalidArgument: no method, or a parameter out of range.
+        NotFound, EncoderMismatch: a trained head is not there, or not for these vectors.
         Unsupported: a method of the contract that this version does not have.
     """
     method = config.WhichOneof("method")
@@ -68,7 +70,7 @@ def plan_fit(config: pb.ClusteringConfig) -> Plan:
         if not threshold >= LEAST_THRESHOLD:
             msg = f"duplicate_cosine: expected at least {LEAST_THRESHOLD}, got {threshold:g}"
             raise InvalidArgument(msg, field="config.duplicate_cosine")
-    plan = _METHODS[method].plan(config)
+    plan = _METHODS[method].plan(config, surroundings or Surroundings())
     return replace(plan, duplicate_cosine=threshold, seed=config.seed)
 
 

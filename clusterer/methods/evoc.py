@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from clusterer.methods.prototypes import cover
-from clusterer.methods.values import Fit, Plan
+from clusterer.methods.values import Fit, Plan, Surroundings
 from shoal.errors import ConfigError, FitFailed, InvalidArgument
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Labels, Vectors
@@ -38,7 +38,7 @@ class EvocOptions:
     seed: int = 0
 
 
-def plan(config: pb.ClusteringConfig) -> Plan:
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
     """The plan of ``config.evoc``; InvalidArgument for a parameter out of range."""
     wanted = config.evoc
     if wanted.min_cluster_size == 1:

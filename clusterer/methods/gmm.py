@@ -16,7 +16,7 @@ import numpy as np
 from clusterer.assignment import directions
 from clusterer.methods.counts import Count, checked_count, decide
 from clusterer.methods.reduction import checked_dim, principal_components
-from clusterer.methods.values import Fit, Plan
+from clusterer.methods.values import Fit, Plan, Surroundings
 from clusterer.models import Mixture
 from shoal.errors import FitFailed, NotEnoughPoints
 from shoal.v1 import clusterer_pb2 as pb
@@ -44,7 +44,7 @@ class GmmOptions:
     most: int = 0
 
 
-def plan(config: pb.ClusteringConfig) -> Plan:
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
     """The plan of ``config.gmm``; InvalidArgument for a parameter out of range."""
     count = checked_count(config.gmm, "gmm")
     options = GmmOptions(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from clusterer.methods.prototypes import cover
 from clusterer.methods.reduction import checked_dim, principal_components, umap
-from clusterer.methods.values import Fit, Plan
+from clusterer.methods.values import Fit, Plan, Surroundings
 from shoal.errors import ConfigError, InvalidArgument
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Labels, Vectors
@@ -42,7 +42,7 @@ class HdbscanOptions:
     seed: int = 0
 
 
-def plan(config: pb.ClusteringConfig) -> Plan:
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
     """The plan of ``config.hdbscan``; InvalidArgument for a parameter out of range."""
     wanted = config.hdbscan
     reduction = wanted.reduction or "pca"

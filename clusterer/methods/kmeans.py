@@ -16,7 +16,7 @@ import numpy as np
 
 from clusterer.methods.counts import Count, checked_count, decide
 from clusterer.methods.lloyd import Converged, lloyd
-from clusterer.methods.values import Fit, Plan
+from clusterer.methods.values import Fit, Plan, Surroundings
 from clusterer.models import Centroids
 from shoal.errors import NotEnoughPoints
 from shoal.v1 import clusterer_pb2 as pb
@@ -62,7 +62,7 @@ class KMeansFit:
     warm: bool
 
 
-def plan(config: pb.ClusteringConfig) -> Plan:
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
     """The plan of ``config.kmeans``; InvalidArgument for a parameter out of range."""
     wanted = config.kmeans
     count = checked_count(wanted, "kmeans")

@@ -7,10 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from clusterer.models import Model
+from shoal.store.model import VectorSpec
 from shoal.vectors import Labels
 
 NO_DUPLICATES: Final = 2.0
 """A cosine that no two vectors have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a method may need to know beyond its parameters.
+
+    Attributes:
+        heads: Where trained heads are kept; empty for nowhere.
+        vector: The vectors that are to be clustered.
+    """
+
+    heads: str = ""
+    vector: VectorSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

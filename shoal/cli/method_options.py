@@ -69,7 +69,7 @@ _METHOD: tuple[Decorator, ...] = (
         type=click.Choice(METHODS),
         default="kmeans",
         help="How clusters are found. kmeans and gmm need -k; hdbscan and evoc find their own "
-        "number and leave noise. (scp, text: not in this version.)",
+        "number and leave noise; scp applies a trained head. (text: not in this version.)",
     ),
     option("-k", "k", type=CountType(), help="Number of clusters, or auto: let estimators vote."),
     _whole("--k-min", "Fewest clusters of -k auto. 0: 2."),
@@ -101,7 +101,12 @@ _METHOD: tuple[Decorator, ...] = (
     ),
     option("--layer", type=LayerType(), help="Which layer of evoc, 0 the finest, or coarsest."),
     option("--cold-start", is_flag=True, help="Do not start from the active clusters."),
-    option("--head", default="", metavar="NAME", help="The trained head of --method scp."),
+    option(
+        "--head",
+        default="",
+        metavar="NAME",
+        help="The trained head of --method scp: its name, id or hash.",
+    ),
     option("--text", "texts", multiple=True, help="A cluster's text for --method text; repeat."),
     option(
         "--duplicate-cosine",
@@ -173,6 +178,9 @@ def method_of(options: dict[str, Any]) -> Method:
         raise click.UsageError(message)
     if name not in {"kmeans", "gmm"} and k is not None:
         message = f"-k is for --method kmeans or gmm: {name} finds its own number"
+        raise click.UsageError(message)
+    if name == "scp" and not options["head"]:
+        message = "--method scp needs --head: a head of `shoal train scp`"
         raise click.UsageError(message)
     if k not in (None, "auto") and (options["k_min"] or options["k_max"]):
         message = "--k-min and --k-max are for -k auto"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ import click
 
 from shoal.cli.command import Command, Group
 from shoal.cli.options import Decorator, Target, decorate, json_option, option, target_options
-from shoal.cli.output import print_json, print_table, talk
+from shoal.cli.output import print_json, print_table, short_time, talk
+from shoal.cli.train import DEFAULT_HEADS
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,14 +33,25 @@ def model() -> None:
 
 
 @model.command("list")
+@option(
+    "--heads",
+    is_flag=False,
+    flag_value=DEFAULT_HEADS,
+    metavar="[DIR|URL]",
+    help=f"List the trained cluster heads there instead, newest first. Alone: {DEFAULT_HEADS}.",
+)
 @json_option
 @target_options
-def list_models(*, as_json: bool, target: Target) -> None:
-    """List a server's encoders, the default one first.
+def list_models(*, heads: str | None, as_json: bool, target: Target) -> None:
+    """List a server's encoders, the default one first; or trained heads.
 
     Example:
       shoal model list --json
+      shoal model list --heads s3://bucket/heads
     """
+    if heads is not None:
+        _list_heads(heads, as_json=as_json)
+        return
     with target.connect() as client:
         info = client.info()
     if as_json:
@@ -64,6 +77,30 @@ def list_models(*, as_json: bool, target: Target) -> None:
 
 def _artefact_argument(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))(function)
+
+
+def _list_heads(place: str, *, as_json: bool) -> None:
+    from clusterer.heads import HeadStore
+
+    found = HeadStore(place).manifests()
+    if as_json:
+        print_json([{"id": each.id, **each.model_dump(exclude={"curves"})} for each in found])
+        return
+    print_table(
+        ("head", "clusters", "objective", "pairs", "vector", "agreement", "made"),
+        [
+            (
+                each.id,
+                str(each.clusters),
+                each.objective,
+                each.pairs,
+                each.vector.name,
+                f"{each.metrics.get('agreement', float('nan')):.4f}",
+                short_time(datetime.fromtimestamp(each.created_at, UTC)),
+            )
+            for each in found
+        ],
+    )
 
 
 @model.command(cls=Command)

@@ -34,6 +34,10 @@ COMMANDS = {
         "shoal.cli.duplicates:duplicates",
         "List groups of near-duplicates, largest first.",
     ),
+    "train": (
+        "shoal.cli.train:train",
+        "Train cluster heads on a collection's vectors.",
+    ),
     "model": (
         "shoal.cli.model:model",
         "Encoders: list a server's; export, vary, mix, verify and show artefacts.",

@@ -95,8 +95,14 @@ def embedder(*, embedder: EmbedderConfig, hosting: Hosting, store: StoreConfig) 
 
 
 @serve.command()
+@option(
+    "--heads",
+    default="",
+    metavar="DIR|URL",
+    help="Where `shoal train` keeps heads, for --method scp.",
+)
 @_serving
-def clusterer(*, hosting: Hosting, store: StoreConfig) -> None:
+def clusterer(*, heads: str, hosting: Hosting, store: StoreConfig) -> None:
     """Group the stored vectors; run one of these per store.
 
     Example:
@@ -107,7 +113,7 @@ def clusterer(*, hosting: Hosting, store: StoreConfig) -> None:
 
     @contextlib.asynccontextmanager
     async def build(opened: Store) -> AsyncIterator[Service]:
-        yield ClustererService(ClustererConfig(), opened)
+        yield ClustererService(ClustererConfig(heads=heads), opened)
 
     _run(hosting, store, name="clusterer", build=build)
 

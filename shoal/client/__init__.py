@@ -28,6 +28,7 @@ from shoal.client.runs import (
     Schedule,
     ScpHead,
     TextCentroids,
+    VectorSample,
 )
 from shoal.client.values import (
     AnyOf,
@@ -106,4 +107,5 @@ __all__ = [
     "TextCentroids",
     "Vector",
     "VectorInfo",
+    "VectorSample",
 ]

@@ -26,6 +26,7 @@ from shoal.client.runs import (
     Run,
     RunOptions,
     Schedule,
+    VectorSample,
 )
 from shoal.client.stream import IngestStream
 from shoal.client.values import (
@@ -319,6 +320,23 @@ class Client:
             try:
                 for response in call:
                     yield wire_runs.from_duplicates(response)
+            finally:
+                call.cancel()
+
+    def sample_vectors(
+        self, *, collection: str = COLLECTION, vector: str = "", size: int = 0, seed: int = 0
+    ) -> VectorSample:
+        """At most ``size`` points (0: the server's 50,000) with their vectors, drawn by ``seed``.
+
+        Held in memory: 4 bytes per component.
+        """
+        request = clusterer_pb2.SampleVectorsRequest(
+            collection=collection, vector=vector, size=size, seed=seed
+        )
+        with self._translating():
+            call = self._clusterer.SampleVectors(request)
+            try:
+                return wire_runs.from_sample(call)
             finally:
                 call.cancel()
 

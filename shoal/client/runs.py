@@ -48,6 +48,25 @@ class GaussianMixture:
 
 
 @dataclass(frozen=True, slots=True)
+class VectorSample:
+    """Points of a collection with one of their vectors.
+
+    Attributes:
+        vector: The vectors' name.
+        fingerprint: Their encoder's.
+        ids: N ids.
+        vectors: float32 (N, D), unit length.
+        uris: Where the pictures lie, N; "" where it is not known.
+    """
+
+    vector: str
+    fingerprint: str
+    ids: tuple[str, ...]
+    vectors: npt.NDArray[np.float32]
+    uris: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ScpHead:
     """A trained SCP head, by name or hash."""
 

@@ -3,6 +3,7 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from shoal.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -502,3 +503,29 @@ class Duplicate(_message.Message):
     uri: str
     cosine: float
     def __init__(self, id: _Optional[str] = ..., key: _Optional[str] = ..., uri: _Optional[str] = ..., cosine: _Optional[float] = ...) -> None: ...
+
+class SampleVectorsRequest(_message.Message):
+    __slots__ = ("collection", "vector", "size", "seed")
+    COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    collection: str
+    vector: str
+    size: int
+    seed: int
+    def __init__(self, collection: _Optional[str] = ..., vector: _Optional[str] = ..., size: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class SampledVectors(_message.Message):
+    __slots__ = ("vector", "total", "ids", "vectors", "uris")
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    URIS_FIELD_NUMBER: _ClassVar[int]
+    vector: _common_pb2.VectorInfo
+    total: int
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    vectors: bytes
+    uris: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, vector: _Optional[_Union[_common_pb2.VectorInfo, _Mapping]] = ..., total: _Optional[int] = ..., ids: _Optional[_Iterable[str]] = ..., vectors: _Optional[bytes] = ..., uris: _Optional[_Iterable[str]] = ...) -> None: ...

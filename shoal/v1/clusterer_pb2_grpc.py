@@ -80,6 +80,11 @@ class ClustererServiceStub:
                 request_serializer=shoal_dot_v1_dot_clusterer__pb2.SetScheduleRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_clusterer__pb2.Clustering.FromString,
                 _registered_method=True)
+        self.SampleVectors = channel.unary_stream(
+                '/shoal.v1.ClustererService/SampleVectors',
+                request_serializer=shoal_dot_v1_dot_clusterer__pb2.SampleVectorsRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_clusterer__pb2.SampledVectors.FromString,
+                _registered_method=True)
         self.ListDuplicates = channel.unary_stream(
                 '/shoal.v1.ClustererService/ListDuplicates',
                 request_serializer=shoal_dot_v1_dot_clusterer__pb2.ListDuplicatesRequest.SerializeToString,
@@ -155,6 +160,14 @@ class ClustererServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SampleVectors(self, request, context):
+        """A uniform sample of the points with their vectors: what a head is trained on. Nothing of the
+        clusters or of the caller's own fields goes with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDuplicates(self, request, context):
         """Groups of points that are near-duplicates of each other, largest first. Reads the whole
         collection, and the vectors of the candidates once more: 0.3 to 1 KB of memory per point. One
@@ -211,6 +224,11 @@ def add_ClustererServiceServicer_to_server(servicer, server):
                     servicer.SetSchedule,
                     request_deserializer=shoal_dot_v1_dot_clusterer__pb2.SetScheduleRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_clusterer__pb2.Clustering.SerializeToString,
+            ),
+            'SampleVectors': grpc.unary_stream_rpc_method_handler(
+                    servicer.SampleVectors,
+                    request_deserializer=shoal_dot_v1_dot_clusterer__pb2.SampleVectorsRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_clusterer__pb2.SampledVectors.SerializeToString,
             ),
             'ListDuplicates': grpc.unary_stream_rpc_method_handler(
                     servicer.ListDuplicates,
@@ -461,6 +479,33 @@ class ClustererService:
             '/shoal.v1.ClustererService/SetSchedule',
             shoal_dot_v1_dot_clusterer__pb2.SetScheduleRequest.SerializeToString,
             shoal_dot_v1_dot_clusterer__pb2.Clustering.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SampleVectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ClustererService/SampleVectors',
+            shoal_dot_v1_dot_clusterer__pb2.SampleVectorsRequest.SerializeToString,
+            shoal_dot_v1_dot_clusterer__pb2.SampledVectors.FromString,
             options,
             channel_credentials,
             insecure,

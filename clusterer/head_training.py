@@ -1,0 +1,225 @@
+"""From pairs to a head: several seeds are trained and judged without labels; the best become one.
+
+Needs torch (the extra ``train``), which is imported when training begins.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import numpy as np
+
+from clusterer.ensemble import Quality, best, ensemble, quality
+from clusterer.network import Network
+from clusterer.pairs import Pairs, nearest_neighbours
+from shoal.errors import ConfigError, InvalidArgument, NotEnoughPoints
+
+if TYPE_CHECKING:
+    from clusterer.scp_train import Objective, Training
+
+ObjectiveName: TypeAlias = Literal["scp", "temi"]
+OBJECTIVES: Final = ("scp", "temi")
+
+NEIGHBOURS: Final = {"scp": 10, "temi": 25}
+"""Measured on three sets of photographs under two encoders (docs/scp.md)."""
+
+_JUDGED_BY: Final = 10
+"""Neighbours that a head is judged by."""
+
+_MANY_CLUSTERS: Final = 100
+"""From here on the entropy needs more weight (arXiv 2502.04226, on CIFAR-100)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """What a caller can choose. 0 and None are the measured defaults of the objective.
+
+    Attributes:
+        clusters: K.
+        neighbours: Nearest pictures that count as a picture's own kind.
+        alpha: SCP's weight of the entropy.
+        seeds: Heads that are trained, ``seed`` and the following.
+        keep: Heads of which the result is made.
+        device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
+    """
+
+    clusters: int
+    objective: ObjectiveName = "scp"
+    neighbours: int = 0
+    alpha: float = 0.0
+    learning_rate: float = 0.0
+    epochs: int = 30
+    batch: int = 512
+    seed: int = 0
+    seeds: int = 5
+    keep: int = 3
+    device: str = "auto"
+    amp: bool = False
+
+    def __post_init__(self) -> None:
+        """Check; InvalidArgument names what is out of range."""
+        for name, least in (
+            ("clusters", 2),
+            ("epochs", 1),
+            ("batch", 2),
+            ("seeds", 1),
+            ("keep", 1),
+        ):
+            if getattr(self, name) < least:
+                msg = f"{name}: expected at least {least}, got {getattr(self, name)}"
+                raise InvalidArgument(msg, field=name)
+        for name in ("alpha", "learning_rate"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                msg = f"{name}: expected a number of at least 0, got {getattr(self, name)}"
+                raise InvalidArgument(msg, field=name)
+        if self.objective not in OBJECTIVES:
+            msg = f"objective: expected {' or '.join(OBJECTIVES)}, got {self.objective!r}"
+            raise InvalidArgument(msg, field="objective")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedReport:
+    """One trained head: its seed, the terms' means in the last epoch, its quality."""
+
+    seed: int
+    losses: dict[str, float]
+    quality: Quality
+    curve: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadReport:
+    """How a head came about. ``quality`` is that of the head itself; ``kept`` are seeds."""
+
+    options: dict[str, Any]
+    seeds: tuple[SeedReport, ...]
+    kept: tuple[int, ...]
+    quality: Quality
+    terms: tuple[str, ...]
+    pictures: int
+    views: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadWatch:
+    """``progress`` gets the seed's number (from 0), its epochs done and all of them."""
+
+    progress: Callable[[int, int, int], None] = field(default=lambda _seed, _done, _all: None)
+
+
+def train_head(
+    pairs: Pairs,
+    options: HeadOptions,
+    *,
+    checkpoints: Path | None = None,
+    watch: HeadWatch | None = None,
+) -> tuple[Network, HeadReport]:
+    """A head for the pictures of ``pairs``.
+
+    Args:
+        pairs: the pictures' vectors; neighbours are found here if it has none and one view.
+        options: how.
+        checkpoints: a directory: a training that was killed goes on from what is there.
+        watch: who is told of the progress.
+
+    Raises:
+        ConfigError: torch is not installed, or the device is not there.
+        NotEnoughPoints: fewer pictures than clusters, or than neighbours.
+    """
+    from clusterer.scp_train import Training, train  # noqa: PLC0415 - torch, after the check
+
+    watch = watch or HeadWatch()
+    pictures = pairs.vectors[: pairs.pictures]
+    if len(pictures) <= max(options.clusters, _JUDGED_BY):
+        msg = f"{len(pictures)} pictures are too few for k = {options.clusters}"
+        raise NotEnoughPoints(msg, points=str(len(pictures)))
+    training = Training(
+        clusters=options.clusters,
+        objective=options.objective,
+        epochs=options.epochs,
+        batch=options.batch,
+        device=_device(options.device),
+        amp=options.amp,
+    )
+    judges = nearest_neighbours(pictures, _JUDGED_BY)
+    networks, reports, votes = [], [], []
+    terms: tuple[str, ...] = ()
+    for number in range(options.seeds):
+        seed = options.seed + number
+        objective, tuned = _objective(pictures, options, replace(training, seed=seed))
+        file = checkpoints / f"seed-{seed}.pt" if checkpoints else None
+        progress = functools.partial(watch.progress, number)
+        done = train(pairs, objective, tuned, checkpoint=file, progress=progress)
+        networks.append(done.network)
+        votes.append(done.network.probabilities(pictures))
+        terms = done.terms
+        last = dict(zip(terms, done.curve[-1], strict=True))
+        reports.append(SeedReport(seed, last, quality(votes[-1], pictures, judges), done.curve))
+    chosen = best([report.quality for report in reports], options.keep)
+    network = ensemble([networks[i] for i in chosen], [votes[i] for i in chosen])
+    report = HeadReport(
+        options=asdict(options),
+        seeds=tuple(reports),
+        kept=tuple(reports[i].seed for i in chosen),
+        quality=quality(network.probabilities(pictures), pictures, judges),
+        terms=terms,
+        pictures=pairs.pictures,
+        views=pairs.views,
+    )
+    return network, report
+
+
+def check_torch() -> None:
+    """ConfigError unless torch is installed."""
+    try:
+        import torch  # noqa: F401, PLC0415 - an extra
+    except ImportError as exc:
+        msg = f"training a head needs {exc.name}: pip install 'shoal[train]'"
+        raise ConfigError(msg, package=str(exc.name)) from exc
+
+
+def _device(wanted: str) -> str:
+    check_torch()
+    import torch  # noqa: PLC0415
+
+    there = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if there else "cpu"
+    if wanted.startswith("cuda") and not there:
+        msg = f"device: expected one that is there, got {wanted!r}: torch sees no GPU"
+        raise ConfigError(msg, field="device")
+    return wanted
+
+
+def _objective(
+    pictures: np.ndarray[Any, np.dtype[np.float32]], options: HeadOptions, training: Training
+) -> tuple[Objective, Training]:
+    """The objective with its measured defaults, and the training with its own."""
+    import torch  # noqa: PLC0415
+
+    from clusterer.scp import Scp, ScpOptions  # noqa: PLC0415
+    from clusterer.temi import Temi, TemiOptions  # noqa: PLC0415
+
+    data = torch.from_numpy(pictures)
+    if options.objective == "temi":
+        own = TemiOptions()
+        made: Objective = Temi(data, options.clusters, own, seed=training.seed)
+        rate, least = 5e-3, 1500
+        said = asdict(own)
+    else:
+        alpha = options.alpha or (10.0 if options.clusters >= _MANY_CLUSTERS else 5.0)
+        scp = ScpOptions(alpha=alpha)
+        made = Scp(data, options.clusters, scp, seed=training.seed)
+        rate, least = training.learning_rate, training.least_steps
+        said = asdict(scp)
+    tuned = replace(
+        training,
+        learning_rate=options.learning_rate or rate,
+        least_steps=least,
+        options=said,
+    )
+    return made, tuned

@@ -1,0 +1,202 @@
+"""Trained heads where they are kept: a directory, or any place that fsspec knows.
+
+A head is a directory ``NAME-HASH`` with ``head.onnx`` and ``head.json``. The hash is of both, so a
+head never changes; a newer one of the same name lies beside it. ``head.json`` is written last: what
+lacks it is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import fsspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shoal.errors import ArtefactError, EncoderMismatch, InvalidArgument, NotFound
+from shoal.store.model import VectorSpec
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_HASH_DIGITS: Final = 12
+_LEAST_DIGITS: Final = 4
+_GRAPH, _MANIFEST = "head.onnx", "head.json"
+
+
+class HeadVector(BaseModel):
+    """A named vector that a head was trained on, and the encoder behind it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dim: Annotated[int, Field(gt=0)]
+    fingerprint: str
+
+
+class HeadManifest(BaseModel):
+    """What is known of a head. ``curves`` hold, per seed and epoch, the mean of each term."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Annotated[int, Field(ge=1, le=1)] = 1
+    name: str
+    clusters: Annotated[int, Field(ge=2)]
+    vector: HeadVector
+    objective: str
+    pairs: str
+    graph_sha256: str
+    created_at: float
+    options: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    terms: list[str] = []
+    curves: dict[str, list[list[float]]] = {}
+
+    @property
+    def hash(self) -> str:
+        """The head's identity: of its graph and all that is said of it."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:_HASH_DIGITS]
+
+    @property
+    def id(self) -> str:
+        """``NAME-HASH``."""
+        return f"{self.name}-{self.hash}"
+
+    def check(self, spec: VectorSpec) -> None:
+        """EncoderMismatch unless the head is for vectors such as ``spec``."""
+        if (self.vector.dim, self.vector.fingerprint) != (spec.dim, spec.fingerprint):
+            msg = (
+                f"head {self.id}: expected vectors of encoder {self.vector.name} "
+                f"({self.vector.fingerprint[:12]}, {self.vector.dim}-d), got "
+                f"{spec.name} ({spec.fingerprint[:12]}, {spec.dim}-d)"
+            )
+            raise EncoderMismatch(msg, head=self.id, vector=spec.name)
+
+
+class HeadStore:
+    """The heads at one place."""
+
+    def __init__(self, url: str | Path) -> None:
+        """The place ``url``: a directory, or ``s3://bucket/heads`` and the like.
+
+        Raises:
+            InvalidArgument: fsspec cannot reach it, or lacks the package for its scheme.
+        """
+        self.url = str(url)
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as exc:
+            msg = f"heads: expected a directory or a URL that fsspec knows, got {self.url!r}: {exc}"
+            raise InvalidArgument(msg, field="heads") from exc
+
+    def put(self, manifest: HeadManifest, graph: bytes) -> str:
+        """Keeps a head; returns its id. The same one again changes nothing."""
+        if not NAME.fullmatch(manifest.name):
+            msg = (
+                f"head name {manifest.name!r}: expected 1 to 64 lower-case letters, digits, "
+                '"_", "." and "-", beginning with a letter or digit'
+            )
+            raise InvalidArgument(msg, field="name")
+        place = f"{self._root}/{manifest.id}"
+        self._files.makedirs(place, exist_ok=True)
+        self._files.pipe_file(f"{place}/{_GRAPH}", graph)
+        self._files.pipe_file(f"{place}/{_MANIFEST}", manifest.model_dump_json(indent=1).encode())
+        return manifest.id
+
+    def manifests(self) -> list[HeadManifest]:
+        """All heads, newest first; none if the place is not there."""
+        # An object store lists from a cache: another process may have written since.
+        self._files.invalidate_cache()
+        if not self._files.isdir(self._root):
+            return []
+        places = self._files.ls(self._root, detail=False)
+        found = [self._manifest(place) for place in places]
+        return sorted((m for m in found if m), key=lambda m: m.created_at, reverse=True)
+
+    def find(self, reference: str) -> HeadManifest:
+        """The newest head called ``reference``, or the one of that id or beginning of a hash.
+
+        Raises:
+            NotFound: there is none; the message names those that there are.
+            InvalidArgument: several hashes begin so.
+        """
+        there = self.manifests()
+        for manifest in there:
+            if reference in (manifest.name, manifest.id):
+                return manifest
+        begun = [
+            m for m in there if len(reference) >= _LEAST_DIGITS and m.hash.startswith(reference)
+        ]
+        if len(begun) > 1:
+            msg = f"head {reference!r}: expected one head, got {', '.join(m.id for m in begun)}"
+            raise InvalidArgument(msg, field="head")
+        if not begun:
+            known = ", ".join(m.id for m in there[:10]) or "none"
+            msg = f"head {reference!r}: expected a head at {self.url}: {known}"
+            raise NotFound(msg, head=reference)
+        return begun[0]
+
+    def graph(self, manifest: HeadManifest) -> bytes:
+        """The ONNX graph of a head.
+
+        Raises:
+            ArtefactError: it is not there, or not what the manifest says.
+        """
+        file = f"{self._root}/{manifest.id}/{_GRAPH}"
+        try:
+            graph = bytes(self._files.cat_file(file))
+        except OSError as exc:
+            msg = f"head {manifest.id}: {_GRAPH} cannot be read: {exc}"
+            raise ArtefactError(msg, file=file) from exc
+        got = hashlib.sha256(graph).hexdigest()
+        if got != manifest.graph_sha256:
+            msg = f"{file}: expected SHA-256 {manifest.graph_sha256[:12]}, got {got[:12]}"
+            raise ArtefactError(msg, file=file)
+        return graph
+
+    def _manifest(self, place: str) -> HeadManifest | None:
+        file = f"{place}/{_MANIFEST}"
+        try:
+            data = self._files.cat_file(file)
+        except OSError:  # not a head, or not a whole one
+            return None
+        try:
+            found = HeadManifest.model_validate(json.loads(data))
+        except (ValueError, ValidationError) as exc:
+            msg = f"{file}: expected a head's manifest, got {exc}"
+            raise ArtefactError(msg, file=file) from exc
+        if place.rstrip("/").rpartition("/")[2] != found.id:
+            msg = f"{file}: expected the manifest of this directory's head, got that of {found.id}"
+            raise ArtefactError(msg, file=file)
+        return found
+
+
+def manifest_of(  # noqa: PLR0913 - what a manifest consists of
+    name: str,
+    graph: bytes,
+    *,
+    clusters: int,
+    vector: VectorSpec,
+    objective: str,
+    pairs: str,
+    options: dict[str, Any],
+    metrics: dict[str, float],
+    curves: tuple[Sequence[str], dict[str, list[list[float]]]],
+) -> HeadManifest:
+    """The manifest of a head that was trained just now; ``curves`` with the names of the terms."""
+    return HeadManifest(
+        name=name,
+        clusters=clusters,
+        vector=HeadVector(name=vector.name, dim=vector.dim, fingerprint=vector.fingerprint),
+        objective=objective,
+        pairs=pairs,
+        graph_sha256=hashlib.sha256(graph).hexdigest(),
+        created_at=time.time(),
+        options=options,
+        metrics=metrics,
+        terms=list(curves[0]),
+        curves=curves[1],
+    )

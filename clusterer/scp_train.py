@@ -1,0 +1,204 @@
+"""The training loop of heads: pairs in, a head out. No label comes near it.
+
+One loop for all objectives: Adam with a cosine schedule (arXiv 2502.04226, section 4), batches of
+pairs that are drawn anew in each epoch. Everything random comes from the seed and the number of the
+epoch, so that a training that was killed goes on as if it had not been, and one seed gives one
+head, within rounding, on a CPU and on a GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from clusterer.network import Network
+from clusterer.pairs import Pairs
+from shoal.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEAST_STEPS = 300
+"""Steps of a training at least: 30 epochs of a thousand pictures are too few to converge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a head is trained. ``device`` and ``amp`` say where; the rest, what comes of it.
+
+    Attributes:
+        clusters: K.
+        objective: ``scp`` or ``temi``.
+        epochs: Passes over the pictures; more, where these are so few that they would not make
+            ``least_steps`` steps.
+        batch: Pairs of a step.
+        learning_rate: Of Adam, at the start; the schedule is a cosine down to 0.
+        seed: Of the weights and the pairs.
+        options: The objective's own, as JSON.
+        amp: Half precision (bfloat16) in the matrix products.
+    """
+
+    clusters: int
+    objective: str = "scp"
+    epochs: int = 30
+    least_steps: int = LEAST_STEPS
+    batch: int = 512
+    learning_rate: float = 1e-3
+    seed: int = 0
+    options: Mapping[str, Any] | None = None
+    device: str = "cpu"
+    amp: bool = False
+
+
+class Objective(Protocol):
+    """What is trained, and by which loss."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the numbers that ``loss`` gives."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """All of its state: weights, buffers."""
+
+    def loss(self, views: Tensor) -> tuple[Tensor, ...]:
+        """The loss to minimise, then whatever else is worth a curve: scalars.
+
+        ``views`` (2B, D): the first of B pairs, then the second.
+        """
+
+    def stepped(self) -> None:
+        """Called after each step of the optimiser."""
+
+    def network(self) -> Network:
+        """The head as it is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A head, and the mean of each term over the steps of each epoch, (epochs, terms)."""
+
+    network: Network
+    curve: tuple[tuple[float, ...], ...]
+    terms: tuple[str, ...]
+
+
+Progress = Callable[[int, int], None]
+"""Called with the epochs that are done, and all of them."""
+
+
+def train(
+    pairs: Pairs,
+    objective: Objective,
+    training: Training,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress = lambda _done, _all: None,
+) -> Trained:
+    """Trains ``objective`` on ``pairs``.
+
+    Args:
+        pairs: the pictures' vectors and which of them belong together.
+        objective: freshly made, by the training's seed.
+        training: how.
+        checkpoint: where the state after each epoch is kept; if it is there, training goes on
+            from it.
+        progress: called after each epoch; what it raises passes on.
+
+    Raises:
+        InvalidArgument: the checkpoint is of another training.
+    """
+    device = torch.device(training.device)
+    vectors = torch.from_numpy(np.ascontiguousarray(pairs.vectors)).to(device)
+    module = objective.module.to(device)
+    weights = [each for each in module.parameters() if each.requires_grad]
+    adam = torch.optim.Adam(weights, lr=training.learning_rate, fused=True)
+    batch = min(training.batch, pairs.pictures)
+    steps = pairs.pictures // batch
+    epochs = max(training.epochs, math.ceil(training.least_steps / steps))
+    saved = _Checkpoint(checkpoint, fingerprint(pairs, training))
+    curve = saved.load(module, adam)
+    module.train()
+    for epoch in range(len(curve), epochs):
+        rows = pairs.epoch(training.seed, epoch)
+        first, second = (torch.from_numpy(each).to(device) for each in rows)
+        sums = torch.zeros(len(objective.terms), device=device)
+        for step in range(steps):
+            rate = cosine_rate(training.learning_rate, epoch * steps + step, epochs * steps)
+            for group in adam.param_groups:
+                group["lr"] = rate
+            at = slice(step * batch, (step + 1) * batch)
+            views = vectors[torch.cat([first[at], second[at]])]  # (2B, D)
+            with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
+                loss = objective.loss(views)
+            adam.zero_grad(set_to_none=True)
+            loss[0].backward()  # type: ignore[no-untyped-call]
+            adam.step()
+            objective.stepped()
+            sums += torch.stack([each.detach() for each in loss])
+        curve.append(tuple((sums / steps).tolist()))
+        saved.save(module, adam, curve)
+        progress(len(curve), epochs)
+    module.eval()
+    return Trained(objective.network(), tuple(curve), objective.terms)
+
+
+def cosine_rate(rate: float, step: int, steps: int) -> float:
+    """The learning rate of ``step`` of ``steps``: ``rate`` at first, 0 after the last."""
+    return rate * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def fingerprint(pairs: Pairs, training: Training) -> str:
+    """What a checkpoint must be of: the same data and the same training, wherever it runs."""
+    said = asdict(training)
+    del said["device"]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(pairs.vectors).data)
+    if pairs.neighbours is not None:
+        digest.update(np.ascontiguousarray(pairs.neighbours).data)
+    return digest.hexdigest()
+
+
+class _Checkpoint:
+    """The state after an epoch, in a file that is replaced as a whole."""
+
+    def __init__(self, path: Path | None, of: str) -> None:
+        self._path, self._of = path, of
+
+    def load(self, module: torch.nn.Module, adam: torch.optim.Optimizer) -> list[tuple[float, ...]]:
+        """Puts the saved state, if there is one, into both; returns the curve so far."""
+        if self._path is None or not self._path.exists():
+            return []
+        state = torch.load(self._path, weights_only=True)
+        if state["of"] != self._of:
+            msg = f"checkpoint {self._path}: expected one of this training, got one of another"
+            raise InvalidArgument(msg, file=str(self._path))
+        module.load_state_dict(state["module"])
+        adam.load_state_dict(state["adam"])
+        return [tuple(row) for row in state["curve"]]
+
+    def save(
+        self,
+        module: torch.nn.Module,
+        adam: torch.optim.Optimizer,
+        curve: list[tuple[float, ...]],
+    ) -> None:
+        if self._path is None:
+            return
+        state = {
+            "of": self._of,
+            "module": module.state_dict(),
+            "adam": adam.state_dict(),
+            "curve": [list(row) for row in curve],
+        }
+        part = self._path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self._path)

@@ -1,0 +1,165 @@
+"""``shoal train``: trains a cluster head on the vectors of a collection. Needs torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shoal.cli.command import Command, Group
+from shoal.cli.method_options import CountType
+from shoal.cli.options import Decorator, Target, decorate, json_option, option, target_options
+from shoal.cli.output import print_json, print_table
+from shoal.cli.root import Interrupted
+
+if TYPE_CHECKING:
+    from clusterer.head_training import HeadReport
+    from clusterer.heads import HeadManifest
+
+DEFAULT_HEADS = "shoal-data/heads"
+"""Where `shoal up` looks for them by default."""
+
+heads_option = option(
+    "--heads", default=DEFAULT_HEADS, metavar="DIR|URL", help="Where heads are kept."
+)
+
+_OPTIONS: tuple[Decorator, ...] = (
+    option("-k", "k", type=CountType(), required=True, help="Number of clusters, or auto."),
+    option(
+        "--pairs",
+        type=click.Choice(["neighbours", "augment", "both"]),
+        default="neighbours",
+        help="What belongs together: nearest neighbours (no images needed), augmented views "
+        "of an image, or views of neighbours.",
+    ),
+    option(
+        "--objective",
+        type=click.Choice(["scp", "temi"]),
+        default="scp",
+        help="The loss: SCP's, or TEMI's (linear heads, features only).",
+    ),
+    option(
+        "--name", default="", metavar="NAME", help="The head's name. Default: the collection's."
+    ),
+    option("--vector", default="", metavar="NAME", help="Which named vector. Default: the first."),
+    option(
+        "--sample-size",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Most points to train on. 0: the server's 50,000.",
+    ),
+    option(
+        "--neighbours",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Nearest points that count as a point's own kind. 0: 10 for scp, 25 for temi.",
+    ),
+    option("--views", type=click.IntRange(1, 16), default=4, help="Augmented views of an image."),
+    option(
+        "--images",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        metavar="DIR",
+        help="Where the images are, if not where their URIs say.",
+    ),
+    option(
+        "--alpha",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        help="scp's weight of equal sizes. 0: 5, from 100 clusters on 10; 2 for unequal ones.",
+    ),
+    option(
+        "--learning-rate",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        help="Adam's, at first. 0: 0.001 for scp, 0.005 for temi.",
+    ),
+    option("--epochs", type=click.IntRange(min=1), default=30, help="Passes over the points."),
+    option("--batch", type=click.IntRange(min=2), default=512, help="Pairs of a step."),
+    option("--seed", type=click.IntRange(0, 2**31), default=0, help="Seed of everything random."),
+    option("--seeds", type=click.IntRange(min=1), default=5, help="Heads to train."),
+    option("--keep", type=click.IntRange(min=1), default=3, help="Best heads that vote together."),
+    option("--device", default="auto", metavar="cpu|cuda|auto", help="Where. auto: a GPU if any."),
+    option("--amp", is_flag=True, help="Half precision (bfloat16) in matrix products."),
+    option(
+        "--work",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("shoal-data/train"),
+        metavar="DIR",
+        help="Views and checkpoints: the same command again goes on from them.",
+    ),
+)
+
+
+@click.group(cls=Group)
+def train() -> None:
+    """Train cluster heads on a collection's vectors.
+
+    Example:
+      shoal train scp -k 10
+    """
+
+
+def _head_options(function: Any) -> Any:
+    return decorate(function, _OPTIONS)
+
+
+@train.command(cls=Command)
+@_head_options
+@heads_option
+@json_option
+@target_options
+def scp(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
+    """Train a head: a small network that gives vectors their clusters.
+
+    Trains several on a sample of the collection's vectors, without labels, and makes one of the
+    best, by what they say of neighbours. `shoal cluster --method scp --head NAME` applies it.
+    Interrupted, the same command goes on where it was.
+
+    Example:
+      shoal train scp -k 10
+      shoal train scp -k 10 --pairs both --images photos/
+      shoal train scp -k auto --objective temi --heads s3://bucket/heads
+    """
+    from clusterer.head_training import check_torch
+    from clusterer.heads import HeadStore
+    from shoal.cli.training import Request, train_and_keep
+
+    check_torch()
+    store = HeadStore(heads)
+    options["name"] = options["name"] or target.collection.lower()
+    try:
+        with target.connect() as client:
+            manifest, report = train_and_keep(
+                client, Request(collection=target.collection, **options), store
+            )
+    except KeyboardInterrupt as exc:
+        raise Interrupted("interrupted: the same command goes on from here") from exc
+    if as_json:
+        print_json({"id": manifest.id, "hash": manifest.hash, **manifest.model_dump()})
+        return
+    _describe(manifest, report)
+
+
+def _describe(manifest: HeadManifest, report: HeadReport) -> None:
+    kept = set(report.kept)
+    print_table(
+        ("seed", "loss", "agreement", "cohesion", "clusters used", "kept"),
+        [
+            (
+                str(each.seed),
+                f"{each.losses['total']:.4f}",
+                f"{each.quality.agreement:.4f}",
+                f"{each.quality.cohesion:.4f}",
+                str(each.quality.used),
+                "yes" if each.seed in kept else "no",
+            )
+            for each in report.seeds
+        ],
+    )
+    quality = dataclasses.asdict(report.quality)
+    click.echo(
+        f"head {manifest.id}: {manifest.clusters} clusters, of {report.pictures:,} points; "
+        f"agreement {quality['agreement']:.4f}, cohesion {quality['cohesion']:.4f}"
+    )
