@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from shoal.cli.describe import short
 from shoal.cli.root import Interrupted
-from shoal.cli.spark_options import SparkChoice, terminated_as_interrupted
+from shoal.cli.spark_options import SparkChoice, interrupts_noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,10 +36,16 @@ def recluster_in_spark(
 
     config = ClustererConfig()
     name = f"shoal cluster {request.collection}/{request.clustering or 'default'}"
-    with terminated_as_interrupted(), open_store(choice.store) as store:
+    with interrupts_noted() as check, open_store(choice.store) as store:
+
+        def tell(message: pb.Run) -> None:
+            check()
+            on_change(from_run(message))
+
         wanted = plan_task(request, store, config, bisecting=bisecting)
         try:
             with open_spark(choice.spark, name=name) as cluster:
+                check()
                 return from_run(
                     recluster(
                         wanted,
@@ -47,7 +53,7 @@ def recluster_in_spark(
                         cluster,
                         store_config=choice.store,
                         config=config,
-                        on_change=lambda message: on_change(from_run(message)),
+                        on_change=tell,
                     )
                 )
         except KeyboardInterrupt as exc:

@@ -122,17 +122,28 @@ def spark_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, which is how Kubernetes ends a driver, as a Ctrl-C: the lease is given back."""
+def interrupts_noted() -> Iterator[Callable[[], None]]:
+    """Gives a check that raises KeyboardInterrupt after a Ctrl-C or a SIGTERM (Kubernetes').
+
+    Not raised wherever the program happens to be, such as between taking a lease and knowing it;
+    the second signal is, for where nothing checks.
+    """
+    noted = threading.Event()
+
+    def check() -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+
+    def note(_signal: int, _frame: object) -> None:
+        check()
+        noted.set()
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

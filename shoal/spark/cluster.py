@@ -11,11 +11,12 @@ import itertools
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
@@ -40,6 +41,7 @@ class SparkCluster:
     def __init__(self, context: Any) -> None:
         self.context = context
         self._groups = itertools.count()
+        self._scratch = tempfile.TemporaryDirectory(prefix="shoal-spark-")
 
     @property
     def session(self) -> Any:
@@ -151,9 +153,26 @@ class SparkCluster:
         known = [stage for stage in stages if stage is not None]
         return sum(s.numCompletedTasks for s in known), sum(s.numTasks for s in known)
 
+    def close(self) -> None:
+        """Stop the application."""
+        self.context.stop()
+        self._scratch.cleanup()
+
     def add_directory(self, directory: Path) -> None:
-        """Sends a directory to every executor, where ``SparkFiles.get(its name)`` finds it."""
-        self.context.addFile(directory.resolve().as_uri(), recursive=True)
+        """Sends a directory to every executor, where ``shipped`` finds it by its name.
+
+        As an archive: outside of local mode Spark sends no directories.
+        """
+        base = Path(self._scratch.name, str(next(self._groups)))  # fetched from here, until the end
+        archive = shutil.make_archive(str(base), "zip", directory)
+        self.context.addArchive(f"{archive}#{directory.name}")
+
+
+def shipped(name: str) -> Path:
+    """For a task: where the directory ``name`` that ``add_directory`` sent lies here."""
+    from pyspark import SparkFiles  # noqa: PLC0415 - an extra
+
+    return Path(SparkFiles.get(name))
 
 
 class _Outcome(Generic[R]):
@@ -193,10 +212,11 @@ def open_spark(config: SparkConfig, *, name: str) -> Iterator[SparkCluster]:
             raise ConfigError(_unstarted(exc, _tail(log))) from exc
         if "PYSPARK_PYTHON" not in os.environ and not conf.contains("spark.pyspark.python"):
             context.pythonExec = sys.executable
+        cluster = SparkCluster(context)
         try:
-            yield SparkCluster(context)
+            yield cluster
         finally:
-            context.stop()
+            cluster.close()
 
 
 def _conf(conf: Any, master: str, settings: Any) -> Any:
@@ -261,10 +281,3 @@ def _first_line(error: Exception) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     shown = python[0] if python else next(iter(lines), type(error).__name__)
     return shown.strip()[:_TAIL_CHARS]
-
-
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """``items`` in lists of ``size``, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch

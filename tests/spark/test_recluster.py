@@ -9,20 +9,19 @@ import time
 import numpy as np
 import pytest
 from pond import CONFIG, Pond
-from reclustering import DIM, VECTOR, Bench, blobs
+from reclustering import blobs
 from sklearn.metrics import adjusted_rand_score
 from standalone import Standalone
 
 from clusterer.lease import Holder, acquire
-from clusterer.methods import plan_fit
+from clusterer.methods import plan_fit, run_fit
 from clusterer.models import unpack
 from shoal.client import Gates, GaussianMixture, KMeans, Run, RunOptions, RunState
 from shoal.client.wire_runs import to_request
 from shoal.errors import LeaseHeld
 from shoal.spark import SparkCluster
-from shoal.store import StoreConfig, VectorSpec, open_store
 
-N = 2000
+N = 1500
 POINTS = blobs(N, spread=0.2)
 SAME = 0.95
 """Least adjusted Rand index against the local engine, on data that has clusters."""
@@ -35,16 +34,10 @@ def nearest(pond: Pond, run: Run) -> list[int]:
     return [records[row].cluster for row in (POINTS @ centroids.T).argmax(axis=1)]
 
 
-def local_labels(method: KMeans | GaussianMixture, ids: list[str]) -> list[int | None]:
-    """What the engine in one process makes of POINTS."""
-    with open_store(StoreConfig(in_memory=True)) as store:
-        store.create_collection("toys", [VectorSpec(VECTOR, DIM, "f" * 64)])
-        bench = Bench(store)
-        bench.put(POINTS)
-        fit = plan_fit(to_request(method, "toys", "default", RunOptions()).config)
-        bench.recluster(int(method.k), fit=fit)
-        labels = bench.labels()
-        return [labels[one] for one in ids]
+def local_labels(method: KMeans | GaussianMixture) -> list[int]:
+    """What the fit of the engine in one process makes of POINTS, as rows of its model."""
+    plan = plan_fit(to_request(method, "toys", "default", RunOptions()).config)
+    return run_fit(plan, POINTS, None).model.assign(POINTS).labels.tolist()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +56,7 @@ def test_clusters_are_those_of_the_local_engine(
     assert (run.plan.points, run.plan.clusters, run.points_written) == (N, 5, N)
     labels = pond.of(ids)
     assert None not in labels
-    assert adjusted_rand_score(local_labels(method, ids), labels) >= SAME
+    assert adjusted_rand_score(local_labels(method), labels) >= SAME
     if isinstance(method, KMeans):
         assert labels == nearest(pond, run)
     model, clusters = unpack(pond.clusterings.model("default", run.id))
