@@ -32,6 +32,8 @@ from shoal.vectors import Vectors
 STARTS: Final = 3
 """Starts of k-means, the best of which is kept: k-means|| leaves less to chance than one seed per
 cluster does, and every start is a dozen passes over the sample."""
+_BISECTIONS: Final = 20
+"""Iterations of each level of bisections, MLlib's default: it does them all, settled or not."""
 _ROWS_PER_BATCH: Final = 4096
 _COLUMN: Final = "features"
 
@@ -173,7 +175,7 @@ def _bisected(frame: Any, options: KMeansOptions) -> Fit:
         featuresCol=_COLUMN,
         k=options.k,
         distanceMeasure="cosine",
-        maxIter=options.max_iterations,
+        maxIter=min(options.max_iterations, _BISECTIONS),
         seed=_seed(options.seed, 0),
     ).fit(frame)
     cost = 2 * float(model.summary.trainingCost)

@@ -21,7 +21,7 @@ from shoal.errors import LeaseLost
 from shoal.spark import Slice, scan_slice
 from shoal.store import Store, StoreConfig, open_store
 from shoal.store.clusterings import Clusterings, State
-from shoal.store.model import EVERYWHERE, Block, Scan, Where
+from shoal.store.model import EVERYWHERE, Block, Payload, Scan, Where
 from shoal.vectors import Labels, Vectors
 
 
@@ -154,27 +154,57 @@ def write_slice(orders: Orders, ids: Labels, where: Where, part: Slice) -> Writt
             fields=("clusters", "ingested_at"),
             block_size=orders.block_size,
         )
+        waiting = _Waiting(orders, writer)
         for block in scan_slice(store, orders.collection, part, options):
-            _write(orders, ids, block, writer, done)
+            _write(orders, ids, block, waiting, done)
+        waiting.write_all()
     return done
 
 
-def _write(orders: Orders, ids: Labels, block: Block, writer: SlotWriter, done: Written) -> None:
+class _Waiting:
+    """Points that wait to be written, by label: one operation of few points costs as one of many.
+
+    A label is written when it has a whole operation's points, all are at the end of the slice.
+    """
+
+    def __init__(self, orders: Orders, writer: SlotWriter) -> None:
+        self._writer = writer
+        self._chunk = orders.write_chunk
+        state = orders.state
+        self._slots = (state.inactive_slot,) if state.active_run else ("a", "b")
+        self._ids: dict[int, list[str]] = {}
+        self._times: dict[int, list[Payload]] = {}
+
+    def add(self, label: int, ids: list[str], payloads: list[Payload]) -> None:
+        """Takes points that are to get ``label``."""
+        held = self._ids.setdefault(label, [])
+        held += ids
+        times = self._times.setdefault(label, [])
+        times += [{"ingested_at": payload.get("ingested_at")} for payload in payloads]
+        if len(held) >= self._chunk:
+            self._write(label)
+
+    def write_all(self) -> None:
+        """Writes what waits."""
+        for label in sorted(self._ids):
+            self._write(label)
+
+    def _write(self, label: int) -> None:
+        ids, times = self._ids.pop(label), self._times.pop(label)
+        self._writer.write(ids, dict.fromkeys(self._slots, label), *as_read(times))
+
+
+def _write(orders: Orders, ids: Labels, block: Block, waiting: _Waiting, done: Written) -> None:
     if block.vectors is None:
         return
     state = orders.state
     active = slot_labels(block.payloads, state.clustering, state.active_slot)
     held = slot_labels(block.payloads, state.clustering, state.inactive_slot)
     wanted = named(ids, orders.rule.assign(block.ids, block.vectors, active).labels)
-    slots = (state.inactive_slot,) if state.active_run else ("a", "b")
     differ = held != wanted
     for label in np.unique(wanted[differ]).tolist():
         at = np.nonzero(differ & (wanted == label))[0]
-        writer.write(
-            [block.ids[i] for i in at],
-            dict.fromkeys(slots, label),
-            *as_read([block.payloads[i] for i in at]),
-        )
+        waiting.add(label, [block.ids[i] for i in at], [block.payloads[i] for i in at])
     done.written += int(np.count_nonzero(differ))
     done.labels.update(wanted.tolist())
     done.gained.update(wanted[differ].tolist())

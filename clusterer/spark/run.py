@@ -31,9 +31,13 @@ from shoal.store.clusterings import State
 from shoal.store.model import Where
 from shoal.vectors import Labels
 
-POINTS_PER_SLICE: Final = 100_000
-"""What a killed executor costs at most per core, and few enough results for the driver: a minute
-of a core, and for a billion points 10,000 results, merged in executors."""
+LEAST_POINTS: Final = 100_000
+"""Of a slice: what a killed executor costs at most per core, some ten seconds of it."""
+POINTS_PER_CLUSTER: Final = 100
+"""Of a slice, on average, at least. One write is of one cluster's points in it, and writes of a
+few points each have stalled servers (qdrant#4260); one result is K x D sums, for the driver."""
+MOST_POINTS: Final = 1_000_000
+"""Of a slice: those to be written wait in the executor, some 400 bytes each."""
 _BLOCK_SIZE: Final = 1024
 """Points of one read: a server has no GIL to hold; larger ones gain nothing over gRPC."""
 _ROUNDS: Final = 3
@@ -74,12 +78,12 @@ class SparkRun(Run):
             if count < task.fit.least_points:
                 raise not_enough(task.fit, count, task.collection)
             cluster = self._engine.cluster
-            parts = max(2 * cluster.parallelism, ceil(count / POINTS_PER_SLICE))
-            self._slices = slices_of(parts)
             share = min(1.0, task.sample_size / count)
-            window = window_of(share, max(cluster.parallelism, ceil(parts * share)), seed=task.seed)
+            parts = max(cluster.parallelism, ceil(share * count / LEAST_POINTS))
+            window = window_of(share, parts, seed=task.seed)
         with self._stage("fit"):
             fit = self._fit_sample(tuple(window), active)
+        self._slices = self._cut(count, len(fit.model.centroids))
         # No fit here labels points itself, so the rule needs no sample to know them by.
         self._rule = Rule(fit, _NO_SAMPLE)
         self._orders = Orders(
@@ -96,7 +100,7 @@ class SparkRun(Run):
         )
         with self._stage("assign"):
             self._engine.record(self.progress)
-            sample = ceil(config.silhouette_sample / parts)
+            sample = ceil(config.silhouette_sample / len(self._slices))
             self._totals = cluster.reduce(
                 functools.partial(count_slice, self._orders, sample),
                 SliceTotals.join,
@@ -121,6 +125,11 @@ class SparkRun(Run):
         fit = fit_mllib(engine.cluster, request, warm=warm, check=self._check)
         self.progress.facts = dict(fit.facts)
         return fit
+
+    def _cut(self, points: int, clusters: int) -> list[Slice]:
+        """The slices of both passes: larger ones where there are many clusters."""
+        size = min(MOST_POINTS, max(LEAST_POINTS, POINTS_PER_CLUSTER * clusters))
+        return slices_of(max(2 * self._engine.cluster.parallelism, ceil(points / size)))
 
     def _share_of(self, points: int) -> Callable[[int, int], None]:
         """Progress in points, from that in tasks."""

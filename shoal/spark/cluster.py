@@ -31,6 +31,8 @@ Progress = Callable[[int, int], object]
 """Gets the numbers of tasks that are done, and of all."""
 
 _POLL_S = 0.1
+_DEPTH = 3
+"""Levels of a reduction: results may be tens of megabytes, and a job may have thousands."""
 _TAIL_CHARS = 300
 _JAVA = re.compile(r"Java gateway|JAVA_GATEWAY")
 
@@ -93,11 +95,11 @@ class SparkCluster:
     ) -> R:
         """The results of ``function`` merged pairwise, in executors as far as that goes.
 
-        The driver holds as many at once as the square root of their number. Raises as ``map``.
+        The driver holds about as many at once as the cube root of their number. Raises as ``map``.
         """
         context, call, join = self.context, guarded(function), merged(merge)
         found = self.run(
-            lambda: context.parallelize(list(items), len(items)).map(call).treeReduce(join),
+            lambda: context.parallelize(list(items), len(items)).map(call).treeReduce(join, _DEPTH),
             check=check,
             progress=progress,
         )

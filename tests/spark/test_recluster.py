@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from pond import CONFIG, Pond
-from reclustering import blobs
+from reclustering import VECTOR, blobs
 from sklearn.metrics import adjusted_rand_score
 from standalone import Standalone
 
+from clusterer.assigning import Rule
 from clusterer.lease import Holder, acquire
-from clusterer.methods import plan_fit, run_fit
-from clusterer.models import unpack
+from clusterer.methods import Fit, plan_fit, run_fit
+from clusterer.models import Centroids, unpack
+from clusterer.points import pack_ids
+from clusterer.sampling import Sample
+from clusterer.spark.passes import ALL, Orders, Written, write_slice
 from shoal.client import Gates, GaussianMixture, KMeans, Run, RunOptions, RunState
 from shoal.client.wire_runs import to_request
-from shoal.errors import LeaseHeld
-from shoal.spark import SparkCluster
+from shoal.errors import LeaseHeld, LeaseLost, OperatorError
+from shoal.spark import SparkCluster, slices_of
+from shoal.store.model import Payload
 
 N = 1500
 POINTS = blobs(N, spread=0.2)
@@ -83,9 +90,9 @@ def test_second_run_keeps_the_ids_and_writes_next_to_nothing(
 def test_plan_is_that_of_the_points_and_writes_nothing(pond: Pond, spark: SparkCluster) -> None:
     """``plan_only`` counts what would be, and leaves slots, pointer and ids as they were."""
     ids = pond.put(POINTS)
-    pond.recluster(spark, KMeans(5))
+    pond.recluster(spark, KMeans(5, n_init=1))
     slots, state = (pond.labels("a"), pond.labels("b")), pond.state
-    run = pond.recluster(spark, KMeans(3), plan_only=True, cold_start=True)
+    run = pond.recluster(spark, KMeans(3, n_init=1), plan_only=True, cold_start=True)
     assert run.state is RunState.PLANNED
     assert run.plan is not None
     assert (run.plan.points, run.plan.clusters, run.points_written) == (N, 3, 0)
@@ -102,8 +109,10 @@ def test_plan_is_that_of_the_points_and_writes_nothing(pond: Pond, spark: SparkC
 def test_gate_refuses_a_plan(pond: Pond, spark: SparkCluster) -> None:
     """A plan past a gate is refused, and readers see what they saw."""
     pond.put(POINTS)
-    first = pond.recluster(spark, KMeans(5))
-    run = pond.recluster(spark, KMeans(3), cold_start=True, gates=Gates(max_moved_share=0.01))
+    first = pond.recluster(spark, KMeans(5, n_init=1))
+    run = pond.recluster(
+        spark, KMeans(3, n_init=1), cold_start=True, gates=Gates(max_moved_share=0.01)
+    )
     assert run.state is RunState.REFUSED
     assert run.plan is not None
     assert run.plan.objections
@@ -115,17 +124,20 @@ def test_run_under_way_excludes_others(pond: Pond, spark: SparkCluster) -> None:
     pond.put(POINTS)
     lease, _ = acquire(pond.clusterings, Holder("default", "somebody", "a-run", 30))
     with lease, pytest.raises(LeaseHeld):
-        pond.recluster(spark, KMeans(5))
+        pond.recluster(spark, KMeans(5, n_init=1))
     refused = []
 
     def try_another(run: Run) -> None:
-        if not refused and run.stage == "assign":
+        if not refused and run.stage == "fit":
             with pytest.raises(LeaseHeld) as caught:
                 acquire(pond.clusterings, Holder("default", "another", "b-run", 30))
             refused.append(caught.value.metadata["run"])
             assert run.id in refused
 
-    assert pond.recluster(spark, KMeans(5), on_change=try_another).state is RunState.SUCCEEDED
+    assert (
+        pond.recluster(spark, KMeans(5, n_init=1), on_change=try_another).state
+        is RunState.SUCCEEDED
+    )
 
 
 def test_points_that_come_in_meanwhile_are_caught_up_with(pond: Pond, spark: SparkCluster) -> None:
@@ -137,7 +149,7 @@ def test_points_that_come_in_meanwhile_are_caught_up_with(pond: Pond, spark: Spa
         if not late and run.stage in {"write", "cutover"}:
             late.extend(pond.put(POINTS[:50], first=N, age_s=0.0))
 
-    run = pond.recluster(spark, KMeans(5), on_change=store_more)
+    run = pond.recluster(spark, KMeans(5, n_init=1), on_change=store_more)
     assert run.state is RunState.SUCCEEDED, run.error_message
     assert pond.of(late) == nearest(pond, run)[:50]
 
@@ -147,6 +159,7 @@ def test_killed_executor_costs_only_time(
 ) -> None:
     """``kill -9`` of an executor while it writes: Spark repeats its slices, and all is written."""
     ids = pond.put(POINTS)
+    pond.config = replace(CONFIG, write_chunk=5)  # so that writing takes more than a moment
     killed: list[int] = []
 
     def kill(run: Run) -> None:
@@ -154,7 +167,7 @@ def test_killed_executor_costs_only_time(
             killed.append(machines.executors()[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    run = pond.recluster(spark, KMeans(5), on_change=kill)
+    run = pond.recluster(spark, KMeans(5, n_init=1), on_change=kill)
     assert killed
     assert killed[0] not in machines.executors()
     assert run.state is RunState.SUCCEEDED, run.error_message
@@ -162,28 +175,65 @@ def test_killed_executor_costs_only_time(
     assert set(pond.labels("a").values()) == set(pond.labels("b").values()) == set(range(5))
 
 
-def test_run_that_lost_its_lease_writes_nothing_more(pond: Pond, spark: SparkCluster) -> None:
-    """Executors look at the fence in the store: those of a run that was overtaken stop."""
+def test_run_that_lost_its_lease_fails_and_changes_nothing(pond: Pond, spark: SparkCluster) -> None:
+    """A run that was overtaken while it fitted ends as failed; the other's slot is as it was."""
     pond.put(POINTS)
-    first = pond.recluster(spark, KMeans(5))
-    fence = pond.state.fence
+    first = pond.recluster(spark, KMeans(5, n_init=1))
     overtaken: list[dict[str, int | None]] = []
 
     def overtake(run: Run) -> None:
-        if not overtaken and run.stage == "assign":
-            pond.clusterings.compare_and_set(
-                "default",
-                {
-                    "fence": fence + 2,
-                    "lease_owner": "another",
-                    "lease_run": "b-run",
-                    "lease_expires": time.time() + 60,
-                },
-            )
+        if not overtaken and run.stage == "fit":
+            take_over(pond)
             overtaken.append(pond.labels(pond.state.inactive_slot))
 
-    run = pond.recluster(spark, KMeans(3), cold_start=True, on_change=overtake)
+    run = pond.recluster(spark, KMeans(3, n_init=1), cold_start=True, on_change=overtake)
     assert (run.state, run.error_reason) == (RunState.FAILED, "LEASE_LOST")
     assert pond.labels(pond.state.inactive_slot) == overtaken[0]
     assert pond.state.active_run == first.id
-    assert CONFIG.lease_ttl_s == 30
+
+
+def take_over(pond: Pond) -> None:
+    """Another run has the lease, under a higher fence."""
+    changes: Payload = {
+        "fence": pond.state.fence + 1,
+        "lease_owner": "another",
+        "lease_run": "b-run",
+        "lease_expires": time.time() + 60,
+    }
+    pond.clusterings.compare_and_set("default", changes)
+
+
+def test_executor_of_an_overtaken_run_writes_nothing(pond: Pond, spark: SparkCluster) -> None:
+    """A task looks at the fence in the store, whatever its driver believes; and so does a rerun."""
+    pond.put(POINTS)
+    lease, state = acquire(pond.clusterings, Holder("default", "us", "a-run", 30))
+    rule = Rule(Fit(Centroids(POINTS[:5])), Sample(pack_ids([]), POINTS[:0]))
+    orders = Orders(
+        store=pond.place,
+        collection=pond.name,
+        vector=VECTOR,
+        state=state,
+        run="a-run",
+        fence=lease.fence,
+        rule=rule,
+        fields=(),
+        block_size=256,
+        write_chunk=50,
+    )
+    work = functools.partial(write_slice, orders, np.arange(5, dtype=np.int32), ALL)
+    first, second = slices_of(2)
+    with lease:
+        done = spark.reduce(work, Written.join, [first], check=lambda: None)
+        assert 0 < done.written < N
+        again = spark.reduce(work, Written.join, [first], check=lambda: None)
+        assert (again.written, again.labels) == (0, done.labels)
+        take_over(pond)
+        with pytest.raises(LeaseLost, match="a-run is over"):
+            spark.reduce(work, Written.join, [second], check=lambda: None)
+    assert sum(label is not None for label in pond.labels("a").values()) == done.written
+
+
+def test_error_of_spark_is_one_line(spark: SparkCluster) -> None:
+    """A task that raises something that is not ours: what it was, without Java's trace."""
+    with pytest.raises(OperatorError, match=r"^the Spark job failed: ZeroDivisionError: .*zero$"):
+        spark.map(lambda n: 1 // n, [0], check=lambda: None)

@@ -27,6 +27,7 @@ class Pond:
     store: Store
     place: StoreConfig
     name: str
+    config: ClustererConfig = CONFIG
 
     def put(self, vectors: Vectors, *, first: int = 0, age_s: float = 3600.0) -> list[str]:
         """Stores vectors (N, DIM) under the keys first, first + 1, ...; returns their ids."""
@@ -51,14 +52,14 @@ class Pond:
     ) -> Run:
         """A run, at its end."""
         request = to_request(method, self.name, "default", RunOptions(**options))  # type: ignore[arg-type]
-        wanted = plan_task(request, self.store, CONFIG, bisecting=bisecting)
+        wanted = plan_task(request, self.store, self.config, bisecting=bisecting)
         return from_run(
             recluster(
                 wanted,
                 self.store,
                 cluster,
                 store_config=self.place,
-                config=CONFIG,
+                config=self.config,
                 on_change=lambda message: on_change(from_run(message)),
             )
         )

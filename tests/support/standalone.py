@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 HOME = Path(pyspark.__file__).parent
 _VECTOR_MODULE = "--add-modules=jdk.incubator.vector"
 
+_QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
 SETTINGS = {
     "spark.driver.memory": "512m",
     "spark.executor.memory": "512m",
@@ -26,10 +28,15 @@ SETTINGS = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.ui.enabled": "false",
     "spark.executorEnv.PYTHONPATH": str(ROOT),
-    "spark.sql.shuffle.partitions": "4",
+    "spark.driver.extraJavaOptions": _QUICK,
+    "spark.executor.extraJavaOptions": _QUICK,
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
 }
-"""Small, and the checkout is what executors import."""
+"""Small, and the checkout is what executors import. Nothing runs for long enough to be worth
+optimising: by the compilers of Java and of Spark, the tests took three times as long."""
 
 
 def java_home(directory: Path) -> str | None:
