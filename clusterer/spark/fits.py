@@ -99,9 +99,9 @@ def _frame(cluster: SparkCluster, request: FitRequest) -> Any:
     from pyspark.sql.functions import col  # noqa: PLC0415
 
     store, collection, options = request.store, request.collection, request.options
-    parts = [(part.first, str(part.start), str(part.end)) for part in request.window]
-    slices = cluster.session.createDataFrame(parts, "first string, start string, end string")
-    slices = slices.repartition(len(parts), "first")
+    parts = [(str(part.start), str(part.end)) for part in request.window]
+    listed = cluster.context.parallelize(parts, len(parts))  # a task each
+    slices = cluster.session.createDataFrame(listed, "start string, end string")
 
     def read(batches: Iterator[Any]) -> Iterator[Any]:
         import pyarrow as pa  # noqa: PLC0415 - an extra

@@ -34,6 +34,7 @@ _POLL_S = 0.1
 _DEPTH = 3
 """Levels of a reduction: results may be tens of megabytes, and a job may have thousands."""
 _TAIL_CHARS = 300
+_WRONG = re.compile(r"Error|Exception|[Nn]o such|not (?:set|found)")
 _JAVA = re.compile(r"Java gateway|JAVA_GATEWAY")
 
 
@@ -252,11 +253,12 @@ def _signals_kept() -> Iterator[None]:
 
 
 def _tail(log: IO[bytes]) -> str:
-    """The last line that says what is wrong; stack traces say where."""
+    """The first line that says what is wrong; stack traces say where."""
     log.seek(0)
     lines = log.read().decode(errors="replace").splitlines()
     told = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("at ")]
-    return told[-1][:_TAIL_CHARS] if told else ""
+    wrong = [line for line in told if _WRONG.search(line)]
+    return (wrong or told or [""])[0][:_TAIL_CHARS]
 
 
 def _unstarted(error: Exception, tail: str) -> str:
@@ -280,6 +282,7 @@ def _first_line(error: Exception) -> str:
     """What happened, out of Java's and Python's traces: the last line of Python's, if any."""
     text = str(error)
     python = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception|Exit)\b: .*$", text, re.MULTILINE)
+    java = re.findall(r"^: (?:[\w.$]+: )?(.+)$", text, re.MULTILINE)
     lines = [line for line in text.splitlines() if line.strip()]
-    shown = python[0] if python else next(iter(lines), type(error).__name__)
+    shown = next(iter((*python, *java, *lines)), type(error).__name__)
     return shown.strip()[:_TAIL_CHARS]

@@ -16,6 +16,7 @@ from reclustering import blobs
 from standalone import ROOT, SETTINGS
 
 from shoal.cli import main
+from shoal.cli.spark_options import interrupts_noted
 from shoal.store.clusterings import Clusterings
 
 N = 600
@@ -27,7 +28,7 @@ def command(pond: Pond, *arguments: str, environment: dict[str, str]) -> subproc
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "shoal.cli", "cluster", "-k", "5", "--engine", "spark"),
-            *("--store-url", str(pond.place.url)),
+            *("--n-init", "1", "--store-url", str(pond.place.url)),
             *("--store-grpc-port", str(pond.place.grpc_port), "--collection", pond.name),
             *("--spark-master", "local[2]"),
             *(part for k, v in settings.items() for part in ("--spark-conf", f"{k}={v}")),
@@ -55,11 +56,10 @@ def test_command_prints_the_run_and_nothing_of_spark(
     assert None not in pond.of(ids)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_command_gives_the_lease_back(
-    pond: Pond, spark_environment: dict[str, str], number: signal.Signals
+    pond: Pond, spark_environment: dict[str, str]
 ) -> None:
-    """After Ctrl-C or SIGTERM (Kubernetes): exit 130, a cancelled run, a free lease, no change."""
+    """After a Ctrl-C: exit 130, a cancelled run, a free lease, and nothing changed."""
     pond.put(blobs(N))
     with command(pond, environment=spark_environment) as process:
         until = time.monotonic() + 100
@@ -67,7 +67,7 @@ def test_interrupted_command_gives_the_lease_back(
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.05)
-        os.kill(process.pid, number)
+        process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err.decode()
     assert err.decode().splitlines()[-1].startswith("shoal: interrupted; run ")
@@ -75,6 +75,18 @@ def test_interrupted_command_gives_the_lease_back(
     (record,) = Clusterings(pond.store, pond.name).runs()
     assert record["record"]["state"] == "RUN_STATE_CANCELLED"  # type: ignore[index,call-overload]
     assert set(pond.labels("a").values()) == {None}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_is_noted_where_somebody_checks(number: signal.Signals) -> None:
+    """Ctrl-C, and Kubernetes' SIGTERM, end the work at a check; a second one ends it at once."""
+    with interrupts_noted() as check:
+        check()
+        os.kill(os.getpid(), number)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize(

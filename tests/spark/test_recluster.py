@@ -178,6 +178,7 @@ def test_killed_executor_costs_only_time(
 def test_run_that_lost_its_lease_fails_and_changes_nothing(pond: Pond, spark: SparkCluster) -> None:
     """A run that was overtaken while it fitted ends as failed; the other's slot is as it was."""
     pond.put(POINTS)
+    pond.config = replace(CONFIG, lease_ttl_s=6)  # it looks at its lease every two seconds
     first = pond.recluster(spark, KMeans(5, n_init=1))
     overtaken: list[dict[str, int | None]] = []
 
