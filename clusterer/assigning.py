@@ -100,20 +100,68 @@ def checksums(vectors: Vectors) -> npt.NDArray[np.uint64]:
     return sums
 
 
-class Assignment:
-    """The table of points, the sums, and a sample of vectors."""
+class Totals:
+    """What an assignment pass says of the clusters, whoever holds the points: sums and a sample.
 
-    def __init__(self, rule: Rule, sample: int, fields: Sequence[str] = ()) -> None:
+    Memory is that of K x D sums and of the sample, whatever the number of points.
+    """
+
+    def __init__(self, centroids: Vectors, sample: int, fields: Sequence[str] = ()) -> None:
         """Prepare: ``sample`` vectors are kept, and the values of payload ``fields`` counted."""
-        self.rule = rule
-        self.centroids: Vectors = rule.model.centroids
-        self.table = PointTable()
+        self.centroids = centroids
         self.values = ValueCounts(fields)
-        self.tally = Tally(self.centroids)
+        self.tally = Tally(centroids)
         self._wanted_sample = sample
         self._sample: list[Vectors] = []
+        self._sample_labels: list[Labels] = []
         self.sample_len = 0
         self._confidence = 0.0
+
+    def count(self, block: Block, vectors: Vectors, found: Assigned) -> None:
+        """Counts a block of the scan with its ``vectors`` (B, D) and what was found of them."""
+        self.values.add(block.payloads, found.labels)
+        self.tally.add(vectors, found.labels)
+        self._confidence += float(found.confidence[found.labels >= 0].sum())
+        # Ids are hashes, so the first points of a scan are a uniform sample.
+        self._keep(vectors, found.labels)
+
+    def merge(self, other: Totals) -> None:
+        """Adds what ``other``, of the same model, has counted."""
+        self.values.merge(other.values)
+        self.tally.merge(other.tally)
+        self._confidence += other._confidence
+        for vectors, labels in zip(other._sample, other._sample_labels, strict=True):
+            self._keep(vectors, labels)
+
+    def _keep(self, vectors: Vectors, labels: Labels) -> None:
+        missing = self._wanted_sample - self.sample_len
+        if missing > 0 and len(vectors):
+            self._sample.append(vectors[:missing].copy())
+            self._sample_labels.append(labels[:missing].copy())
+            self.sample_len += len(self._sample[-1])
+
+    def sampled(self) -> Vectors:
+        """The vectors of the sample, (M, D)."""
+        return np.concatenate(self._sample) if self._sample else self.centroids[:0]
+
+    def sampled_labels(self) -> Labels:
+        """The rows that the vectors of the sample were given, int32 (M,)."""
+        return np.concatenate(self._sample_labels) if self._sample else np.zeros(0, np.int32)
+
+    @property
+    def confidence(self) -> float:
+        """Mean confidence of the points that are not noise; 0 if all are."""
+        return self._confidence / max(1, int(self.tally.sizes.sum()))
+
+
+class Assignment(Totals):
+    """The totals, and the table of points."""
+
+    def __init__(self, rule: Rule, sample: int, fields: Sequence[str] = ()) -> None:
+        """Prepare, as ``Totals`` does."""
+        super().__init__(rule.model.centroids, sample, fields)
+        self.rule = rule
+        self.table = PointTable()
 
     def add(self, block: Block, state: State) -> None:
         """Assigns a block of the scan."""
@@ -121,26 +169,10 @@ class Assignment:
             return
         active = slot_labels(block.payloads, state.clustering, state.active_slot)
         found = self.rule.assign(block.ids, block.vectors, active)
-        self.values.add(block.payloads, found.labels)
-        self.tally.add(block.vectors, found.labels)
-        self._confidence += float(found.confidence[found.labels >= 0].sum())
+        self.count(block, block.vectors, found)
         self.table.append(
             block.ids,
             found.labels,
             active,
             slot_labels(block.payloads, state.clustering, state.inactive_slot),
         )
-        missing = self._wanted_sample - self.sample_len
-        if missing > 0:
-            # Ids are hashes, so the first points of a scan are a uniform sample.
-            self._sample.append(block.vectors[:missing].copy())
-            self.sample_len += len(self._sample[-1])
-
-    def sampled(self) -> Vectors:
-        """The vectors of the first ``sample_len`` points, (M, D)."""
-        return np.concatenate(self._sample) if self._sample else self.centroids[:0]
-
-    @property
-    def confidence(self) -> float:
-        """Mean confidence of the points that are not noise; 0 if all are."""
-        return self._confidence / max(1, int(self.tally.sizes.sum()))

@@ -115,6 +115,11 @@ class Tally:
         self._sums += cluster_sums(vectors, labels, len(self.sizes))
         self.sizes += np.bincount(labels[labels >= 0], minlength=len(self.sizes))
 
+    def merge(self, other: Tally) -> None:
+        """Adds what ``other``, of the same centroids, has counted."""
+        self._sums += other._sums
+        self.sizes += other.sizes
+
     @property
     def inertia(self) -> float:
         """Sum of squared distances of the unit vectors to their cluster's mean.

@@ -85,17 +85,47 @@ def match(  # noqa: PLR0913 - two sides of labels and centroids, and how to comp
         Ids in which continued clusters keep theirs and all others get unused ones, larger
         clusters first; the lineage lists the new clusters by size, then the retired ones.
     """
-    counts = _contingency(old_labels, new_labels, old.ids, len(new_centroids))
-    sizes = np.bincount(new_labels[new_labels >= 0], minlength=len(new_centroids))
+    kept = old_labels[old_labels >= 0]
+    overlap = Overlap(
+        _contingency(old_labels, new_labels, old.ids, len(new_centroids)),
+        np.bincount(kept, minlength=int(old.ids.max(initial=0)) + 1)[old.ids],
+        np.bincount(new_labels[new_labels >= 0], minlength=len(new_centroids)),
+    )
+    return match_overlap(overlap, old, new_centroids, next_id=next_id, thresholds=thresholds)
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """How many points are where, on both sides.
+
+    ``counts`` (K_old, K_new), sparse, in the order of the old clusters and of the new ones;
+    ``old_sizes`` (K_old,) and ``new_sizes`` (K_new,) count all points of a cluster.
+    """
+
+    counts: csc_array
+    old_sizes: Indices
+    new_sizes: Indices
+
+
+def match_overlap(
+    overlap: Overlap,
+    old: Clusters,
+    new_centroids: Vectors,
+    *,
+    next_id: int,
+    thresholds: MatchThresholds,
+) -> Matching:
+    """As ``match``, of points that were counted where they are."""
+    counts, sizes = overlap.counts, overlap.new_sizes
     if counts.nnz:
         pairs = _by_overlap(counts, thresholds.continued_jaccard)
     else:
         pairs = _by_centroid(old.centroids, new_centroids, thresholds.centroid_cosine)
 
     ids = np.full(len(new_centroids), -1, np.int32)
-    overlap = np.zeros(len(ids))
+    scores = np.zeros(len(ids))
     for i, j, score in pairs:
-        ids[j], overlap[j] = old.ids[i], score
+        ids[j], scores[j] = old.ids[i], score
     kept = ids >= 0
     by_size = np.argsort(-sizes, kind="stable")
     for j in by_size[~kept[by_size]]:
@@ -103,12 +133,12 @@ def match(  # noqa: PLR0913 - two sides of labels and centroids, and how to comp
 
     origins = _Origins(counts, old.ids, thresholds)
     lineage = [
-        Lineage(int(ids[j]), "continued", int(sizes[j]), origins.related(j), float(overlap[j]))
+        Lineage(int(ids[j]), "continued", int(sizes[j]), origins.related(j), float(scores[j]))
         if kept[j]
         else Lineage(int(ids[j]), origins.kind(j, int(sizes[j])), int(sizes[j]), origins.related(j))
         for j in by_size
     ]
-    lineage += _retired(old_labels, counts, old.ids, ids, thresholds)
+    lineage += _retired(overlap, old.ids, ids, thresholds)
     return Matching(ids, tuple(lineage), next_id)
 
 
@@ -178,18 +208,17 @@ class _Origins:
 
 
 def _retired(
-    old_labels: Labels, counts: csc_array, old_ids: Labels, ids: Labels, thresholds: MatchThresholds
+    overlap: Overlap, old_ids: Labels, ids: Labels, thresholds: MatchThresholds
 ) -> list[Lineage]:
     """The old clusters that no new one continues, largest first."""
-    by_row = counts.tocsr()
+    by_row = overlap.counts.tocsr()
     alive = set(ids.tolist())
     gone = [i for i, cluster in enumerate(old_ids.tolist()) if cluster not in alive]
-    sizes = np.bincount(old_labels[old_labels >= 0], minlength=int(old_ids.max(initial=0)) + 1)
     found = []
     for i in gone:
         span = slice(by_row.indptr[i], by_row.indptr[i + 1])
         heirs = _largest(ids[by_row.indices[span]], by_row.data[span], thresholds.related_share)
-        found.append(Lineage(int(old_ids[i]), "retired", int(sizes[old_ids[i]]), heirs))
+        found.append(Lineage(int(old_ids[i]), "retired", int(overlap.old_sizes[i]), heirs))
     return sorted(found, key=lambda line: (-line.size, line.cluster))
 
 

@@ -63,6 +63,15 @@ class ValueCounts:
                 for value in set(_values(payload, name)):
                     self._count((name, value), label)
 
+    def merge(self, other: ValueCounts) -> None:
+        """Adds what ``other``, of the same fields, has counted."""
+        self._points.update(other._points)
+        for key, counts in other._counts.items():
+            if key in self._counts:
+                self._counts[key].update(counts)
+            elif len(self._counts) < _MOST_DISTINCT:
+                self._counts[key] = Counter(counts)
+
     def _count(self, key: tuple[str, str], label: int) -> None:
         if key not in self._counts:
             if len(self._counts) >= _MOST_DISTINCT:

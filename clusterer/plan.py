@@ -40,26 +40,73 @@ class Report:
     lineage: tuple[Lineage, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is to change, counted: ``known`` points had a cluster; ``sizes`` are the new ones'."""
+
+    points: int
+    known: int
+    moved: int
+    to_write: int
+    noise: int
+    agreement: float | None
+    sizes: npt.NDArray[np.int64]
+
+
 def report(table: PointTable, lineage: tuple[Lineage, ...], quality: Quality) -> Report:
     """Compares what ``table`` wants with what its slots hold."""
     before = table.active != UNASSIGNED
-    moved = int(np.count_nonzero(before & (table.active != table.wanted)))
     known = int(np.count_nonzero(before))
-    sizes = np.unique(table.wanted[table.wanted >= 0], return_counts=True)[1]
-    return Report(
+    changes = Changes(
         points=len(table),
-        clusters=len(sizes),
-        moved=moved,
-        moved_share=moved / known if known else 0.0,
+        known=known,
+        moved=int(np.count_nonzero(before & (table.active != table.wanted))),
         to_write=int(np.count_nonzero(table.inactive != table.wanted)),
         noise=int(np.count_nonzero(table.wanted == NOISE)),
         agreement=float(adjusted_rand_score(table.active[before], table.wanted[before]))
         if known
         else None,
+        sizes=np.unique(table.wanted[table.wanted >= 0], return_counts=True)[1],
+    )
+    return report_of(changes, lineage, quality)
+
+
+def report_of(changes: Changes, lineage: tuple[Lineage, ...], quality: Quality) -> Report:
+    """The report of changes that were counted already."""
+    return Report(
+        points=changes.points,
+        clusters=len(changes.sizes),
+        moved=changes.moved,
+        moved_share=changes.moved / changes.known if changes.known else 0.0,
+        to_write=changes.to_write,
+        noise=changes.noise,
+        agreement=changes.agreement,
         quality=quality,
-        largest_share=float(sizes.max(initial=0) / max(1, len(table))),
+        largest_share=float(changes.sizes.max(initial=0) / max(1, changes.points)),
         lineage=lineage,
     )
+
+
+def rand_index(counts: npt.NDArray[np.int64], rows: Labels, columns: Labels) -> float:
+    """The adjusted Rand index (Hubert & Arabie 1985) of two labellings, of counts of pairs.
+
+    ``counts`` (M,) points have the label ``rows`` (M,) in one and ``columns`` (M,) in the other.
+    Computed in Python's integers: the pairs of a billion points overflow 64 bits when multiplied.
+    """
+
+    def pairs(amounts: list[int]) -> int:
+        return sum(n * (n - 1) // 2 for n in amounts)
+
+    def margin(labels: Labels) -> int:
+        sums = np.bincount(np.unique(labels, return_inverse=True)[1], weights=counts)
+        return pairs([round(n) for n in sums.tolist()])
+
+    both = pairs([int(n) for n in counts])
+    first, second = margin(rows), margin(columns)
+    total = pairs([int(counts.sum())])
+    expected = first * second / total if total else 0.0
+    most = (first + second) / 2
+    return 1.0 if most == expected else float((both - expected) / (most - expected))
 
 
 def centroid_drift(old: Clusters, new: Clusters, sizes: npt.NDArray[np.int64]) -> float | None:

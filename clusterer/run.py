@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from clusterer import points, writeback
-from clusterer.assigning import Assignment, NoiseRule, Rule
+from clusterer.assigning import Assignment, NoiseRule, Rule, Totals
 from clusterer.lease import Lease
 from clusterer.matching import Clusters, Matching, match
 from clusterer.methods import Fit
@@ -30,6 +30,7 @@ from clusterer.models import Prototypes, pack, unpack
 from clusterer.naming import nearest_words
 from clusterer.plan import (
     Quality,
+    Report,
     centroid_drift,
     objections,
     report,
@@ -46,7 +47,16 @@ _LOG = logging.getLogger(__name__)
 
 
 class Run:
-    """A run under a held lease. :meth:`execute` does it; :attr:`progress` tells how far it is."""
+    """A run under a held lease. :meth:`execute` does it; :attr:`progress` tells how far it is.
+
+    Where the points are held and written is in ``_find``, ``_match``, ``_report``, ``_write`` and
+    ``_settle``, which another engine replaces (``clusterer.spark``).
+    """
+
+    _rule: Rule
+    """What the fit says of any point; set by ``_find``."""
+    _table: points.PointTable
+    """The points, as this engine holds them; set by ``_find``."""
 
     def __init__(self, task: Task, context: RunContext, lease: Lease) -> None:
         self._task = task
@@ -76,15 +86,7 @@ class Run:
         state = self._clusterings.state(self._task.clustering)
         self.progress.base_run = state.active_run
         active = self._active_clusters(state)
-        noisy = self._noisy(state)
-        with self._stage("sample"):
-            sample = self._sample(state)
-        with self._stage("fit"):
-            fit = self._fit(sample, active)
-        rule = NoiseRule(fit, sample, *noisy) if noisy else Rule(fit, sample)
-        del sample  # up to a few hundred MB
-        with self._stage("assign"):
-            found = self._assign(state, rule)
+        found = self._find(state, active)
         with self._stage("plan"):
             matching = self._plan(state, active, found)
             names = self._names(found, matching)
@@ -97,15 +99,26 @@ class Run:
             # spent here, not at the flip: they are never used again even if this run dies.
             self._lease.update({"previous_run": "", "next_cluster": matching.next_id})
             self._context.store.flush()  # before any write of a slot, also after a power cut
-            self.progress.points_written = self._write(found.table, state)
+            self.progress.points_written = self._write(state, matching)
         with self._stage("cutover"), self._context.cutover_lock:
-            late = self._catch_up(found, state, matching, began)
-            self.progress.points_written += writeback.verify(
-                self._writer, found.table, state, late=late
-            )
+            self._settle(state, matching, began)
             self._put_clusters(found, matching, names)
             self._flip(state, found)
         return Outcome.SUCCEEDED
+
+    def _find(self, state: State, active: Clusters) -> Totals:
+        """Samples, fits and assigns every point; sets ``_rule``."""
+        noisy = self._noisy(state)
+        with self._stage("sample"):
+            sample = self._sample(state)
+        with self._stage("fit"):
+            fit = self._fit(sample, active)
+        self._rule = NoiseRule(fit, sample, *noisy) if noisy else Rule(fit, sample)
+        del sample  # up to a few hundred MB
+        with self._stage("assign"):
+            found = self._assign(state, self._rule)
+        self._table = found.table
+        return found
 
     def _check(self) -> None:
         if self._context.cancelled.is_set():
@@ -215,21 +228,11 @@ class Run:
         found.table.seal()
         return found
 
-    def _plan(self, state: State, active: Clusters, found: Assignment) -> Matching:
-        table = found.table
-        matching = match(
-            table.active,
-            table.wanted,
-            active,
-            found.centroids,
-            next_id=state.next_cluster,
-            thresholds=self._context.config.matching,
-        )
-        silhouette = sampled_silhouette(found.sampled(), table.wanted[: found.sample_len])
-        table.wanted = matching.named(table.wanted)
-        self.progress.report = report(
-            table,
-            matching.lineage,
+    def _plan(self, state: State, active: Clusters, found: Totals) -> Matching:
+        matching = self._match(state, active, found)
+        silhouette = sampled_silhouette(found.sampled(), found.sampled_labels())
+        self.progress.report = self._report(
+            matching,
             Quality(
                 inertia=found.tally.inertia,
                 silhouette=silhouette,
@@ -243,14 +246,41 @@ class Run:
         self._context.changed()
         return matching
 
-    def _write(self, table: points.PointTable, state: State) -> int:
+    def _match(self, state: State, active: Clusters, found: Totals) -> Matching:
+        table = self._table
+        matching = match(
+            table.active,
+            table.wanted,
+            active,
+            found.centroids,
+            next_id=state.next_cluster,
+            thresholds=self._context.config.matching,
+        )
+        table.wanted = matching.named(table.wanted)
+        return matching
+
+    def _report(self, matching: Matching, quality: Quality) -> Report:
+        return report(self._table, matching.lineage, quality)
+
+    def _write(self, state: State, matching: Matching) -> int:
+        """Makes the inactive slot hold what is wanted; returns how many points it wrote."""
+        del matching  # the table has its ids by now
         if self.progress.report is not None:
             self.progress.total = self.progress.report.to_write
-        return writeback.write_differences(self._writer, table, state, progress=self._advance)
+        return writeback.write_differences(self._writer, self._table, state, progress=self._advance)
 
-    def _catch_up(
-        self, found: Assignment, state: State, matching: Matching, began: float
-    ) -> Counter[int]:
+    def _settle(self, state: State, matching: Matching, began: float) -> None:
+        """Catches up with the points that came in since ``began``, and verifies."""
+        late = self._catch_up(state, matching, began)
+        self.progress.points_written += writeback.verify(
+            self._writer, self._table, state, late=late
+        )
+
+    def _noise(self) -> int:
+        """How many points the run leaves as noise; known from the end of ``_settle`` on."""
+        return int(np.count_nonzero(self._table.wanted == NOISE))
+
+    def _catch_up(self, state: State, matching: Matching, began: float) -> Counter[int]:
         """Labels what the assignment pass has not seen: points that are new or were replaced.
 
         An empty slot shows both; the time of ingestion shows those that were replaced after
@@ -259,10 +289,8 @@ class Run:
         Returns:
             How many points that are not in the table now have each label.
         """
-        since = began - self._context.config.clock_skew_s
-        where = Where(should=(Empty(state.inactive_field), Within("ingested_at", gte=since)))
         options = Scan(
-            where=where,
+            where=self._late(state, began),
             vector=self._task.vector,
             fields=("clusters", "ingested_at"),
             block_size=self._context.config.block_size,
@@ -272,11 +300,10 @@ class Run:
             if block.vectors is None:
                 continue
             active = writeback.slot_labels(block.payloads, state.clustering, state.active_slot)
-            rule = found.rule
-            labels = matching.named(rule.assign(block.ids, block.vectors, active).labels)
+            labels = matching.named(self._rule.assign(block.ids, block.vectors, active).labels)
             held = writeback.slot_labels(block.payloads, state.clustering, state.inactive_slot)
-            rows = found.table.find(block.ids)
-            found.table.wanted[rows[rows >= 0]] = labels[rows >= 0]
+            rows = self._table.find(block.ids)
+            self._table.wanted[rows[rows >= 0]] = labels[rows >= 0]
             late.update(labels[rows < 0].tolist())
             slots = ("a", "b") if not state.active_run else (state.inactive_slot,)
             for label in np.unique(labels[held != labels]).tolist():
@@ -289,9 +316,12 @@ class Run:
                 self.progress.points_written += len(at)
         return late
 
-    def _put_clusters(
-        self, found: Assignment, matching: Matching, names: Mapping[int, str]
-    ) -> None:
+    def _late(self, state: State, began: float) -> Where:
+        """The points that came in since ``began``, or may have."""
+        since = began - self._context.config.clock_skew_s
+        return Where(should=(Empty(state.inactive_field), Within("ingested_at", gte=since)))
+
+    def _put_clusters(self, found: Totals, matching: Matching, names: Mapping[int, str]) -> None:
         sizes, cohesion = found.tally.sizes, found.tally.cohesion
         lines = {line.cluster: line for line in matching.lineage}
         self._clusterings.put_clusters(
@@ -318,17 +348,17 @@ class Run:
         self._clusterings.put_model(
             self._task.clustering,
             self._task.run,
-            pack(found.rule.model, matching.ids),
+            pack(self._rule.model, matching.ids),
             fence=self._lease.fence,
         )
 
-    def _names(self, found: Assignment, matching: Matching) -> dict[int, str]:
+    def _names(self, found: Totals, matching: Matching) -> dict[int, str]:
         """The names of clusters by row: new ones, or the one that an id had."""
         kept = {row: self._old_names.get(int(one), "") for row, one in enumerate(matching.ids)}
         words = nearest_words(found.centroids, self._task.naming)
         return {**kept, **words, **found.values.names()}
 
-    def _flip(self, state: State, found: Assignment) -> None:
+    def _flip(self, state: State, found: Totals) -> None:
         self._check()
         self._context.store.flush()
         self._lease.update(
@@ -339,7 +369,7 @@ class Run:
                 "changed_at": time.time(),
                 "previous_noise": state.run_noise,
                 "previous_confidence": state.run_confidence,
-                "run_noise": int(np.count_nonzero(found.table.wanted == NOISE)),
+                "run_noise": self._noise(),
                 "run_confidence": found.confidence,
                 "newcomers_clustered": 0,
                 "newcomers_confidence": 0.0,

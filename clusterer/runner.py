@@ -10,6 +10,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from prometheus_client import Counter, Histogram
 
@@ -37,6 +38,10 @@ _STAGE_S = Histogram(
 _WRITTEN = Counter("shoal_clusterer_points_written", "Points whose payload runs wrote.")
 
 
+MakeRun: TypeAlias = Callable[[Task, RunContext, Lease], Run]
+"""What makes a run of its task: ``Run``, or another engine in its place."""
+
+
 @dataclass(slots=True)
 class _Live:
     """A run under way in this process."""
@@ -52,11 +57,17 @@ class Runner:
     """The runs of one process. Thread-safe."""
 
     def __init__(
-        self, store: Store, config: ClustererConfig, *, fit: Fitter = fit_in_child
+        self,
+        store: Store,
+        config: ClustererConfig,
+        *,
+        fit: Fitter = fit_in_child,
+        make_run: MakeRun = Run,
     ) -> None:
         self._store = store
         self._config = config
         self._fit = fit
+        self._make_run = make_run
         self._live: dict[str, _Live] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
         self._guard = threading.Lock()
@@ -135,7 +146,7 @@ class Runner:
             changed=lambda: self._tell(task.run),
             fit=self._fit,
         )
-        live = _Live(message, Run(task, context, lease), cancelled)
+        live = _Live(message, self._make_run(task, context, lease), cancelled)
         live.thread = threading.Thread(
             target=self._execute, args=(task, live, lease), name=f"run-{task.run}"
         )

@@ -14,7 +14,8 @@ from shoal.cli.method_options import method_of, method_options, run_options_of
 from shoal.cli.options import Target, json_option, option, target_options
 from shoal.cli.output import print_json, talk
 from shoal.cli.root import DomainError, Interrupted
-from shoal.client import COLLECTION, Client, Run, RunState
+from shoal.cli.spark_options import SparkChoice, spark_options
+from shoal.client import COLLECTION, Client, Method, Run, RunState
 from shoal.errors import LeaseHeld
 
 
@@ -67,9 +68,23 @@ class StageProgress:
 @option("--plan", "plan_only", is_flag=True, help="Stop after the plan; change nothing.")
 @option("--force", is_flag=True, help="Cut over even if the plan is past a gate.")
 @option("--wait/--no-wait", default=True, help="Follow the run to its end, or only start it.")
+@option(
+    "--bisecting",
+    is_flag=True,
+    help="With --engine spark: k-means by splitting the largest cluster again and again.",
+)
+@spark_options
 @json_option
 @target_options
-def cluster(*, target: Target, wait: bool, as_json: bool, **options: Any) -> None:
+def cluster(
+    *,
+    target: Target,
+    wait: bool,
+    as_json: bool,
+    spark: SparkChoice | None,
+    bisecting: bool,
+    **options: Any,
+) -> None:
     """Group the stored images; ids stay stable.
 
     A cluster that continues keeps its id. Readers see the old clustering until the new one is
@@ -83,8 +98,19 @@ def cluster(*, target: Target, wait: bool, as_json: bool, **options: Any) -> Non
       shoal cluster -k auto --plan
       shoal cluster --method evoc --layer coarsest --clustering coarse
       shoal cluster --method hdbscan --noise-only
+      shoal cluster -k 1000 --engine spark --store-url http://qdrant:6333
     """
     method = method_of(options)
+    if spark is not None:
+        if not wait:
+            message = "--engine spark is driven by this command, which has to wait: no --no-wait"
+            raise click.UsageError(message)
+        run = _in_spark(spark, target, method, options, bisecting=bisecting)
+        _tell(run, as_json=as_json)
+        return
+    if bisecting:
+        message = "--bisecting is for --engine spark"
+        raise click.UsageError(message)
     with target.connect() as client:
         try:
             run = client.start_run(
@@ -100,6 +126,29 @@ def cluster(*, target: Target, wait: bool, as_json: bool, **options: Any) -> Non
             raise Interrupted(message) from exc
         if wait:
             run = _follow(client, run)
+    _tell(run, as_json=as_json)
+
+
+def _in_spark(
+    spark: SparkChoice, target: Target, method: Method, options: dict[str, Any], *, bisecting: bool
+) -> Run:
+    from shoal.cli.spark_cluster import recluster_in_spark
+    from shoal.client.wire_runs import to_request
+
+    with target.connect() as client:  # asked only for the vectors of a vocabulary
+        wanted = run_options_of(options, client)
+    request = to_request(method, target.collection, target.clustering, wanted)
+    progress = StageProgress(bars=sys.stderr.isatty())
+    try:
+        return recluster_in_spark(spark, request, bisecting=bisecting, on_change=progress.update)
+    except LeaseHeld as exc:
+        raise Busy(exc.message) from exc
+    finally:
+        progress.close()
+
+
+def _tell(run: Run, *, as_json: bool) -> None:
+    """Prints ``run``; raises for one that did not succeed."""
     if as_json:
         print_json(run)
     else:

@@ -18,6 +18,8 @@ from shoal.cli.options import Target, json_option, option, target_options
 from shoal.cli.output import print_json, talk
 from shoal.cli.root import DomainError, Interrupted, one_line
 from shoal.cli.sources import Keys, SourceConfig, check_paths, count_items, open_stdin, read_items
+from shoal.cli.spark_ingest import Backfill, Done, Embedding, embedding_options, ingest_in_spark
+from shoal.cli.spark_options import SparkChoice, spark_options
 from shoal.client import WINDOW, IngestOutcome, IngestStatus, Json
 from shoal.errors import ShoalError, TransientError
 
@@ -57,6 +59,10 @@ class Report:
         """Count ``outcome``."""
         self.counts[outcome.status] += 1
         self.retryable += outcome.failure is not None and outcome.failure.retryable
+        self.note(outcome)
+
+    def note(self, outcome: IngestOutcome) -> None:
+        """Keep what ``--json`` says of a failure."""
         if outcome.failure is not None and len(self.errors) < MAX_REPORTED:
             reason, message = outcome.failure.reason, outcome.failure.message
             self.errors.append({"name": outcome.name, "reason": reason, "message": message})
@@ -130,6 +136,8 @@ def parse_fields(
     show_default=False,
     help="Show a progress bar. Default: on a terminal.",
 )
+@embedding_options
+@spark_options
 @json_option
 @target_options
 def ingest(
@@ -143,6 +151,8 @@ def ingest(
     progress: bool | None,
     as_json: bool,
     target: Target,
+    spark: SparkChoice | None,
+    embedding: Embedding,
 ) -> None:
     """Store images: files, directories, tars, manifests.
 
@@ -154,9 +164,16 @@ def ingest(
 
     Example:
       shoal ingest photos/ holiday.tar --source holiday --field year=2024
+      shoal ingest images.jsonl --engine spark --store-url http://qdrant:6333
     """
     check_paths(paths)
     _check_fields(fields)
+    if spark is not None:
+        config = SourceConfig(keys=keys, source=source, payload=fields)
+        backfill = Backfill(spark.store, target.collection, encoders, embedding, config)
+        shown = sys.stderr.isatty() if progress is None else progress
+        _finish(_in_spark(spark, paths, backfill, shown=shown), paths, as_json=as_json)
+        return
     with target.connect() as client:
         limit = client.info().max_image_bytes or None
         config = SourceConfig(keys=keys, source=source, payload=fields, max_bytes=limit)
@@ -179,6 +196,36 @@ def ingest(
                 if as_json:
                     print_json(report.as_json())
                 raise _stopped(exc, report) from exc
+    _finish(report, paths, as_json=as_json)
+
+
+def _in_spark(
+    spark: SparkChoice, paths: tuple[str, ...], backfill: Backfill, *, shown: bool
+) -> Report:
+    """What became of the images that Spark's tasks stored; names the failed ones on stderr."""
+    report = Report()
+    with tqdm(disable=not shown, unit=" tasks", file=sys.stderr) as bar:
+
+        def update(done: int, of: int) -> None:
+            bar.total, bar.n = of or None, done
+            bar.refresh()
+
+        tasks = ingest_in_spark(spark, paths, backfill, on_progress=update)
+    for task in tasks:
+        _add(report, task)
+    return report
+
+
+def _add(report: Report, task: Done) -> None:
+    report.counts.update(task.counts)
+    report.retryable += task.retryable
+    for outcome in task.failures:
+        report.note(outcome)
+        click.echo(one_line(_described(outcome)), err=True)
+
+
+def _finish(report: Report, paths: tuple[str, ...], *, as_json: bool) -> None:
+    """Prints the report; exits 1 if anything failed."""
     if not report.counts:
         talk(f"shoal: no images in {', '.join(paths)}")
     if as_json:
@@ -210,9 +257,14 @@ def follow(outcomes: Iterable[IngestOutcome], report: Report, bar: tqdm[Never]) 
         report.add(outcome)
         bar.update()
         if outcome.failure is not None:
-            line = f"{outcome.name}: {outcome.failure.reason}: {outcome.failure.message}"
             with bar.external_write_mode(file=sys.stderr):
-                click.echo(one_line(line), err=True)
+                click.echo(one_line(_described(outcome)), err=True)
+
+
+def _described(outcome: IngestOutcome) -> str:
+    """A failed outcome in one line."""
+    failure = outcome.failure
+    return f"{outcome.name}: {failure.reason}: {failure.message}" if failure else outcome.name
 
 
 def _stopped(error: BaseException, report: Report) -> click.ClickException:

@@ -21,6 +21,11 @@ _REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 """How a URI that the server is to read begins."""
 
 
+def is_remote(path: str) -> bool:
+    """Whether ``path`` is a URI that is left to whoever stores the images."""
+    return _REMOTE.match(path) is not None
+
+
 def check_paths(paths: Sequence[str]) -> None:
     """Raise NotFound, naming the path, unless all ``paths`` exist, but ``-`` and remote URIs."""
     for path in paths:

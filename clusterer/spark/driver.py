@@ -1,0 +1,131 @@
+"""The process that drives a run in Spark: one run of the clusterer's runner, followed to its end.
+
+Not a service: it takes the lease in the store like any run, so it excludes, and is excluded by,
+those of clusterer services over the same store; its record is beside theirs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from clusterer import wire
+from clusterer.config import ClustererConfig
+from clusterer.lease import Lease
+from clusterer.methods import plan_fit
+from clusterer.methods.values import NO_DUPLICATES
+from clusterer.run import Run
+from clusterer.runner import Runner
+from clusterer.spark.fits import check_plan
+from clusterer.spark.run import SparkEngine, SparkRun
+from clusterer.task import Progress, RunContext, Task
+from shoal.errors import InvalidArgument, Unsupported
+from shoal.spark import SparkCluster
+from shoal.store import Store, StoreConfig
+from shoal.store.clusterings import Clusterings
+from shoal.store.model import check_clustering_name
+from shoal.v1 import clusterer_pb2 as pb
+
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SparkTask:
+    """A request for a run, checked against the store it is for; ``bisecting``: k-means that way."""
+
+    task: Task
+    message: pb.Run
+    bisecting: bool = False
+
+
+def plan_task(
+    request: pb.CreateRunRequest, store: Store, config: ClustererConfig, *, bisecting: bool
+) -> SparkTask:
+    """What ``request`` asks for, before any Spark is started.
+
+    Raises:
+        Unsupported: Spark's engine cannot do it.
+        InvalidArgument, NotFound: as the clusterer's service.
+    """
+    if store.kind != "server":
+        raise Unsupported("--engine spark needs a Qdrant server, which all executors reach")
+    clustering = check_clustering_name(request.clustering)
+    fit = plan_fit(request.config)
+    if request.config.HasField("duplicate_cosine") and fit.duplicate_cosine < 1:
+        msg = "duplicate_cosine: --engine spark counts equal vectors once, and no near ones"
+        raise Unsupported(f"{msg}: expected 1 or more, got {fit.duplicate_cosine:g}")
+    if fit.duplicate_cosine > 1:
+        fit = replace(fit, duplicate_cosine=NO_DUPLICATES)
+    check_plan(fit, bisecting=bisecting)
+    vector = store.collection(request.collection).vector(request.config.vector)
+    asked = max(request.config.sample_size or config.sample_size, fit.least_points)
+    message = pb.Run(
+        id=wire.run_id(request.request_id),
+        collection=request.collection,
+        clustering=clustering,
+        config=request.config,
+    )
+    task = Task(
+        run=message.id,
+        collection=request.collection,
+        clustering=clustering,
+        vector=vector.name,
+        fit=fit,
+        sample_size=asked,
+        seed=request.config.seed,
+        warm_start=not request.config.cold_start,
+        plan_only=request.plan_only,
+        force=request.force,
+        gates=wire.gates(request.gates) if request.HasField("gates") else config.gates,
+        naming=wire.naming(request.naming, vector.dim),
+    )
+    if request.noise_only:
+        msg = "noise_only: expected method hdbscan or evoc, which --engine spark has not"
+        raise InvalidArgument(msg, field="noise_only")
+    message.config.sample_size, message.config.vector = task.sample_size, vector.name
+    return SparkTask(task, message, bisecting)
+
+
+def recluster(  # noqa: PLR0913 - what, where, by whom, and whom to tell
+    wanted: SparkTask,
+    store: Store,
+    cluster: SparkCluster,
+    *,
+    store_config: StoreConfig,
+    config: ClustererConfig,
+    on_change: Callable[[pb.Run], object],
+) -> pb.Run:
+    """Does the run, and returns its message at its end; ``on_change`` gets it now and then.
+
+    Interrupted, by whatever ``on_change`` or a signal raises, it cancels the Spark job, ends the
+    run, gives the lease back, and passes that on.
+
+    Raises:
+        LeaseHeld: another run is under way.
+        NotEnoughPoints: the method needs more points than there are.
+    """
+    task, message = wanted.task, wanted.message
+    clusterings = Clusterings(store, task.collection)
+
+    def record(progress: Progress) -> None:
+        now = pb.Run()
+        now.CopyFrom(message)
+        wire.set_progress(now, progress)
+        clusterings.put_run(task.run, wire.to_record(now))
+
+    engine = SparkEngine(cluster, store_config, wanted.bisecting, record)
+
+    def make_run(made: Task, context: RunContext, lease: Lease) -> Run:
+        return SparkRun(made, context, lease, engine)
+
+    runner = Runner(store, config, make_run=make_run)
+    try:
+        now = runner.start(task, message, once=False)
+        while now.state == pb.RUN_STATE_RUNNING:
+            on_change(now)
+            time.sleep(_POLL_S)
+            now = runner.book.get(task.collection, task.run)
+    finally:
+        runner.close()
+    return runner.book.get(task.collection, task.run)

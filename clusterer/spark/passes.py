@@ -1,0 +1,242 @@
+"""What a Spark task does with one slice of the store: count it, or write it. Knows no Spark.
+
+Both scan the slice and assign its points by the run's rule. Counting gives the driver what a plan
+needs; writing sets the labels that differ, and may be repeated, by the same run or beside itself:
+each write names the state that it was read in, and is preceded by a look at the lease's fence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from clusterer.assigning import Rule, Totals
+from clusterer.matching import named
+from clusterer.points import UNASSIGNED
+from clusterer.writeback import SlotWriter, as_read, slot_labels
+from shoal.errors import LeaseLost
+from shoal.spark import Slice, scan_slice
+from shoal.store import Store, StoreConfig, open_store
+from shoal.store.clusterings import Clusterings, State
+from shoal.store.model import EVERYWHERE, Block, Payload, Scan, Where
+from shoal.vectors import Labels, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What all tasks of a run are told. Picklable.
+
+    Attributes:
+        store: How to open the store.
+        collection: Its collection.
+        vector: The name of the vector that is clustered.
+        state: The clustering when the run began: its slots.
+        run: The run's id, and ``fence`` that of its lease.
+        fence: Writes under any other change nothing.
+        rule: What the fit says of a point.
+        fields: Payload fields whose values are counted for names.
+        block_size: Points of one read.
+        write_chunk: Ids of one write.
+    """
+
+    store: StoreConfig
+    collection: str
+    vector: str
+    state: State
+    run: str
+    fence: int
+    rule: Rule
+    fields: tuple[str, ...]
+    block_size: int
+    write_chunk: int
+
+
+class SliceTotals(Totals):
+    """The totals of some slices, and which labels went together in how many points.
+
+    ``active`` and ``inactive`` count pairs (label of the slot, row of the model): as many as
+    there are, K x K at most.
+    """
+
+    def __init__(self, centroids: Vectors, sample: int, fields: tuple[str, ...]) -> None:
+        super().__init__(centroids, sample, fields)
+        self.points = 0
+        self.active: Counter[tuple[int, int]] = Counter()
+        self.inactive: Counter[tuple[int, int]] = Counter()
+
+    def add(self, orders: Orders, block: Block) -> None:
+        """Counts a block of a scan."""
+        if block.vectors is None:
+            return
+        state = orders.state
+        active = slot_labels(block.payloads, state.clustering, state.active_slot)
+        inactive = slot_labels(block.payloads, state.clustering, state.inactive_slot)
+        found = orders.rule.assign(block.ids, block.vectors, active)
+        self.count(block, block.vectors, found)
+        self.points += len(block)
+        self.active.update(_pairs(active, found.labels))
+        self.inactive.update(_pairs(inactive, found.labels))
+
+    def join(self, other: SliceTotals) -> SliceTotals:
+        """This, with what ``other`` counted."""
+        self.merge(other)
+        self.points += other.points
+        self.active.update(other.active)
+        self.inactive.update(other.inactive)
+        return self
+
+
+def _pairs(labels: Labels, rows: Labels) -> Counter[tuple[int, int]]:
+    pairs, counts = np.unique(np.stack([labels, rows], axis=1), axis=0, return_counts=True)
+    return Counter({(a, b): n for (a, b), n in zip(pairs.tolist(), counts.tolist(), strict=True)})
+
+
+def count_slice(orders: Orders, sample: int, part: Slice) -> SliceTotals:
+    """The totals of one slice; ``sample`` of its vectors are kept for the silhouette."""
+    totals = SliceTotals(orders.rule.model.centroids, sample, orders.fields)
+    options = Scan(
+        vector=orders.vector,
+        fields=(f"clusters.{orders.state.clustering}", *orders.fields),
+        block_size=orders.block_size,
+    )
+    with open_store(orders.store) as store:
+        for block in scan_slice(store, orders.collection, part, options):
+            totals.add(orders, block)
+    return totals
+
+
+@dataclass(slots=True)
+class Written:
+    """What writing found: points ``written``, and the labels that the slot holds by now.
+
+    ``labels`` counts every point that was seen; ``gained`` and ``lost`` what the writes changed
+    in the slot, by label, so that counts of an earlier pass can be brought up to date.
+    """
+
+    written: int = 0
+    labels: Counter[int] = field(default_factory=Counter)
+    gained: Counter[int] = field(default_factory=Counter)
+    lost: Counter[int] = field(default_factory=Counter)
+
+    def join(self, other: Written) -> Written:
+        """This and ``other``."""
+        self.written += other.written
+        self.labels.update(other.labels)
+        self.gained.update(other.gained)
+        self.lost.update(other.lost)
+        return self
+
+
+def write_slice(orders: Orders, ids: Labels, where: Where, part: Slice) -> Written:
+    """Makes the inactive slot of the points of ``part`` that ``where`` selects hold their labels.
+
+    ``ids`` int32 (K,) are those of the model's rows. Before the first run nobody reads either
+    slot, so both are set.
+
+    Raises:
+        LeaseLost: the run's lease is over, or another's; nothing more is written.
+    """
+    done = Written()
+    with open_store(orders.store) as store:
+        writer = SlotWriter(
+            store,
+            orders.collection,
+            orders.state.clustering,
+            orders.write_chunk,
+            fence_check(store, orders),
+        )
+        options = Scan(
+            where=where,
+            vector=orders.vector,
+            fields=("clusters", "ingested_at"),
+            block_size=orders.block_size,
+        )
+        waiting = _Waiting(orders, writer)
+        for block in scan_slice(store, orders.collection, part, options):
+            _write(orders, ids, block, waiting, done)
+        waiting.write_all()
+    return done
+
+
+class _Waiting:
+    """Points that wait to be written, by label: one operation of few points costs as one of many.
+
+    A label is written when it has a whole operation's points, all are at the end of the slice.
+    """
+
+    def __init__(self, orders: Orders, writer: SlotWriter) -> None:
+        self._writer = writer
+        self._chunk = orders.write_chunk
+        state = orders.state
+        self._slots = (state.inactive_slot,) if state.active_run else ("a", "b")
+        self._ids: dict[int, list[str]] = {}
+        self._times: dict[int, list[Payload]] = {}
+
+    def add(self, label: int, ids: list[str], payloads: list[Payload]) -> None:
+        """Takes points that are to get ``label``."""
+        held = self._ids.setdefault(label, [])
+        held += ids
+        times = self._times.setdefault(label, [])
+        times += [{"ingested_at": payload.get("ingested_at")} for payload in payloads]
+        if len(held) >= self._chunk:
+            self._write(label)
+
+    def write_all(self) -> None:
+        """Writes what waits."""
+        for label in sorted(self._ids):
+            self._write(label)
+
+    def _write(self, label: int) -> None:
+        ids, times = self._ids.pop(label), self._times.pop(label)
+        self._writer.write(ids, dict.fromkeys(self._slots, label), *as_read(times))
+
+
+def _write(orders: Orders, ids: Labels, block: Block, waiting: _Waiting, done: Written) -> None:
+    if block.vectors is None:
+        return
+    state = orders.state
+    active = slot_labels(block.payloads, state.clustering, state.active_slot)
+    held = slot_labels(block.payloads, state.clustering, state.inactive_slot)
+    wanted = named(ids, orders.rule.assign(block.ids, block.vectors, active).labels)
+    differ = held != wanted
+    for label in np.unique(wanted[differ]).tolist():
+        at = np.nonzero(differ & (wanted == label))[0]
+        waiting.add(label, [block.ids[i] for i in at], [block.payloads[i] for i in at])
+    done.written += int(np.count_nonzero(differ))
+    done.labels.update(wanted.tolist())
+    done.gained.update(wanted[differ].tolist())
+    done.lost.update(held[differ & (held != UNASSIGNED)].tolist())
+
+
+def fence_check(store: Store, orders: Orders) -> Callable[[], None]:
+    """A check that the store still says that the lease is this run's; raises LeaseLost."""
+    clusterings = Clusterings(store, orders.collection)
+
+    def check() -> None:
+        now = clusterings.state(orders.state.clustering)
+        if (now.fence, now.lease_run) != (orders.fence, orders.run):
+            raise LeaseLost(
+                f"clustering {now.clustering!r}: the lease of run {orders.run} is over "
+                f"(fence {now.fence}, ours {orders.fence}); nothing was written"
+            )
+
+    return check
+
+
+def read_vectors(orders_store: StoreConfig, collection: str, part: Slice, options: Scan) -> Vectors:
+    """The vectors of one slice, float32 (N, D)."""
+    with open_store(orders_store) as store:
+        dim = store.collection(collection).vector(options.vector or "").dim
+        found = [
+            block.vectors
+            for block in scan_slice(store, collection, part, options)
+            if block.vectors is not None
+        ]
+    return np.concatenate(found) if found else np.zeros((0, dim), np.float32)
+
+
+ALL = EVERYWHERE
+"""Every point of a slice."""

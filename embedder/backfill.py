@@ -1,0 +1,109 @@
+"""The embedder's ingestion without its server: for tasks that read their images themselves.
+
+The same requests, rules and answers as the service's Ingest, so that an image becomes the same
+point whichever way it came; only the stream is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+
+from embedder import messages
+from embedder.config import EmbedderConfig
+from embedder.fleet import Fleet
+from embedder.ingest import Destination, Ingestor, Outcome
+from embedder.locations import Locations
+from embedder.points import Points
+from shoal.errors import ShoalError, TransientError
+from shoal.store import Store
+from shoal.store.model import check_collection_name
+from shoal.v1 import embedder_pb2 as pb
+
+_log = logging.getLogger(__name__)
+
+
+def ingest_all(
+    requests: Iterable[pb.IngestRequest],
+    *,
+    collection: str,
+    encoders: tuple[str, ...],
+    config: EmbedderConfig,
+    store: Store,
+) -> list[pb.IngestResponse]:
+    """One answer per request, in no order; a bad image costs only itself.
+
+    ``requests`` are taken when there is room for them, ``config.stream_images`` at a time, and
+    may read files. Without any, the encoders are opened and proven right, and the collection made.
+
+    Raises:
+        ConfigError, ArtefactError, SelfTestFailed: an encoder cannot be opened.
+        NotFound, EncoderMismatch, Unsupported: as ``Ingestor.open``.
+        StoreUnavailable, Overloaded: the store failed while items were written.
+    """
+    return asyncio.run(_ingest_all(requests, collection, encoders, config, store))
+
+
+async def _ingest_all(
+    requests: Iterable[pb.IngestRequest],
+    collection: str,
+    encoders: tuple[str, ...],
+    config: EmbedderConfig,
+    store: Store,
+) -> list[pb.IngestResponse]:
+    limit = config.limits.max_bytes
+    async with AsyncExitStack() as stack:
+        locations = Locations(config.locations)
+        stack.push_async_callback(locations.close)
+        fleet = Fleet(config)
+        stack.push_async_callback(fleet.close)
+        await fleet.start()
+        points = Points(store, workers=config.store_workers)
+        points.start()
+        stack.push_async_callback(points.close)
+        ingestor = Ingestor(fleet, points, locations, max_bytes=limit)
+        destination = await ingestor.open(check_collection_name(collection), encoders)
+        answers: list[pb.IngestResponse] = []
+        under_way: set[asyncio.Task[pb.IngestResponse]] = set()
+        waiting = iter(requests)
+        try:
+            while (request := await asyncio.to_thread(next, waiting, None)) is not None:
+                task = asyncio.create_task(_answer(ingestor, destination, request, limit))
+                under_way.add(task)
+                del request, task  # an image is up to 20 MiB
+                if len(under_way) >= config.stream_images:
+                    under_way = await _some(under_way, answers)
+            while under_way:
+                under_way = await _some(under_way, answers)
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+        return answers
+
+
+async def _some(
+    under_way: set[asyncio.Task[pb.IngestResponse]], answers: list[pb.IngestResponse]
+) -> set[asyncio.Task[pb.IngestResponse]]:
+    """Those still under way when one or more have been answered."""
+    done, rest = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+    answers += [task.result() for task in done]
+    return rest
+
+
+async def _answer(
+    ingestor: Ingestor, to: Destination, request: pb.IngestRequest, limit: int
+) -> pb.IngestResponse:
+    answer: Outcome | ShoalError
+    try:
+        answer = await ingestor.ingest(to, await messages.to_ingest(request, max_bytes=limit))
+    except ShoalError as exc:
+        if isinstance(exc, TransientError) and request.image.WhichOneof("source") == "data":
+            raise  # the store's: whoever sent this task does it again
+        answer = exc
+    except Exception as exc:  # noqa: BLE001 - the edge of an item: a bug costs it alone
+        _log.error("an item failed", exc_info=exc)
+        answer = ShoalError(f"internal error: {type(exc).__name__}")
+    return messages.ingest_response(request.sequence, request.key, answer)

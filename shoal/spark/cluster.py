@@ -1,0 +1,288 @@
+"""An open Spark application: jobs that can be stopped, and errors of one line.
+
+The only module here that imports pyspark. A job runs in a thread of its own under a job group, so
+that whoever waits for it can look around, and stop it, ten times a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Generic, TypeVar
+
+from shoal.errors import ConfigError, OperatorError, ShoalError
+from shoal.spark.config import SparkConfig
+from shoal.spark.failures import Failure, guarded, marked, merged
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Progress = Callable[[int, int], object]
+"""Gets the numbers of tasks that are done, and of all."""
+
+_POLL_S = 0.1
+_DEPTH = 3
+"""Levels of a reduction: results may be tens of megabytes, and a job may have thousands."""
+_TAIL_CHARS = 300
+_WRONG = re.compile(r"Error|Exception|[Nn]o such|not (?:set|found)")
+_JAVA = re.compile(r"Java gateway|JAVA_GATEWAY")
+
+
+class SparkCluster:
+    """Runs jobs. Made by ``open_spark``; not thread-safe."""
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+        self._groups = itertools.count()
+        self._scratch = tempfile.TemporaryDirectory(prefix="shoal-spark-")
+
+    @property
+    def session(self) -> Any:
+        """The SparkSession, for what needs data frames."""
+        from pyspark.sql import SparkSession  # noqa: PLC0415 - an extra
+
+        return SparkSession(self.context)
+
+    @property
+    def parallelism(self) -> int:
+        """How many tasks run at once, as far as Spark knows by now; at least 1."""
+        return max(1, int(self.context.defaultParallelism))
+
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Sequence[T],
+        *,
+        check: Callable[[], object],
+        progress: Progress | None = None,
+    ) -> list[R]:
+        """``function`` of each of ``items``, a task each, in order.
+
+        Both must be picklable. Spark repeats a task whose executor died, or that raised a
+        TransientError; ``check`` is called often, and what it raises stops the job.
+
+        Raises:
+            ShoalError: a task raised it, or Spark failed.
+        """
+        context, call = self.context, guarded(function)
+        found = self.run(
+            lambda: context.parallelize(list(items), len(items)).map(call).collect(),
+            check=check,
+            progress=progress,
+        )
+        for one in found:
+            if isinstance(one, Failure):
+                raise one.error()
+        return list(found)
+
+    def reduce(
+        self,
+        function: Callable[[T], R],
+        merge: Callable[[R, R], R],
+        items: Sequence[T],
+        *,
+        check: Callable[[], object],
+        progress: Progress | None = None,
+    ) -> R:
+        """The results of ``function`` merged pairwise, in executors as far as that goes.
+
+        The driver holds about as many at once as the cube root of their number. Raises as ``map``.
+        """
+        context, call, join = self.context, guarded(function), merged(merge)
+        found = self.run(
+            lambda: context.parallelize(list(items), len(items)).map(call).treeReduce(join, _DEPTH),
+            check=check,
+            progress=progress,
+        )
+        if isinstance(found, Failure):
+            raise found.error()
+        return found  # type: ignore[no-any-return]
+
+    def run(
+        self,
+        job: Callable[[], R],
+        *,
+        check: Callable[[], object],
+        progress: Progress | None = None,
+    ) -> R:
+        """What ``job``, which may start any number of Spark jobs, returns.
+
+        Raises:
+            ShoalError: of a task, or OperatorError where Spark itself failed.
+        """
+        group = f"shoal-{next(self._groups)}"
+        outcome: _Outcome[R] = _Outcome()
+
+        def work() -> None:
+            try:
+                self.context.setJobGroup(group, "shoal", interruptOnCancel=True)
+                outcome.value = job()
+            except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits
+                outcome.error = exc
+
+        thread = threading.Thread(target=work, name=group, daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(_POLL_S)
+                check()
+                if progress is not None:
+                    progress(*self._tasks(group))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.context.cancelJobGroup(group)
+            thread.join()
+            raise
+        if outcome.error is not None:
+            raise _translated(outcome.error) from outcome.error
+        return outcome.value  # type: ignore[return-value]
+
+    def _tasks(self, group: str) -> tuple[int, int]:
+        """How many tasks of the last job of ``group`` are done, and of how many."""
+        tracker = self.context.statusTracker()
+        jobs = tracker.getJobIdsForGroup(group)
+        info = tracker.getJobInfo(max(jobs)) if jobs else None
+        stages = [tracker.getStageInfo(stage) for stage in info.stageIds] if info else []
+        known = [stage for stage in stages if stage is not None]
+        return sum(s.numCompletedTasks for s in known), sum(s.numTasks for s in known)
+
+    def close(self) -> None:
+        """Stop the application."""
+        self.context.stop()
+        self._scratch.cleanup()
+
+    def add_directory(self, directory: Path) -> None:
+        """Sends a directory to every executor, where ``shipped`` finds it by its name.
+
+        As an archive: outside of local mode Spark sends no directories.
+        """
+        base = Path(self._scratch.name, str(next(self._groups)))  # fetched from here, until the end
+        archive = shutil.make_archive(str(base), "zip", directory)
+        self.context.addArchive(f"{archive}#{directory.name}")
+
+
+def shipped(name: str) -> Path:
+    """For a task: where the directory ``name`` that ``add_directory`` sent lies here."""
+    from pyspark import SparkFiles  # noqa: PLC0415 - an extra
+
+    return Path(SparkFiles.get(name))
+
+
+class _Outcome(Generic[R]):
+    """What a job's thread leaves behind."""
+
+    value: R | None = None
+    error: BaseException | None = None
+
+
+@contextlib.contextmanager
+def open_spark(config: SparkConfig, *, name: str) -> Iterator[SparkCluster]:
+    """A Spark application called ``name``, stopped on leaving.
+
+    Raises:
+        ConfigError: pyspark is not installed, or Spark's driver or master cannot be started.
+    """
+    try:
+        from pyspark import SparkConf, SparkContext  # noqa: PLC0415 - an extra
+        from pyspark.java_gateway import launch_gateway  # noqa: PLC0415
+    except ImportError as exc:
+        msg = f"--engine spark needs {exc.name}: pip install 'shoal[spark]'"
+        raise ConfigError(msg, package=str(exc.name)) from exc
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs each lost connection at its end
+    settings = {"spark.ui.showConsoleProgress": "false", **config.settings}
+    with _log(config.log) as log:
+        try:
+            with _signals_kept():
+                gateway = SparkContext._gateway or launch_gateway(  # type: ignore[no-untyped-call]  # noqa: SLF001 - one a process
+                    _conf(SparkConf(loadDefaults=False), config.master, settings),
+                    {"stdout": log, "stderr": log},
+                )
+                SparkContext._ensure_initialized(gateway=gateway)  # noqa: SLF001
+                conf = _conf(SparkConf(), config.master, settings)  # with spark-submit's
+                conf.setAppName(name).setIfMissing("spark.master", "local[*]")
+                context = SparkContext(conf=conf, gateway=gateway)
+        except Exception as exc:
+            raise ConfigError(_unstarted(exc, _tail(log))) from exc
+        if "PYSPARK_PYTHON" not in os.environ and not conf.contains("spark.pyspark.python"):
+            context.pythonExec = sys.executable
+        cluster = SparkCluster(context)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+def _conf(conf: Any, master: str, settings: Any) -> Any:
+    if master:
+        conf.setMaster(master)
+    for key, value in settings.items():
+        conf.set(key, value)
+    return conf
+
+
+@contextlib.contextmanager
+def _log(path: Path | None) -> Iterator[IO[bytes]]:
+    try:
+        log = tempfile.TemporaryFile() if path is None else path.open("w+b")  # noqa: SIM115
+    except OSError as exc:
+        raise ConfigError(f"spark log {path}: cannot be written: {exc.strerror}") from exc
+    with log:
+        yield log
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Spark takes SIGINT for itself when it starts; who opens it has rules of their own for it."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+
+
+def _tail(log: IO[bytes]) -> str:
+    """The first line that says what is wrong; stack traces say where."""
+    log.seek(0)
+    lines = log.read().decode(errors="replace").splitlines()
+    told = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("at ")]
+    wrong = [line for line in told if _WRONG.search(line)]
+    return (wrong or told or [""])[0][:_TAIL_CHARS]
+
+
+def _unstarted(error: Exception, tail: str) -> str:
+    if _JAVA.search(str(error)):
+        return f"Spark cannot be started: expected Java 17 or newer in JAVA_HOME: {tail or error}"
+    return f"Spark cannot be started: {_first_line(error)}"
+
+
+def _translated(error: BaseException) -> BaseException:
+    """``error`` of a job as one of ours."""
+    if isinstance(error, ShoalError) or not isinstance(error, Exception):
+        return error
+    text = str(error)
+    found = marked(text)
+    if found is not None:
+        return found
+    return OperatorError(f"the Spark job failed: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    """What happened, out of Java's and Python's traces: the last line of Python's, if any."""
+    text = str(error)
+    python = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception|Exit)\b: .*$", text, re.MULTILINE)
+    java = re.findall(r"^: (?:[\w.$]+: )?(.+)$", text, re.MULTILINE)
+    lines = [line for line in text.splitlines() if line.strip()]
+    shown = next(iter((*python, *java, *lines)), type(error).__name__)
+    return shown.strip()[:_TAIL_CHARS]
