@@ -171,8 +171,8 @@ def test_parameters_out_of_range_are_named(config: dict[str, object], words: str
 
 def test_methods_of_later_versions_are_unsupported() -> None:
     """A method of the contract that is not here is named with those that are."""
-    with pytest.raises(Unsupported, match=r"'scp'.*evoc, gmm, hdbscan, kmeans"):
-        plan_fit(pb.ClusteringConfig(scp=pb.ScpHead(head="x")))
+    with pytest.raises(Unsupported, match=r"'text'.*evoc, gmm, hdbscan, kmeans, scp"):
+        plan_fit(pb.ClusteringConfig(text=pb.TextCentroids(texts=["x"])))
 
 
 def test_more_components_than_points_is_refused() -> None:

@@ -422,6 +422,31 @@ def test_service_lists_duplicates(
     assert "0.9 to 1, got 0.5" in caught.value.details()
 
 
+def test_service_samples_vectors_and_nothing_that_could_be_a_label(
+    bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
+) -> None:
+    """The same bytes whatever the callers' fields and the clusters are: heads see no labels."""
+    vectors = blobs(600)
+    ids = bench.put(vectors)
+    request = pb.SampleVectorsRequest(collection="toys", size=300, seed=4)
+    before = list(stub.SampleVectors(request))
+    assert (before[0].vector.name, before[0].vector.dim, before[0].total) == ("toy", DIM, 300)
+    got = [point for message in before for point in message.ids]
+    assert len(set(got)) == 300
+    rows = np.concatenate([np.frombuffer(m.vectors, "<f4").reshape(-1, DIM) for m in before[1:]])
+    np.testing.assert_array_equal(rows, vectors[[ids.index(point) for point in got]])
+    shuffled = np.random.default_rng(0).permutation(len(ids))
+    for point, label in zip(ids, shuffled.tolist(), strict=True):
+        bench.store.set_payload("toys", {"label": label}, where=Where(must=(IdIn((point,)),)))
+    finish(stub, stub.CreateRun(asked(5)))
+    assert list(stub.SampleVectors(request)) == before
+    other = pb.SampleVectorsRequest(collection="toys", size=300, seed=5)
+    assert {point for m in stub.SampleVectors(other) for point in m.ids} != set(got)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.SampleVectors(pb.SampleVectorsRequest(collection="toys", size=2_000_000)))
+    assert "size: expected at most 1000000, got 2000000" in caught.value.details()
+
+
 def test_service_noise_only_needs_a_method_that_leaves_noise(
     bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
 ) -> None:

@@ -1,0 +1,80 @@
+"""``shoal train scp``, and what is done with its heads, against ``shoal up``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+Run = Callable[..., Any]
+COLLECTION = ("--collection", "trained")
+N = 24
+FAST = ("--epochs", "1", "--seeds", "2", "--keep", "1", "--neighbours", "3", "--device", "cpu")
+
+
+@pytest.fixture
+def stored(shoal: Run, tmp_path: Path, pictures: Any) -> Path:
+    """A folder of 24 pictures that is stored."""
+    folder: Path = pictures(tmp_path / "p", [f"{i:02d}.png" for i in range(N)])
+    result = shoal("ingest", "p", "--keys", "name", *COLLECTION)
+    assert result.code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def heads(server: Any) -> str:
+    """Where the server looks for heads."""
+    return str(server.data / "heads")
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_head_is_trained_listed_and_applied(shoal: Run, heads: str) -> None:
+    """From the command to clusters: the id that is printed is the one that is listed and run."""
+    done = shoal("train", "scp", "-k", "3", *FAST, "--heads", heads, "--json", *COLLECTION)
+    assert done.code == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["clusters"] == 3
+    assert made["pairs"] == "neighbours"
+    assert made["metrics"]["pictures"] == N
+    assert len(made["curves"]) == 2
+    listed = json.loads(shoal("model", "list", "--heads", heads, "--json").stdout)
+    assert made["id"] in [each["id"] for each in listed]
+    run = shoal("cluster", "--method", "scp", "--head", made["hash"], "--json", *COLLECTION)
+    assert run.code == 0, run.stderr
+    assert json.loads(run.stdout)["state"] == "succeeded"
+    missing = shoal("cluster", "--method", "scp", "--head", "nope", *COLLECTION)
+    assert missing.code == 1
+    assert "head 'nope': expected a head at" in missing.stderr
+    assert made["id"] in missing.stderr
+
+
+def test_views_are_made_by_the_server(shoal: Run, heads: str, stored: Path) -> None:
+    """--pairs both reads the images by their URIs; gone ones are looked up under --images."""
+    arguments = ("train", "scp", "-k", "2", *FAST, "--pairs", "both", "--views", "2")
+    done = shoal(*arguments, "--heads", heads, "--name", "seen", *COLLECTION)
+    assert done.code == 0, done.stderr
+    assert "head seen-" in done.stdout
+    moved = stored.rename(stored.parent / "moved")
+    Image.new("RGB", (8, 8)).save(moved / "other.png")
+    gone = shoal(*arguments, "--seed", "1", "--heads", heads, *COLLECTION)
+    assert gone.code == 1
+    assert "expected to read at least half of 24 images, got 0" in gone.stderr
+    found = shoal(*arguments, "--seed", "2", "--images", "moved", "--heads", heads, *COLLECTION)
+    assert found.code == 0, found.stderr
+
+
+@pytest.mark.usefixtures("stored")
+def test_what_cannot_be_trained_is_said_in_a_line(shoal: Run, heads: str) -> None:
+    """Too few points, no collection, a bad name; and --method scp without a head."""
+    few = shoal("train", "scp", "-k", "24", *FAST, "--heads", heads, *COLLECTION)
+    assert (few.code, "24 pictures are too few for k = 24" in few.stderr) == (1, True)
+    none = shoal("train", "scp", "-k", "2", "--collection", "nothere", "--heads", heads)
+    assert (none.code, "nothere" in none.stderr) == (1, True)
+    name = shoal("train", "scp", "-k", "2", *FAST, "--name", "../x", "--heads", heads, *COLLECTION)
+    assert (name.code, "head name '../x'" in name.stderr) == (1, True)
+    bare = shoal("cluster", "--method", "scp", *COLLECTION)
+    assert (bare.code, "needs --head" in bare.stderr) == (2, True)
