@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -194,7 +195,6 @@ def open_spark(config: SparkConfig, *, name: str) -> Iterator[SparkCluster]:
     """
     try:
         from pyspark import SparkConf, SparkContext  # noqa: PLC0415 - an extra
-        from pyspark.java_gateway import launch_gateway  # noqa: PLC0415
     except ImportError as exc:
         msg = f"--engine spark needs {exc.name}: pip install 'shoal[spark]'"
         raise ConfigError(msg, package=str(exc.name)) from exc
@@ -203,9 +203,8 @@ def open_spark(config: SparkConfig, *, name: str) -> Iterator[SparkCluster]:
     with _log(config.log) as log:
         try:
             with _signals_kept():
-                gateway = SparkContext._gateway or launch_gateway(  # type: ignore[no-untyped-call]  # noqa: SLF001 - one a process
-                    _conf(SparkConf(loadDefaults=False), config.master, settings),
-                    {"stdout": log, "stderr": log},
+                gateway = SparkContext._gateway or _launched(  # noqa: SLF001 - one a process
+                    _conf(SparkConf(loadDefaults=False), config.master, settings), log
                 )
                 SparkContext._ensure_initialized(gateway=gateway)  # noqa: SLF001
                 conf = _conf(SparkConf(), config.master, settings)  # with spark-submit's
@@ -220,6 +219,27 @@ def open_spark(config: SparkConfig, *, name: str) -> Iterator[SparkCluster]:
             yield cluster
         finally:
             cluster.close()
+
+
+def _launched(conf: Any, log: IO[bytes]) -> Any:
+    """Spark's Java process, as pyspark launches it, but for what is done between fork and exec.
+
+    pyspark runs Python there, to keep Ctrl-C from Java; where gRPC has threads, the child dies of
+    that now and then. A session of its own does the same without.
+    """
+    from pyspark import java_gateway  # noqa: PLC0415 - an extra
+
+    class Quiet(subprocess.Popen[bytes]):
+        def __init__(self, command: Sequence[str], **how: Any) -> None:
+            how.pop("preexec_fn", None)
+            super().__init__(command, start_new_session=True, **how)
+
+    original = java_gateway.Popen  # type: ignore[attr-defined]
+    java_gateway.Popen = Quiet  # type: ignore[attr-defined,assignment]
+    try:
+        return java_gateway.launch_gateway(conf, {"stdout": log, "stderr": log})  # type: ignore[no-untyped-call]
+    finally:
+        java_gateway.Popen = original  # type: ignore[attr-defined]
 
 
 def _conf(conf: Any, master: str, settings: Any) -> Any:

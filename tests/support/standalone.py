@@ -74,7 +74,15 @@ class Standalone:
         for worker in self.workers:
             for task in Path(f"/proc/{worker.pid}/task").iterdir():
                 found += [int(pid) for pid in (task / "children").read_text().split()]
-        return found
+        return [pid for pid in found if _alive(pid)]
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs: neither gone, nor dead and waiting for its parent to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
 
 
 @contextmanager
