@@ -434,7 +434,7 @@ def test_service_samples_vectors_and_nothing_that_could_be_a_label(
     got = [point for message in before for point in message.ids]
     assert len(set(got)) == 300
     rows = np.concatenate([np.frombuffer(m.vectors, "<f4").reshape(-1, DIM) for m in before[1:]])
-    np.testing.assert_array_equal(rows, vectors[[ids.index(point) for point in got]])
+    np.testing.assert_allclose(rows, vectors[[ids.index(point) for point in got]], atol=1e-6)
     shuffled = np.random.default_rng(0).permutation(len(ids))
     for point, label in zip(ids, shuffled.tolist(), strict=True):
         bench.store.set_payload("toys", {"label": label}, where=Where(must=(IdIn((point,)),)))
