@@ -209,6 +209,48 @@ def bench_cluster(*, points: int, dim: int, clusters: int, density: int, as_json
     )
 
 
+@bench.command("train")
+@option("--points", type=click.IntRange(100), default=50_000, help="Vectors to train on.")
+@option("--dim", type=click.IntRange(2), default=512, help="Components of a vector.")
+@option("-k", "--clusters", type=click.IntRange(2), default=10, help="Clusters of the head.")
+@option("--epochs", type=click.IntRange(1), default=30, help="Passes over the vectors.")
+@option("--device", default="cpu", metavar="cpu|cuda", help="Where.")
+@json_option
+def bench_train(
+    *, points: int, dim: int, clusters: int, epochs: int, device: str, as_json: bool
+) -> None:
+    """Time the training of a head against its matrix products alone.
+
+    Example:
+      shoal bench train --points 50000 --dim 512 -k 10
+    """
+    from clusterer.head_training import check_torch
+
+    check_torch()
+    from shoal.bench.train import TrainBench
+    from shoal.bench.train import bench_train as measure_train
+
+    result = measure_train(TrainBench(points, dim, clusters, epochs, device=device))
+    if as_json:
+        print_json({**asdict(result), "ratio": result.ratio})
+        return
+    talk(result.machine)
+    talk(
+        f"{points:,} vectors x {dim}, {clusters} clusters, {epochs} epochs, {result.steps:,} steps"
+    )
+    print_table(
+        ("row", "s", "of its products", "GFLOP/s"),
+        [
+            (name, f"{seconds:.2f}", f"{seconds / result.products_s:.2f}", rate)
+            for name, seconds, rate in (
+                ("training", result.training_s, f"{result.gflop / result.training_s:.1f}"),
+                ("products alone", result.products_s, f"{result.gflop / result.products_s:.1f}"),
+                ("neighbours, once", result.neighbours_s, "-"),
+            )
+        ],
+    )
+
+
 def _print_stages(stages: list[Stage]) -> None:
     rows = [
         (

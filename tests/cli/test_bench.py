@@ -125,3 +125,20 @@ def test_soak_slope_is_of_the_warm_part() -> None:
     grown = [(float(t), float(min(t, 10))) for t in range(100)]
     assert _slope(grown, 20) == pytest.approx(0, abs=1e-9)
     assert _slope([(float(t), 2.0 * t) for t in range(100)], 0) == pytest.approx(2)
+
+
+def test_bench_train_prints_the_training_beside_its_products(
+    tmp_path: Path, run_shoal: Any
+) -> None:
+    """Both rows, and a training that takes longer than its products alone."""
+    arguments = ("--points", "600", "--dim", "16", "-k", "3", "--epochs", "2", "--json")
+    result = run_shoal("bench", "train", *arguments, cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["steps"] == 2
+    assert found["training_s"] > 0
+    assert found["products_s"] > 0
+    assert found["ratio"] == pytest.approx(found["training_s"] / found["products_s"])
+    # Rows of both views x weights: three products each, two in the first layer.
+    weights = 6 * (3 * 512 * 512 + 512 * 3) + 4 * 16 * 512
+    assert found["gflop"] == pytest.approx(2 * 1024 * weights / 1e9)
