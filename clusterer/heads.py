@@ -103,7 +103,9 @@ class HeadStore:
         place = f"{self._root}/{manifest.id}"
         self._files.makedirs(place, exist_ok=True)
         self._files.pipe_file(f"{place}/{_GRAPH}", graph)
-        self._files.pipe_file(f"{place}/{_MANIFEST}", manifest.model_dump_json(indent=1).encode())
+        part = f"{place}/{_MANIFEST}.part"
+        self._files.pipe_file(part, manifest.model_dump_json(indent=1).encode())
+        self._files.mv(part, f"{place}/{_MANIFEST}")  # whole or not there
         return manifest.id
 
     def manifests(self) -> list[HeadManifest]:

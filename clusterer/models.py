@@ -179,7 +179,7 @@ class Mixture:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: it keeps its session
 class Head:
     """Each vector belongs to the cluster that a trained network finds likeliest.
 
@@ -196,7 +196,7 @@ class Head:
 
     def assign(self, vectors: Vectors) -> Assigned:
         """The likeliest cluster; confident by its share of the votes for those that there are."""
-        votes = _open_head(self.graph.tobytes()).probabilities(vectors)[:, self.columns]
+        votes = self._session.probabilities(vectors)[:, self.columns]
         labels = votes.argmax(axis=1).astype(np.int32)
         total = np.maximum(votes.sum(axis=1), np.finfo(np.float32).tiny)
         return Assigned(labels, votes[np.arange(len(votes)), labels] / total)
@@ -205,11 +205,9 @@ class Head:
         """Centroids, network and columns."""
         return {"centroids": self.centroids, "graph": self.graph, "columns": self.columns}
 
-
-@functools.lru_cache(maxsize=8)
-def _open_head(graph: bytes) -> HeadSession:
-    """The session of a graph: a run applies the same one to thousands of blocks."""
-    return HeadSession(graph)
+    @functools.cached_property
+    def _session(self) -> HeadSession:
+        return HeadSession(self.graph.tobytes())
 
 
 def margin(
