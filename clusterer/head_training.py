@@ -42,6 +42,7 @@ class HeadOptions:
         clusters: K.
         neighbours: Nearest pictures that count as a picture's own kind.
         alpha: SCP's weight of the entropy.
+        epochs: Passes over the pictures; 0 is 30, or as many as the objective's least steps take.
         seeds: Heads that are trained, ``seed`` and the following.
         keep: Heads of which the result is made.
         device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
@@ -52,7 +53,7 @@ class HeadOptions:
     neighbours: int = 0
     alpha: float = 0.0
     learning_rate: float = 0.0
-    epochs: int = 30
+    epochs: int = 0
     batch: int = 512
     seed: int = 0
     seeds: int = 5
@@ -63,8 +64,8 @@ class HeadOptions:
     def __post_init__(self) -> None:
         """Check; InvalidArgument names what is out of range."""
         for name, least in (
+            ("epochs", 0),
             ("clusters", 2),
-            ("epochs", 1),
             ("batch", 2),
             ("seeds", 1),
             ("keep", 1),
@@ -140,7 +141,7 @@ def train_head(
     training = Training(
         clusters=options.clusters,
         objective=options.objective,
-        epochs=options.epochs,
+        epochs=options.epochs or Training(options.clusters).epochs,
         batch=options.batch,
         device=_device(options.device),
         amp=options.amp,
@@ -219,7 +220,7 @@ def _objective(
     tuned = replace(
         training,
         learning_rate=options.learning_rate or rate,
-        least_steps=least,
+        least_steps=1 if options.epochs else least,
         options=said,
     )
     return made, tuned

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from shoal.cli.command import Command, Group
 from shoal.cli.options import Decorator, Target, decorate, json_option, option, target_options
@@ -36,21 +37,27 @@ def model() -> None:
 @option(
     "--heads",
     is_flag=False,
-    flag_value=DEFAULT_HEADS,
+    flag_value="",
     metavar="[DIR|URL]",
-    help=f"List the trained cluster heads there instead, newest first. Alone: {DEFAULT_HEADS}.",
+    help="List the trained cluster heads there instead, newest first. Alone: where the "
+    f"environment says, or {DEFAULT_HEADS}.",
 )
 @json_option
 @target_options
-def list_models(*, heads: str | None, as_json: bool, target: Target) -> None:
+@click.pass_context
+def list_models(
+    context: click.Context, *, heads: str | None, as_json: bool, target: Target
+) -> None:
     """List a server's encoders, the default one first; or trained heads.
 
     Example:
       shoal model list --json
       shoal model list --heads s3://bucket/heads
     """
-    if heads is not None:
-        _list_heads(heads, as_json=as_json)
+    # The environment says where heads are, also for other commands; not that they are to be listed.
+    if context.get_parameter_source("heads") is ParameterSource.COMMANDLINE:
+        (asked,) = (each for each in context.command.params if each.name == "heads")
+        _list_heads(heads or asked.resolve_envvar_value(context) or DEFAULT_HEADS, as_json=as_json)
         return
     with target.connect() as client:
         info = client.info()

@@ -75,7 +75,12 @@ _OPTIONS: tuple[Decorator, ...] = (
         default=0.0,
         help="Adam's, at first. 0: 0.001 for scp, 0.005 for temi.",
     ),
-    option("--epochs", type=click.IntRange(min=1), default=30, help="Passes over the points."),
+    option(
+        "--epochs",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Passes over the points. 0: 30, or more where points are few.",
+    ),
     option("--batch", type=click.IntRange(min=2), default=512, help="Pairs of a step."),
     option("--seed", type=click.IntRange(0, 2**31), default=0, help="Seed of everything random."),
     option("--seeds", type=click.IntRange(min=1), default=5, help="Heads to train."),

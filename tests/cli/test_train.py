@@ -52,6 +52,19 @@ def test_a_head_is_trained_listed_and_applied(shoal: Run, heads: str) -> None:
     assert made["id"] in missing.stderr
 
 
+def test_the_environment_says_where_heads_are_but_not_that_they_are_listed(
+    tmp_path: Path, run_shoal: Run, server: Any
+) -> None:
+    """SHOAL_HEADS is also for training: `model list` alone still lists encoders."""
+    (tmp_path / "h" / "odd-0000").mkdir(parents=True)
+    (tmp_path / "h" / "odd-0000" / "head.json").write_text("{")
+    environment = {"SHOAL_HEADS": "h", "SHOAL_ADDRESS": server.address}
+    encoders = run_shoal("model", "list", cwd=tmp_path, environment=environment)
+    assert (encoders.code, "efficientnet-lite0" in encoders.stdout) == (0, True)
+    listed = run_shoal("model", "list", "--heads", cwd=tmp_path, environment=environment)
+    assert (listed.code, "odd-0000/head.json: expected a head" in listed.stderr) == (1, True)
+
+
 def test_views_are_made_by_the_server(shoal: Run, heads: str, stored: Path) -> None:
     """--pairs both reads the images by their URIs; gone ones are looked up under --images."""
     arguments = ("train", "scp", "-k", "2", *FAST, "--pairs", "both", "--views", "2")
