@@ -20,7 +20,7 @@ from clusterer.child import Fitter, fit_in_child
 from clusterer.config import ClustererConfig
 from clusterer.duplicate_listing import DuplicateFinder
 from clusterer.duplicates import DEFAULT_THRESHOLD
-from clusterer.methods import LEAVES_NOISE, Surroundings, plan_fit
+from clusterer.methods import Surroundings, plan_fit
 from clusterer.runner import Runner
 from clusterer.sampling import sampled_blocks
 from clusterer.task import Task
@@ -110,37 +110,15 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
 
     def _task_of(self, request: pb.CreateRunRequest) -> tuple[Task, pb.Run]:
         """What ``request`` asks for, checked, and the message of its run."""
-        clustering = check_clustering_name(request.clustering)
-        run = wire.run_id(request.request_id)
         vector = self._store.collection(request.collection).vector(request.config.vector)
         fit = plan_fit(request.config, Surroundings(self._config.heads, vector))
-        if request.noise_only and fit.method not in LEAVES_NOISE:
-            msg = f"noise_only: expected method {' or '.join(LEAVES_NOISE)}, got {fit.method}"
-            raise InvalidArgument(msg, field="noise_only")
-        message = pb.Run(
-            id=run,
-            collection=request.collection,
-            clustering=clustering,
-            config=request.config,
-            noise_only=request.noise_only,
-        )
-        task = Task(
-            run=run,
-            collection=request.collection,
-            clustering=clustering,
-            vector=vector.name,
-            fit=fit,
+        return wire.task_of(
+            request,
+            vector,
+            fit,
             sample_size=self._sample_size(request.config.sample_size, fit.least_points),
-            seed=request.config.seed,
-            warm_start=not request.config.cold_start,
-            plan_only=request.plan_only,
-            force=request.force,
-            gates=wire.gates(request.gates) if request.HasField("gates") else self._config.gates,
-            noise_only=request.noise_only,
-            naming=wire.naming(request.naming, vector.dim),
+            default_gates=self._config.gates,
         )
-        message.config.sample_size, message.config.vector = task.sample_size, vector.name
-        return task, message
 
     def _sample_size(self, asked: int, least: int, *, field: str = "config.sample_size") -> int:
         most = self._config.max_sample_size

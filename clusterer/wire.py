@@ -12,11 +12,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from clusterer.config import Gates
 from clusterer.drift import Drift
+from clusterer.methods import LEAVES_NOISE, Plan
 from clusterer.naming import Naming
 from clusterer.plan import Report
-from clusterer.task import Outcome, Progress
+from clusterer.task import Outcome, Progress, Task
 from shoal.errors import InvalidArgument
-from shoal.store.model import Block, Payload, VectorSpec
+from shoal.store.model import Block, Payload, VectorSpec, check_clustering_name
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import common_pb2
 
@@ -121,6 +122,50 @@ def _set_facts(plan: pb.Plan, facts: Mapping[str, Any]) -> None:
             plan.votes.add(estimator=vote["estimator"], k=vote["k"])
         for k, inertia in count["elbow"]:
             plan.elbow.add(k=k, inertia=inertia)
+
+
+def task_of(
+    request: pb.CreateRunRequest,
+    vector: VectorSpec,
+    fit: Plan,
+    *,
+    sample_size: int,
+    default_gates: Gates,
+) -> tuple[Task, pb.Run]:
+    """What ``request`` asks for, and the message of its run, defaults filled in.
+
+    Raises:
+        InvalidArgument: something is malformed, or noise_only is not for the method.
+    """
+    if request.noise_only and fit.method not in LEAVES_NOISE:
+        msg = f"noise_only: expected method {' or '.join(LEAVES_NOISE)}, got {fit.method}"
+        raise InvalidArgument(msg, field="noise_only")
+    task = Task(
+        run=run_id(request.request_id),
+        collection=request.collection,
+        clustering=check_clustering_name(request.clustering),
+        vector=vector.name,
+        fit=fit,
+        sample_size=sample_size,
+        seed=request.config.seed,
+        warm_start=not request.config.cold_start,
+        plan_only=request.plan_only,
+        force=request.force,
+        gates=gates(request.gates) if request.HasField("gates") else default_gates,
+        noise_only=request.noise_only,
+        naming=naming(request.naming, vector.dim),
+    )
+    message = pb.Run(
+        id=task.run,
+        collection=task.collection,
+        clustering=task.clustering,
+        config=request.config,
+        noise_only=task.noise_only,
+    )
+    message.config.sample_size, message.config.vector = sample_size, vector.name
+    if "head" in fit.options:  # a name may mean another head tomorrow
+        message.config.scp.head = fit.options["head"]
+    return task, message
 
 
 def naming(message: pb.Naming, dim: int) -> Naming:

@@ -17,14 +17,13 @@ from clusterer.methods import plan_fit
 from clusterer.methods.values import NO_DUPLICATES
 from clusterer.run import Run
 from clusterer.runner import Runner
-from clusterer.spark.fits import check_plan
+from clusterer.spark.fits import METHODS, check_plan
 from clusterer.spark.run import SparkEngine, SparkRun
 from clusterer.task import Progress, RunContext, Task
-from shoal.errors import InvalidArgument, Unsupported
+from shoal.errors import Unsupported
 from shoal.spark import SparkCluster
 from shoal.store import Store, StoreConfig
 from shoal.store.clusterings import Clusterings
-from shoal.store.model import check_clustering_name
 from shoal.v1 import clusterer_pb2 as pb
 
 _POLL_S = 0.2
@@ -50,7 +49,9 @@ def plan_task(
     """
     if store.kind != "server":
         raise Unsupported("--engine spark needs a Qdrant server, which all executors reach")
-    clustering = check_clustering_name(request.clustering)
+    method = request.config.WhichOneof("method") or "none"
+    if method not in METHODS:
+        raise Unsupported(f"--engine spark: expected method kmeans or gmm, got {method}")
     fit = plan_fit(request.config)
     if request.config.HasField("duplicate_cosine") and fit.duplicate_cosine < 1:
         msg = "duplicate_cosine: --engine spark counts equal vectors once, and no near ones"
@@ -59,31 +60,8 @@ def plan_task(
         fit = replace(fit, duplicate_cosine=NO_DUPLICATES)
     check_plan(fit, bisecting=bisecting)
     vector = store.collection(request.collection).vector(request.config.vector)
-    asked = max(request.config.sample_size or config.sample_size, fit.least_points)
-    message = pb.Run(
-        id=wire.run_id(request.request_id),
-        collection=request.collection,
-        clustering=clustering,
-        config=request.config,
-    )
-    task = Task(
-        run=message.id,
-        collection=request.collection,
-        clustering=clustering,
-        vector=vector.name,
-        fit=fit,
-        sample_size=asked,
-        seed=request.config.seed,
-        warm_start=not request.config.cold_start,
-        plan_only=request.plan_only,
-        force=request.force,
-        gates=wire.gates(request.gates) if request.HasField("gates") else config.gates,
-        naming=wire.naming(request.naming, vector.dim),
-    )
-    if request.noise_only:
-        msg = "noise_only: expected method hdbscan or evoc, which --engine spark has not"
-        raise InvalidArgument(msg, field="noise_only")
-    message.config.sample_size, message.config.vector = task.sample_size, vector.name
+    size = max(request.config.sample_size or config.sample_size, fit.least_points)
+    task, message = wire.task_of(request, vector, fit, sample_size=size, default_gates=config.gates)
     return SparkTask(task, message, bisecting)
 
 

@@ -29,6 +29,8 @@ from shoal.spark import Slice, SparkCluster
 from shoal.store import Scan, StoreConfig
 from shoal.vectors import Vectors
 
+METHODS: Final = ("kmeans", "gmm")
+"""Of the clusterer's methods, those that MLlib has."""
 STARTS: Final = 3
 """Starts of k-means, the best of which is kept: k-means|| leaves less to chance than one seed per
 cluster does, and every start is a dozen passes over the sample."""
@@ -36,6 +38,8 @@ _BISECTIONS: Final = 20
 """Iterations of each level of bisections, MLlib's default: it does them all, settled or not."""
 _ROWS_PER_BATCH: Final = 4096
 _COLUMN: Final = "features"
+_VARIANCE_FLOOR: Final = 1e-6
+"""As in ``clusterer.methods.gmm``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,8 @@ class FitRequest:
 
 def check_plan(plan: Plan, *, bisecting: bool) -> None:
     """Unsupported for what Spark's engine cannot fit."""
-    if plan.method not in {"kmeans", "gmm"} or (bisecting and plan.method != "kmeans"):
-        what = f"{plan.method} by bisection" if bisecting else plan.method
-        raise Unsupported(f"--engine spark: expected method kmeans or gmm, got {what}")
+    if bisecting and plan.method != "kmeans":
+        raise Unsupported(f"--bisecting is for method kmeans, not {plan.method}")
     if not plan.options.get("k"):
         raise Unsupported("--engine spark: expected -k, a number of clusters, got auto")
     if plan.options.get("mini_batch"):
@@ -218,10 +221,6 @@ def _mixture(frame: Any, options: GmmOptions) -> Fit:
         log_weights=np.log(weights[kept]),
     )
     return Fit(model, facts={"log_likelihood": float(best.summary.logLikelihood)})
-
-
-_VARIANCE_FLOOR: Final = 1e-6
-"""As in ``clusterer.methods.gmm``."""
 
 
 def _seed(seed: int, start: int) -> int:

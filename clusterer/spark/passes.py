@@ -21,7 +21,7 @@ from shoal.errors import LeaseLost
 from shoal.spark import Slice, scan_slice
 from shoal.store import Store, StoreConfig, open_store
 from shoal.store.clusterings import Clusterings, State
-from shoal.store.model import EVERYWHERE, Block, Payload, Scan, Where
+from shoal.store.model import Block, Payload, Scan, Where
 from shoal.vectors import Labels, Vectors
 
 
@@ -236,7 +236,3 @@ def read_vectors(orders_store: StoreConfig, collection: str, part: Slice, option
             if block.vectors is not None
         ]
     return np.concatenate(found) if found else np.zeros((0, dim), np.float32)
-
-
-ALL = EVERYWHERE
-"""Every point of a slice."""

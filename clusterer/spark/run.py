@@ -22,13 +22,13 @@ from clusterer.points import UNASSIGNED
 from clusterer.run import Run
 from clusterer.sampling import Sample
 from clusterer.spark.fits import FitRequest, check_plan, fit_mllib
-from clusterer.spark.passes import ALL, Orders, SliceTotals, Written, count_slice, write_slice
+from clusterer.spark.passes import Orders, SliceTotals, Written, count_slice, write_slice
 from clusterer.task import Progress, RunContext, Task, not_enough
 from shoal.errors import Conflict, Unsupported
 from shoal.spark import Slice, SparkCluster, slices_of, window_of
 from shoal.store import NOISE, Scan, StoreConfig
 from shoal.store.clusterings import State
-from shoal.store.model import Where
+from shoal.store.model import EVERYWHERE, Where
 from shoal.vectors import Labels
 
 LEAST_POINTS: Final = 100_000
@@ -182,7 +182,7 @@ class SparkRun(Run):
 
     def _write(self, state: State, matching: Matching) -> int:
         del state  # the tasks have their orders
-        done = self._pass(matching, ALL)
+        done = self._pass(matching, EVERYWHERE)
         self._labels = done.labels
         return done.written
 
@@ -192,13 +192,10 @@ class SparkRun(Run):
         self._labels.update(late.gained)
         self._labels.subtract(late.lost)
         for _ in range(_ROUNDS):
-            if (
-                self._context.store.facet(self._task.collection, state.inactive_field)
-                == +self._labels
-            ):
+            if self._held(state) == +self._labels:
                 return
             # Points were replaced or deleted under the run, or a write was lost: look at all.
-            again = self._pass(matching, ALL)
+            again = self._pass(matching, EVERYWHERE)
             self.progress.points_written += again.written
             self._labels = again.labels
             if not again.written:
