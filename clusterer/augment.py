@@ -1,6 +1,6 @@
 """Random views of a picture, as SCP trains on them. Pillow only; knows no encoder.
 
-RandomCrop and GaussianBlur, each with probability 0.5 (arXiv 2502.04226, section 4.1). Views are
+RandomCrop and GaussianBlur, each with probability 0.5 (arXiv 2502.04226). Views are
 files again, so that they reach the encoder by the way of every other picture: its own decoding,
 resizing and normalisation.
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -26,6 +26,9 @@ OBJECTIVES: Final = ("scp", "temi")
 
 NEIGHBOURS: Final = {"scp": 10, "temi": 25}
 """Measured on three sets of photographs under two encoders (docs/scp.md)."""
+
+Progress: TypeAlias = Callable[[int, int, int], None]
+"""Gets the number of the head that is trained (from 0), its epochs done and all of them."""
 
 _JUDGED_BY: Final = 10
 """Neighbours that a head is judged by."""
@@ -105,27 +108,20 @@ class HeadReport:
     views: int
 
 
-@dataclass(frozen=True, slots=True)
-class HeadWatch:
-    """``progress`` gets the seed's number (from 0), its epochs done and all of them."""
-
-    progress: Callable[[int, int, int], None] = field(default=lambda _seed, _done, _all: None)
-
-
 def train_head(
     pairs: Pairs,
     options: HeadOptions,
     *,
     checkpoints: Path | None = None,
-    watch: HeadWatch | None = None,
+    progress: Progress = lambda _seed, _done, _all: None,
 ) -> tuple[Network, HeadReport]:
     """A head for the pictures of ``pairs``.
 
     Args:
-        pairs: the pictures' vectors; neighbours are found here if it has none and one view.
+        pairs: the pictures' vectors, and which of them belong together.
         options: how.
         checkpoints: a directory: a training that was killed goes on from what is there.
-        watch: who is told of the progress.
+        progress: called after each epoch; what it raises passes on.
 
     Raises:
         ConfigError: torch is not installed, or the device is not there.
@@ -133,7 +129,6 @@ def train_head(
     """
     from clusterer.scp_train import Training, train  # noqa: PLC0415 - torch, after the check
 
-    watch = watch or HeadWatch()
     pictures = pairs.vectors[: pairs.pictures]
     if len(pictures) <= max(options.clusters, _JUDGED_BY):
         msg = f"{len(pictures)} pictures are too few for k = {options.clusters}"
@@ -153,8 +148,8 @@ def train_head(
         seed = options.seed + number
         objective, tuned = _objective(pictures, options, replace(training, seed=seed))
         file = checkpoints / f"seed-{seed}.pt" if checkpoints else None
-        progress = functools.partial(watch.progress, number)
-        done = train(pairs, objective, tuned, checkpoint=file, progress=progress)
+        told = functools.partial(progress, number)
+        done = train(pairs, objective, tuned, checkpoint=file, progress=told)
         networks.append(done.network)
         votes.append(done.network.probabilities(pictures))
         terms = done.terms

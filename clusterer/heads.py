@@ -24,6 +24,7 @@ from shoal.store.model import VectorSpec
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _HASH_DIGITS: Final = 12
 _LEAST_DIGITS: Final = 4
+_ID: Final = re.compile(rf"{NAME.pattern}-[0-9a-f]{{{_HASH_DIGITS}}}")
 _GRAPH, _MANIFEST = "head.onnx", "head.json"
 
 
@@ -125,6 +126,10 @@ class HeadStore:
             NotFound: there is none; the message names those that there are.
             InvalidArgument: several hashes begin so.
         """
+        if _ID.fullmatch(reference):
+            found = self._manifest(f"{self._root}/{reference}")
+            if found is not None:
+                return found
         there = self.manifests()
         for manifest in there:
             if reference in (manifest.name, manifest.id):

@@ -51,7 +51,7 @@ def sampled_blocks(
 ) -> Iterator[tuple[Block, int]]:
     """The sample of ``sample_vectors`` in blocks, of each of which the first so many count.
 
-    Points without the vector are left out, as blocks of them alone are.
+    Points that lack the vector are in no block.
     """
     first = str(uuid.UUID(bytes=np.random.default_rng(seed).bytes(16)))
     left = size

@@ -1,6 +1,6 @@
 """The training loop of heads: pairs in, a head out. No label comes near it.
 
-One loop for all objectives: Adam with a cosine schedule (arXiv 2502.04226, section 4), batches of
+One loop for all objectives: Adam with a cosine schedule (as arXiv 2502.04226 has it), batches of
 pairs that are drawn anew in each epoch. Everything random comes from the seed and the number of the
 epoch, so that a training that was killed goes on as if it had not been, and one seed gives one
 head, within rounding, on a CPU and on a GPU.
@@ -124,7 +124,7 @@ def train(
     batch = min(training.batch, pairs.pictures)
     steps = pairs.pictures // batch
     epochs = max(training.epochs, math.ceil(training.least_steps / steps))
-    saved = _Checkpoint(checkpoint, fingerprint(pairs, training))
+    saved = _Checkpoint(checkpoint, pairs, training)
     curve = saved.load(module, adam)
     module.train()
     for epoch in range(len(curve), epochs):
@@ -170,8 +170,9 @@ def fingerprint(pairs: Pairs, training: Training) -> str:
 class _Checkpoint:
     """The state after an epoch, in a file that is replaced as a whole."""
 
-    def __init__(self, path: Path | None, of: str) -> None:
-        self._path, self._of = path, of
+    def __init__(self, path: Path | None, pairs: Pairs, training: Training) -> None:
+        self._path = path
+        self._of = "" if path is None else fingerprint(pairs, training)
 
     def load(self, module: torch.nn.Module, adam: torch.optim.Optimizer) -> list[tuple[float, ...]]:
         """Puts the saved state, if there is one, into both; returns the curve so far."""

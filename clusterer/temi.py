@@ -53,13 +53,13 @@ class LinearHeads(nn.Module):
 def pair_weights(ta: Tensor, tb: Tensor) -> Tensor:
     """The mean over heads of sum_k ta_k tb_k, (B,): how sure the teachers are of each pair.
 
-    Section 3.3: a neighbour of another class counts for little.
+    A neighbour of another class counts for little.
     """
     return (ta * tb).sum(dim=2).mean(dim=0)
 
 
 def losses(student: Tensor, teacher: Tensor, shares: Tensor, beta: float) -> Tensor:
-    """The loss of each head, (H,), weighted and symmetric (equations 6 and 9).
+    """The loss of each head, (H,), weighted and symmetric.
 
     L = -w log sum_k (s_k t'_k)^beta / p_k, the mean over both orders of a pair.
 

@@ -14,7 +14,7 @@ from shoal.cli.method_options import method_of, method_options, run_options_of
 from shoal.cli.options import Target, json_option, option, target_options
 from shoal.cli.output import print_json, talk
 from shoal.cli.root import DomainError, Interrupted
-from shoal.cli.spark_options import SparkChoice, spark_options
+from shoal.cli.spark_options import SparkChoice, refuse_given, spark_options
 from shoal.client import COLLECTION, Client, Method, Run, RunState
 from shoal.errors import LeaseHeld
 
@@ -108,9 +108,7 @@ def cluster(
         run = _in_spark(spark, target, method, options, bisecting=bisecting)
         _tell(run, as_json=as_json)
         return
-    if bisecting:
-        message = "--bisecting is for --engine spark"
-        raise click.UsageError(message)
+    refuse_given("bisecting")
     with target.connect() as client:
         try:
             run = client.start_run(

@@ -27,10 +27,11 @@ def duration_s(run: Run) -> float | None:
 
 
 def describe_method(run: Run) -> str:
-    """``kmeans k=10 seed=0``: the method, the number of clusters and the seed."""
+    """``kmeans k=10 seed=0``: the method, the number of clusters or the head, and the seed."""
     config = run.config
     k = f" k={config['k']}" if "k" in config else ""
-    return f"{config.get('method') or '-'}{k} seed={config.get('seed', 0)}"
+    head = f" head={config['head']}" if "head" in config else ""
+    return f"{config.get('method') or '-'}{k}{head} seed={config.get('seed', 0)}"
 
 
 def describe_run(run: Run) -> list[str]:

@@ -19,7 +19,7 @@ from shoal.cli.output import print_json, talk
 from shoal.cli.root import DomainError, Interrupted, one_line
 from shoal.cli.sources import Keys, SourceConfig, check_paths, count_items, open_stdin, read_items
 from shoal.cli.spark_ingest import Backfill, Done, Embedding, embedding_options, ingest_in_spark
-from shoal.cli.spark_options import SparkChoice, spark_options
+from shoal.cli.spark_options import SparkChoice, refuse_given, spark_options
 from shoal.client import WINDOW, IngestOutcome, IngestStatus, Json
 from shoal.errors import ShoalError, TransientError
 
@@ -174,6 +174,7 @@ def ingest(
         shown = sys.stderr.isatty() if progress is None else progress
         _finish(_in_spark(spark, paths, backfill, shown=shown), paths, as_json=as_json)
         return
+    refuse_given("artefacts", "hosts", "prefixes")
     with target.connect() as client:
         limit = client.info().max_image_bytes or None
         config = SourceConfig(keys=keys, source=source, payload=fields, max_bytes=limit)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from shoal.cli.options import Decorator, decorate, option
 
@@ -102,6 +103,7 @@ def spark_options(function: Callable[..., Any]) -> Callable[..., Any]:
         **options: Any,
     ) -> Any:
         if engine == "local":
+            refuse_given(*_NAMES)
             return function(**options, spark=None)
         if not store_url:
             message = "--engine spark needs --store-url: a Qdrant server that executors reach"
@@ -119,6 +121,29 @@ def spark_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(**options, spark=choice)
 
     return decorate(command, _OPTIONS)
+
+
+_NAMES = (
+    "store_url",
+    "store_api_key",
+    "store_grpc_port",
+    "spark_master",
+    "spark_conf",
+    "spark_log",
+)
+
+
+def refuse_given(*names: str) -> None:
+    """UsageError if one of these options of Spark's was given on the command line.
+
+    From the environment they may come: a server's settings have the store too.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if parameter.name in names and given:
+            message = f"{max(parameter.opts, key=len)} is for --engine spark"
+            raise click.UsageError(message)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,8 +162,7 @@ def _describe(manifest: HeadManifest, report: HeadReport) -> None:
             for each in report.seeds
         ],
     )
-    quality = dataclasses.asdict(report.quality)
     click.echo(
         f"head {manifest.id}: {manifest.clusters} clusters, of {report.pictures:,} points; "
-        f"agreement {quality['agreement']:.4f}, cohesion {quality['cohesion']:.4f}"
+        f"agreement {report.quality.agreement:.4f}, cohesion {report.quality.cohesion:.4f}"
     )

@@ -24,7 +24,6 @@ from clusterer.head_training import (
     NEIGHBOURS,
     HeadOptions,
     HeadReport,
-    HeadWatch,
     ObjectiveName,
     train_head,
 )
@@ -193,7 +192,7 @@ def _trained(pairs: Pairs, options: HeadOptions, checkpoints: Path) -> tuple[Any
         bar.refresh()
 
     try:
-        return train_head(pairs, options, checkpoints=checkpoints, watch=HeadWatch(progress))
+        return train_head(pairs, options, checkpoints=checkpoints, progress=progress)
     finally:
         bar.close()
 

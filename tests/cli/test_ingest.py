@@ -270,3 +270,20 @@ def test_ingest_when_the_server_dies_tells_what_is_stored(
     (line,) = stderr.decode().splitlines()
     assert line.startswith(f"shoal: error: cannot reach a Shoal server at {server.address}")
     assert line.endswith("(3 images are stored; run the same command again to resume)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (("ingest", ".", "--encoder", "x"), "--encoder"),
+        (("ingest", ".", "--store-url", "http://qdrant:6333"), "--store-url"),
+        (("cluster", "-k", "2", "--spark-conf", "spark.a=b"), "--spark-conf"),
+        (("cluster", "-k", "2", "--bisecting"), "--bisecting"),
+    ],
+)
+def test_options_of_spark_without_spark_are_refused(
+    shoal: Any, arguments: tuple[str, ...], flag: str
+) -> None:
+    """None is taken and then ignored."""
+    result = shoal(*arguments)
+    assert (result.code, f"{flag} is for --engine spark" in result.stderr) == (2, True)

@@ -46,6 +46,8 @@ def test_a_head_is_trained_listed_and_applied(shoal: Run, heads: str) -> None:
     run = shoal("cluster", "--method", "scp", "--head", made["hash"], "--json", *COLLECTION)
     assert run.code == 0, run.stderr
     assert json.loads(run.stdout)["state"] == "succeeded"
+    assert json.loads(run.stdout)["config"]["head"] == made["id"]
+    assert f"scp head={made['id']} seed=0" in shoal("runs", *COLLECTION).stdout
     missing = shoal("cluster", "--method", "scp", "--head", "nope", *COLLECTION)
     assert missing.code == 1
     assert "head 'nope': expected a head at" in missing.stderr
@@ -68,9 +70,11 @@ def test_the_environment_says_where_heads_are_but_not_that_they_are_listed(
 def test_views_are_made_by_the_server(shoal: Run, heads: str, stored: Path) -> None:
     """--pairs both reads the images by their URIs; gone ones are looked up under --images."""
     arguments = ("train", "scp", "-k", "2", *FAST, "--pairs", "both", "--views", "2")
-    done = shoal(*arguments, "--heads", heads, "--name", "seen", *COLLECTION)
+    done = shoal(*arguments, "--heads", heads, "--name", "seen", "--json", *COLLECTION)
     assert done.code == 0, done.stderr
-    assert "head seen-" in done.stdout
+    made = json.loads(done.stdout)
+    assert made["id"].startswith("seen-")
+    assert (made["metrics"]["views"], made["metrics"]["pictures"]) == (3, N)
     moved = stored.rename(stored.parent / "moved")
     Image.new("RGB", (8, 8)).save(moved / "other.png")
     gone = shoal(*arguments, "--seed", "1", "--heads", heads, *COLLECTION)
