@@ -138,7 +138,7 @@ def train_head(
         objective=options.objective,
         epochs=options.epochs or Training(options.clusters).epochs,
         batch=options.batch,
-        device=_device(options.device),
+        device=check_device(options.device),
         amp=options.amp,
     )
     judges = nearest_neighbours(pictures, _JUDGED_BY)
@@ -178,15 +178,21 @@ def check_torch() -> None:
         raise ConfigError(msg, package=str(exc.name)) from exc
 
 
-def _device(wanted: str) -> str:
+def check_device(wanted: str) -> str:
+    """The device that ``wanted`` (``cpu``, ``cuda``, ``cuda:1``, ``auto``) means here.
+
+    Raises:
+        ConfigError: torch is not installed, or there is no such device.
+    """
     check_torch()
     import torch  # noqa: PLC0415
 
-    there = torch.cuda.is_available()
+    there = torch.cuda.device_count()
     if wanted == "auto":
         return "cuda" if there else "cpu"
-    if wanted.startswith("cuda") and not there:
-        msg = f"device: expected one that is there, got {wanted!r}: torch sees no GPU"
+    known = ("cpu", *(["cuda"] if there else []), *(f"cuda:{i}" for i in range(there)))
+    if wanted not in known:
+        msg = f"device: expected auto or one that torch sees ({', '.join(known)}), got {wanted!r}"
         raise ConfigError(msg, field="device")
     return wanted
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shoal.errors import ArtefactError, EncoderMismatch, InvalidArgument, NotFound
+from shoal.errors import ArtefactError, ConfigError, EncoderMismatch, InvalidArgument, NotFound
 from shoal.store.model import VectorSpec
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -94,19 +94,23 @@ class HeadStore:
             raise InvalidArgument(msg, field="heads") from exc
 
     def put(self, manifest: HeadManifest, graph: bytes) -> str:
-        """Keeps a head; returns its id. The same one again changes nothing."""
-        if not NAME.fullmatch(manifest.name):
-            msg = (
-                f"head name {manifest.name!r}: expected 1 to 64 lower-case letters, digits, "
-                '"_", "." and "-", beginning with a letter or digit'
-            )
-            raise InvalidArgument(msg, field="name")
+        """Keeps a head; returns its id. The same one again changes nothing.
+
+        Raises:
+            InvalidArgument: its name cannot be one.
+            ConfigError: nothing can be written there.
+        """
+        check_name(manifest.name)
         place = f"{self._root}/{manifest.id}"
-        self._files.makedirs(place, exist_ok=True)
-        self._files.pipe_file(f"{place}/{_GRAPH}", graph)
-        part = f"{place}/{_MANIFEST}.part"
-        self._files.pipe_file(part, manifest.model_dump_json(indent=1).encode())
-        self._files.mv(part, f"{place}/{_MANIFEST}")  # whole or not there
+        try:
+            self._files.makedirs(place, exist_ok=True)
+            self._files.pipe_file(f"{place}/{_GRAPH}", graph)
+            part = f"{place}/{_MANIFEST}.part"
+            self._files.pipe_file(part, manifest.model_dump_json(indent=1).encode())
+            self._files.mv(part, f"{place}/{_MANIFEST}")  # whole or not there
+        except OSError as exc:
+            msg = f"heads: {self.url} cannot be written: {exc}"
+            raise ConfigError(msg, field="heads") from exc
         return manifest.id
 
     def manifests(self) -> list[HeadManifest]:
@@ -179,6 +183,17 @@ class HeadStore:
             msg = f"{file}: expected the manifest of this directory's head, got that of {found.id}"
             raise ArtefactError(msg, file=file)
         return found
+
+
+def check_name(name: str) -> str:
+    """``name``, or InvalidArgument if it cannot name a head."""
+    if not NAME.fullmatch(name):
+        msg = (
+            f"head name {name!r}: expected 1 to 64 lower-case letters, digits, "
+            '"_", "." and "-", beginning with a letter or digit'
+        )
+        raise InvalidArgument(msg, field="name")
+    return name
 
 
 def manifest_of(  # noqa: PLR0913 - what a manifest consists of

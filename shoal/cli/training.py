@@ -25,9 +25,10 @@ from clusterer.head_training import (
     HeadOptions,
     HeadReport,
     ObjectiveName,
+    check_device,
     train_head,
 )
-from clusterer.heads import HeadManifest, HeadStore, manifest_of
+from clusterer.heads import HeadManifest, HeadStore, check_name, manifest_of
 from clusterer.methods.counts import DEFAULT_LEAST, DEFAULT_MOST, Count, decide
 from clusterer.pairs import Pairs, nearest_neighbours
 from clusterer.views import ViewCache, with_views
@@ -71,7 +72,9 @@ class Request:
 def train_and_keep(
     client: Client, request: Request, store: HeadStore
 ) -> tuple[HeadManifest, HeadReport]:
-    """Trains a head as asked and puts it into ``store``."""
+    """Trains a head as asked and puts it into ``store``; what is wrong is said before the work."""
+    check_name(request.name)
+    check_device(request.device)
     sample = client.sample_vectors(
         collection=request.collection,
         vector=request.vector,

@@ -86,12 +86,18 @@ def test_views_are_made_by_the_server(shoal: Run, heads: str, stored: Path) -> N
 
 @pytest.mark.usefixtures("stored")
 def test_what_cannot_be_trained_is_said_in_a_line(shoal: Run, heads: str) -> None:
-    """Too few points, no collection, a bad name; and --method scp without a head."""
+    """Too few points, no collection, a bad name, device or place; scp without a head."""
     few = shoal("train", "scp", "-k", "24", *FAST, "--heads", heads, *COLLECTION)
     assert (few.code, "24 pictures are too few for k = 24" in few.stderr) == (1, True)
     none = shoal("train", "scp", "-k", "2", "--collection", "nothere", "--heads", heads)
     assert (none.code, "nothere" in none.stderr) == (1, True)
     name = shoal("train", "scp", "-k", "2", *FAST, "--name", "../x", "--heads", heads, *COLLECTION)
     assert (name.code, "head name '../x'" in name.stderr) == (1, True)
+    device = shoal("train", "scp", "-k", "2", "--device", "bogus", "--heads", heads, *COLLECTION)
+    assert (device.code, "(cpu), got 'bogus'" in device.stderr) == (1, True)
+    Path("file").write_text("")
+    kept = shoal("train", "scp", "-k", "2", *FAST, "--heads", "file/heads", *COLLECTION)
+    assert (kept.code, "file/heads cannot be written" in kept.stderr) == (1, True)
+    assert list(Path("shoal-data/train").glob("seeds-*/seed-*.pt"))  # the work is not lost
     bare = shoal("cluster", "--method", "scp", *COLLECTION)
     assert (bare.code, "needs --head" in bare.stderr) == (2, True)
