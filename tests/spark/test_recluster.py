@@ -21,12 +21,12 @@ from clusterer.methods import Fit, plan_fit, run_fit
 from clusterer.models import Centroids, unpack
 from clusterer.points import pack_ids
 from clusterer.sampling import Sample
-from clusterer.spark.passes import ALL, Orders, Written, write_slice
+from clusterer.spark.passes import Orders, Written, write_slice
 from shoal.client import Gates, GaussianMixture, KMeans, Run, RunOptions, RunState
 from shoal.client.wire_runs import to_request
 from shoal.errors import LeaseHeld, LeaseLost, OperatorError
 from shoal.spark import SparkCluster, slices_of
-from shoal.store.model import Payload
+from shoal.store.model import EVERYWHERE, Payload
 
 N = 1500
 POINTS = blobs(N, spread=0.2)
@@ -221,7 +221,7 @@ def test_executor_of_an_overtaken_run_writes_nothing(pond: Pond, spark: SparkClu
         block_size=256,
         write_chunk=50,
     )
-    work = functools.partial(write_slice, orders, np.arange(5, dtype=np.int32), ALL)
+    work = functools.partial(write_slice, orders, np.arange(5, dtype=np.int32), EVERYWHERE)
     first, second = slices_of(2)
     with lease:
         done = spark.reduce(work, Written.join, [first], check=lambda: None)
