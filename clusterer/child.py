@@ -7,6 +7,7 @@ hangs; so the fit gets a fresh interpreter and files, and serving never stalls.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -81,11 +82,14 @@ def fit_in_child(
 
 def _supervise(directory: Path, check: Callable[[], None]) -> None:
     log = directory / "stderr.txt"
+    # OpenMP's threads (PyTorch's, scikit-learn's) wait for each other by spinning, unless told not
+    # to: beside one busy process training a head took 85 seconds, and takes 18.
     with (
         log.open("wb") as errors,
         subprocess.Popen(  # noqa: S603 - our own interpreter, our own module
             # -P: no module of the working directory; a session of its own: no Ctrl-C of the parent.
             [sys.executable, "-P", "-m", "clusterer.fit", str(directory)],
+            env={**os.environ, "OMP_WAIT_POLICY": "passive"},
             stdin=subprocess.PIPE,
             start_new_session=True,
             stdout=errors,

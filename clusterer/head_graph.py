@@ -1,7 +1,7 @@
-"""A trained head as an ONNX graph: vectors (N, D) in, soft assignments (N, K) out.
+"""A trained head as an ONNX graph, and back: vectors (N, D) in, soft assignments (N, K) out.
 
-Operator set 17, nothing but Sub, LpNormalization, Gemm, Relu, Softmax and Mean: any runtime has
-them.
+Operator set 17, nothing but Sub, LpNormalization, Gemm, Relu, Softmax, Mean and MatMul: any
+runtime has them.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 
-from clusterer.network import Branch, Network
-from shoal.errors import ConfigError
+from clusterer.network import Branch, Layer, Network
+from shoal.errors import ArtefactError, ConfigError
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
 
 INPUT: Final = "vectors"
 OUTPUT: Final = "probabilities"
+_GROUPS: Final = "groups"
 _OPSET: Final = 17
 _IR: Final = 8
 
@@ -36,7 +38,11 @@ def to_onnx(network: Network) -> bytes:
         raise ConfigError(msg, package=str(exc.name)) from exc
     writer = _Writer()
     votes = [writer.branch(i, branch) for i, branch in enumerate(network.branches)]
-    writer.node("Mean", votes, OUTPUT)
+    if network.groups is None:
+        writer.node("Mean", votes, OUTPUT)
+    else:
+        shares = writer.node("Mean", votes, "shares")
+        writer.node("MatMul", [shares, writer.constant(_GROUPS, network.grouping())], OUTPUT)
     graph = helper.make_graph(
         writer.nodes,
         "head",
@@ -50,6 +56,40 @@ def to_onnx(network: Network) -> bytes:
     model.ir_version = _IR
     checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def from_onnx(graph: bytes) -> Network:
+    """The network that ``to_onnx`` made ``graph`` of.
+
+    Raises:
+        ConfigError: the package onnx is not installed.
+        ArtefactError: it is another graph.
+    """
+    try:
+        import onnx  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        msg = f"reading a head's weights needs {exc.name}: pip install 'shoal[train]'"
+        raise ConfigError(msg, package=str(exc.name)) from exc
+    try:
+        found = onnx.load_model_from_string(graph).graph
+        weights = {
+            each.name: np.array(onnx.numpy_helper.to_array(each)) for each in found.initializer
+        }
+        scaled = {each.output[0] for each in found.node if each.op_type == "LpNormalization"}
+        branches: list[Branch] = []
+        while (at := f"branch{len(branches)}") + ".mean" in weights:
+            count = sum(name.startswith(f"{at}.") for name in weights) // 2
+            layers = tuple(
+                Layer(weights[f"{at}.{i}.weight"], weights[f"{at}.{i}.bias"]) for i in range(count)
+            )
+            branches.append(Branch(weights[f"{at}.mean"], f"{at}.unit" in scaled, layers))
+        groups = weights[_GROUPS].argmax(axis=1).astype(np.int32) if _GROUPS in weights else None
+    except (DecodeError, KeyError, ValueError) as exc:
+        msg = f"head: expected a graph that Shoal wrote, got another: {exc}"
+        raise ArtefactError(msg) from exc
+    if not branches:
+        raise ArtefactError("head: expected a graph that Shoal wrote, got one without branches")
+    return Network(tuple(branches), groups)
 
 
 class _Writer:

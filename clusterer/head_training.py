@@ -6,19 +6,19 @@ Needs torch (the extra ``train``), which is imported when training begins.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-import numpy as np
-
 from clusterer.ensemble import Quality, best, ensemble, quality
-from clusterer.network import Network
+from clusterer.network import Float32, Network
 from clusterer.pairs import Pairs, nearest_neighbours
 from shoal.errors import ConfigError, InvalidArgument, NotEnoughPoints
+from shoal.vectors import Vectors
 
 if TYPE_CHECKING:
+    from clusterer.scp import ScpOptions
     from clusterer.scp_train import Objective, Training
 
 ObjectiveName: TypeAlias = Literal["scp", "temi"]
@@ -30,7 +30,7 @@ NEIGHBOURS: Final = {"scp": 10, "temi": 25}
 Progress: TypeAlias = Callable[[int, int, int], None]
 """Gets the number of the head that is trained (from 0), its epochs done and all of them."""
 
-_JUDGED_BY: Final = 10
+JUDGED_BY: Final = 10
 """Neighbours that a head is judged by."""
 
 _MANY_CLUSTERS: Final = 100
@@ -96,6 +96,15 @@ class SeedReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SeedHead:
+    """The head of one seed, and its ``votes``: soft assignments float32 (N, K) of the pictures."""
+
+    network: Network
+    votes: Float32
+    report: SeedReport
+
+
+@dataclass(frozen=True, slots=True)
 class HeadReport:
     """How a head came about. ``quality`` is that of the head itself; ``kept`` are seeds."""
 
@@ -127,46 +136,67 @@ def train_head(
         ConfigError: torch is not installed, or the device is not there.
         NotEnoughPoints: fewer pictures than clusters, or than neighbours.
     """
-    from clusterer.scp_train import Training, train  # noqa: PLC0415 - torch, after the check
-
+    heads = train_seeds(pairs, options, checkpoints=checkpoints, progress=progress)
     pictures = pairs.vectors[: pairs.pictures]
-    if len(pictures) <= max(options.clusters, _JUDGED_BY):
-        msg = f"{len(pictures)} pictures are too few for k = {options.clusters}"
-        raise NotEnoughPoints(msg, points=str(len(pictures)))
-    training = Training(
-        clusters=options.clusters,
-        objective=options.objective,
-        epochs=options.epochs or Training(options.clusters).epochs,
-        batch=options.batch,
-        device=check_device(options.device),
-        amp=options.amp,
-    )
-    judges = nearest_neighbours(pictures, _JUDGED_BY)
-    networks, reports, votes = [], [], []
-    terms: tuple[str, ...] = ()
-    for number in range(options.seeds):
-        seed = options.seed + number
-        objective, tuned = _objective(pictures, options, replace(training, seed=seed))
-        file = checkpoints / f"seed-{seed}.pt" if checkpoints else None
-        told = functools.partial(progress, number)
-        done = train(pairs, objective, tuned, checkpoint=file, progress=told)
-        networks.append(done.network)
-        votes.append(done.network.probabilities(pictures))
-        terms = done.terms
-        last = dict(zip(terms, done.curve[-1], strict=True))
-        reports.append(SeedReport(seed, last, quality(votes[-1], pictures, judges), done.curve))
-    chosen = best([report.quality for report in reports], options.keep)
-    network = ensemble([networks[i] for i in chosen], [votes[i] for i in chosen])
+    kept = best([head.report.quality for head in heads], options.keep)
+    network = vote([heads[i] for i in kept])
+    judges = nearest_neighbours(pictures, JUDGED_BY)
     report = HeadReport(
         options=asdict(options),
-        seeds=tuple(reports),
-        kept=tuple(reports[i].seed for i in chosen),
+        seeds=tuple(head.report for head in heads),
+        kept=tuple(heads[i].report.seed for i in kept),
         quality=quality(network.probabilities(pictures), pictures, judges),
-        terms=terms,
+        terms=tuple(heads[0].report.losses),
         pictures=pairs.pictures,
         views=pairs.views,
     )
     return network, report
+
+
+def vote(heads: Sequence[SeedHead]) -> Network:
+    """One head of several, in the clusters of the first."""
+    return ensemble([head.network for head in heads], [head.votes for head in heads])
+
+
+def train_seeds(
+    pairs: Pairs,
+    options: HeadOptions,
+    *,
+    checkpoints: Path | None = None,
+    progress: Progress = lambda _seed, _done, _all: None,
+) -> list[SeedHead]:
+    """The heads of ``options.seeds`` seeds, as ``train_head`` trains them, before any choice."""
+    from clusterer.scp_train import Training, train  # noqa: PLC0415 - torch, after the check
+
+    pictures = pairs.vectors[: pairs.pictures]
+    if len(pictures) <= max(options.clusters, JUDGED_BY):
+        msg = f"{len(pictures)} pictures are too few for k = {options.clusters}"
+        raise NotEnoughPoints(msg, points=str(len(pictures)))
+    training = tuned(
+        options,
+        Training(
+            clusters=options.clusters,
+            objective=options.objective,
+            epochs=options.epochs or Training(options.clusters).epochs,
+            batch=options.batch,
+            device=check_device(options.device),
+            amp=options.amp,
+        ),
+    )
+    judges = nearest_neighbours(pictures, JUDGED_BY)
+    heads = []
+    for number in range(options.seeds):
+        seed = options.seed + number
+        objective = _objective(pictures, options, seed)
+        wanted = replace(training, seed=seed)
+        file = checkpoints / f"seed-{seed}.pt" if checkpoints else None
+        told = functools.partial(progress, number)
+        done = train(pairs, objective, wanted, checkpoint=file, progress=told)
+        votes = done.network.probabilities(pictures)
+        last = dict(zip(done.terms, done.curve[-1], strict=True))
+        report = SeedReport(seed, last, quality(votes, pictures, judges), done.curve)
+        heads.append(SeedHead(done.network, votes, report))
+    return heads
 
 
 def check_torch() -> None:
@@ -197,31 +227,38 @@ def check_device(wanted: str) -> str:
     return wanted
 
 
-def _objective(
-    pictures: np.ndarray[Any, np.dtype[np.float32]], options: HeadOptions, training: Training
-) -> tuple[Objective, Training]:
-    """The objective with its measured defaults, and the training with its own."""
+def scp_options(options: HeadOptions) -> ScpOptions:
+    """SCP's own, with the measured defaults."""
+    from clusterer.scp import ScpOptions  # noqa: PLC0415
+
+    return ScpOptions(options.alpha or (10.0 if options.clusters >= _MANY_CLUSTERS else 5.0))
+
+
+def tuned(options: HeadOptions, training: Training) -> Training:
+    """``training`` with the objective's own defaults where ``options`` leave them open."""
+    from clusterer.temi import TemiOptions  # noqa: PLC0415
+
+    if options.objective == "temi":
+        rate, least, own = 5e-3, 1500, asdict(TemiOptions())
+    else:
+        rate, least = training.learning_rate, training.least_steps
+        own = asdict(scp_options(options))
+    return replace(
+        training,
+        learning_rate=options.learning_rate or rate,
+        least_steps=1 if options.epochs else least,
+        options=own,
+    )
+
+
+def _objective(pictures: Vectors, options: HeadOptions, seed: int) -> Objective:
+    """A new head for ``pictures`` (N, D), with weights by ``seed``."""
     import torch  # noqa: PLC0415
 
-    from clusterer.scp import Scp, ScpOptions  # noqa: PLC0415
+    from clusterer.scp import Scp  # noqa: PLC0415
     from clusterer.temi import Temi, TemiOptions  # noqa: PLC0415
 
     data = torch.from_numpy(pictures)
     if options.objective == "temi":
-        own = TemiOptions()
-        made: Objective = Temi(data, options.clusters, own, seed=training.seed)
-        rate, least = 5e-3, 1500
-        said = asdict(own)
-    else:
-        alpha = options.alpha or (10.0 if options.clusters >= _MANY_CLUSTERS else 5.0)
-        scp = ScpOptions(alpha=alpha)
-        made = Scp(data, options.clusters, scp, seed=training.seed)
-        rate, least = training.learning_rate, training.least_steps
-        said = asdict(scp)
-    tuned = replace(
-        training,
-        learning_rate=options.learning_rate or rate,
-        least_steps=1 if options.epochs else least,
-        options=said,
-    )
-    return made, tuned
+        return Temi(data, options.clusters, TemiOptions(), seed=seed)
+    return Scp(data, options.clusters, scp_options(options), seed=seed)

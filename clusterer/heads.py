@@ -39,7 +39,11 @@ class HeadVector(BaseModel):
 
 
 class HeadManifest(BaseModel):
-    """What is known of a head. ``curves`` hold, per seed and epoch, the mean of each term."""
+    """What is known of a head.
+
+    ``curves`` hold, per seed and epoch, the mean of each term; ``parent`` is the head that this
+    one was trained on from.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +55,7 @@ class HeadManifest(BaseModel):
     pairs: str
     graph_sha256: str
     created_at: float
+    parent: str = ""
     options: dict[str, Any] = {}
     metrics: dict[str, float] = {}
     terms: list[str] = []
@@ -58,8 +63,12 @@ class HeadManifest(BaseModel):
 
     @property
     def hash(self) -> str:
-        """The head's identity: of its graph and all that is said of it."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:_HASH_DIGITS]
+        """The head's identity: of its graph and all that is said of it.
+
+        Not of defaults: a later version may know of more.
+        """
+        said = self.model_dump_json(exclude_defaults=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:_HASH_DIGITS]
 
     @property
     def id(self) -> str:
@@ -207,6 +216,7 @@ def manifest_of(  # noqa: PLR0913 - what a manifest consists of
     options: dict[str, Any],
     metrics: dict[str, float],
     curves: tuple[Sequence[str], dict[str, list[list[float]]]],
+    parent: str = "",
 ) -> HeadManifest:
     """The manifest of a head that was trained just now; ``curves`` with the names of the terms."""
     return HeadManifest(
@@ -221,4 +231,5 @@ def manifest_of(  # noqa: PLR0913 - what a manifest consists of
         metrics=metrics,
         terms=list(curves[0]),
         curves=curves[1],
+        parent=parent,
     )

@@ -1,7 +1,8 @@
 """A trained head as numbers: what it consists of and what it gives. NumPy only.
 
 A network is one or more branches, each a small perceptron with a softmax; it gives the mean of
-their assignments. An ensemble of heads is a network with their branches, clusters aligned.
+their assignments. An ensemble of heads is a network with their branches, clusters aligned. Where
+more clusters were trained than there are, ``groups`` says which are one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from shoal.vectors import Vectors
+from shoal.vectors import Labels, Vectors
 
 Float32 = npt.NDArray[np.float32]
 
@@ -45,9 +46,16 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A head. ``branches`` have the same D and K."""
+    """A head.
+
+    Attributes:
+        branches: Of the same D and the same number L of outputs.
+        groups: int32 (L,), 0 to K - 1, each at least once: the cluster of each output, whose votes
+            are the sum of its outputs'. None: outputs are clusters.
+    """
 
     branches: tuple[Branch, ...]
+    groups: Labels | None = None
 
     @property
     def dim(self) -> int:
@@ -55,14 +63,25 @@ class Network:
         return len(self.branches[0].mean)
 
     @property
+    def outputs(self) -> int:
+        """L."""
+        return len(self.branches[0].layers[-1].bias)
+
+    @property
     def clusters(self) -> int:
         """K."""
-        return len(self.branches[0].layers[-1].bias)
+        return self.outputs if self.groups is None else int(self.groups.max()) + 1
+
+    def grouping(self) -> Float32:
+        """``groups`` as a matrix (L, K) of zeros and ones; the identity, if there are none."""
+        groups = np.arange(self.outputs) if self.groups is None else self.groups
+        return np.eye(self.clusters, dtype=np.float32)[groups]
 
     def probabilities(self, vectors: Vectors) -> Float32:
         """The soft assignments (B, K) of ``vectors`` (B, D); rows sum to 1."""
         total = sum(_branch_probabilities(branch, vectors) for branch in self.branches)
-        return np.asarray(total / np.float32(len(self.branches)), dtype=np.float32)
+        votes = np.asarray(total / np.float32(len(self.branches)), dtype=np.float32)
+        return votes if self.groups is None else votes @ self.grouping()
 
 
 def _branch_probabilities(branch: Branch, vectors: Vectors) -> Float32:
@@ -82,7 +101,11 @@ def softmax(logits: Float32) -> Float32:
 
 
 def with_order(network: Network, order: npt.NDArray[np.integer]) -> Network:
-    """The same head with its clusters in another order: the new k-th is the old ``order[k]``-th."""
+    """The same head with its outputs in another order: the new k-th is the old ``order[k]``-th.
+
+    Only before they are grouped.
+    """
+    assert network.groups is None  # noqa: S101 - the order of outputs would be lost
 
     def reordered(branch: Branch) -> Branch:
         last = branch.layers[-1]

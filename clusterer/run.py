@@ -25,7 +25,7 @@ from clusterer import points, writeback
 from clusterer.assigning import Assignment, NoiseRule, Rule, Totals
 from clusterer.lease import Lease
 from clusterer.matching import Clusters, Matching, match
-from clusterer.methods import Fit
+from clusterer.methods import Fit, keep_fit
 from clusterer.models import Prototypes, pack, unpack
 from clusterer.naming import nearest_words
 from clusterer.plan import (
@@ -104,6 +104,10 @@ class Run:
             self._settle(state, matching, began)
             self._put_clusters(found, matching, names)
             self._flip(state, found)
+        try:
+            keep_fit(self._task.fit, self._rule.model, self.progress.facts)
+        except ShoalError as exc:  # the run is whole without it
+            _LOG.warning("run %s: its head was not kept: %s", self._task.run, exc.message)
         return Outcome.SUCCEEDED
 
     def _find(self, state: State, active: Clusters) -> Totals:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,16 @@ class ScpHead(nn.Module):
         logits: Tensor = self.last(self.hidden((vectors - self.mean) * self.scale))
         return logits
 
+    def blocks(self) -> list[tuple[nn.Linear, nn.BatchNorm1d]]:
+        """The hidden layers."""
+        modules = list(self.hidden)
+        found: list[tuple[nn.Linear, nn.BatchNorm1d]] = []
+        for linear, norm in zip(modules[::3], modules[1::3], strict=True):
+            assert isinstance(linear, nn.Linear)  # noqa: S101 - for the type checker
+            assert isinstance(norm, nn.BatchNorm1d)  # noqa: S101
+            found.append((linear, norm))
+        return found
+
 
 class Scp:
     """The objective (``scp_train.Objective``)."""
@@ -87,6 +97,40 @@ class Scp:
             self.module = ScpHead(vectors, clusters, options)
         self._alpha = options.alpha
 
+    @classmethod
+    @torch.no_grad()
+    def of(cls, branch: Branch, vectors: Tensor, alpha: float) -> Self:
+        """A trained head again as one that trains: for ``vectors`` (N, D) it gives what it gave.
+
+        Batch norm was folded into the layers; it is made anew with the statistics of ``vectors``,
+        and weights that undo it.
+        """
+        *hidden, last = branch.layers
+        width, clusters = last.weight.shape
+        options = ScpOptions(alpha, width, len(branch.layers))
+        made = cls(vectors, clusters, options, seed=0)
+        head = made.module
+        head.mean.copy_(torch.from_numpy(branch.mean))
+        x = (vectors - head.mean) * head.scale
+        for number, (layer, (linear, norm)) in enumerate(zip(hidden, head.blocks(), strict=True)):
+            weight, bias = torch.from_numpy(layer.weight), torch.from_numpy(layer.bias)
+            linear.weight.copy_((weight if number else weight / head.scale[:, None]).T)
+            x = linear(x)
+            mean, variance = x.mean(dim=0), x.var(dim=0)
+            norm.load_state_dict(
+                {
+                    "weight": (variance + norm.eps).sqrt(),
+                    "bias": bias + mean,
+                    "running_mean": mean,
+                    "running_var": variance,
+                    "num_batches_tracked": torch.tensor(0),
+                }
+            )
+            x = (x + bias).relu()
+        head.last.weight.copy_(torch.from_numpy(last.weight).T)
+        head.last.bias.copy_(torch.from_numpy(last.bias))
+        return made
+
     def loss(self, views: Tensor) -> Losses:
         """The losses of B pairs, (2B, D): both views go through the head as one batch."""
         ya, yb = self.module(views).float().softmax(dim=1).chunk(2)
@@ -97,12 +141,7 @@ class Scp:
 
     def network(self) -> Network:
         """The head with batch norm and standardisation inside its linear layers."""
-        folded: list[Layer] = []
-        modules = list(self.module.hidden)
-        for linear, norm in zip(modules[::3], modules[1::3], strict=True):
-            assert isinstance(linear, nn.Linear)  # noqa: S101 - for the type checker
-            assert isinstance(norm, nn.BatchNorm1d)  # noqa: S101
-            folded.append(_folded(linear, norm))
+        folded = [_folded(linear, norm) for linear, norm in self.module.blocks()]
         first = folded[0]
         folded[0] = Layer(numbers(self.module.scale)[:, None] * first.weight, first.bias)
         last = Layer(numbers(self.module.last.weight.T), numbers(self.module.last.bias))

@@ -11,8 +11,8 @@ Shapes: H heads, B pairs, D components of a vector, K clusters.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
@@ -106,6 +106,20 @@ class Temi:
             torch.manual_seed(seed)
             self.module = _Both(LinearHeads(vectors.mean(dim=0), options.heads, clusters))
         self._options = options
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, branch: Branch, vectors: Tensor, options: TemiOptions) -> Self:
+        """A trained head again as one that trains: teacher and student are what it was."""
+        layer = branch.layers[0]
+        made = cls(vectors, layer.weight.shape[1], replace(options, heads=1), seed=0)
+        both = made.module
+        for heads in (both.student, both.teacher):
+            heads.mean.copy_(torch.from_numpy(branch.mean))
+            heads.linear.weight.copy_(torch.from_numpy(layer.weight).T * TEMPERATURE)
+            heads.linear.bias.copy_(torch.from_numpy(layer.bias) * TEMPERATURE)
+        both.shares.copy_(both.teacher(vectors).softmax(dim=2).mean(dim=1, keepdim=True))
+        return made
 
     def loss(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss of the heads, and the least, of B pairs (2B, D)."""

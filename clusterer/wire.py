@@ -115,6 +115,7 @@ def _set_facts(plan: pb.Plan, facts: Mapping[str, Any]) -> None:
     """What the fit had to say, as far as the contract has a place for it."""
     plan.duplicates = facts.get("duplicates", 0)
     plan.layers.extend(facts.get("layers", ()))
+    plan.head = facts.get("head", "")
     count = facts.get("count")
     if count is not None:
         plan.votes_disagree = count["disagree"]

@@ -16,22 +16,35 @@ import numpy as np
 from clusterer.duplicates import LEAST_THRESHOLD, duplicate_groups
 from clusterer.methods import evoc, gmm, hdbscan, kmeans, scp
 from clusterer.methods.values import Fit, Plan, Surroundings
+from clusterer.models import Model
 from shoal.errors import FitFailed, InvalidArgument, Unsupported
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
-__all__ = ["LEAVES_NOISE", "Fit", "Method", "Plan", "Surroundings", "plan_fit", "run_fit"]
+__all__ = [
+    "LEAVES_NOISE",
+    "Fit",
+    "Method",
+    "Plan",
+    "Surroundings",
+    "keep_fit",
+    "plan_fit",
+    "run_fit",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """``plan`` checks a request; ``run`` fits vectors (N, D) with a plan's options.
 
-    ``run``'s third argument is the active clusters' centroids, to start from if it can.
+    ``run``'s third argument is the active clusters' centroids, to start from if it can. ``keep``,
+    if there is one, gets the plan's options, the fit's model and its facts once the clusters are
+    the active ones.
     """
 
     plan: Callable[[pb.ClusteringConfig, Surroundings], Plan]
     run: Callable[[Vectors, Mapping[str, Any], Vectors | None], Fit]
+    keep: Callable[[Mapping[str, Any], Model, Mapping[str, Any]], None] | None = None
 
 
 DUPLICATE_COSINE: Final = 0.98
@@ -46,7 +59,7 @@ _METHODS: Final[Mapping[str, Method]] = {
     "gmm": Method(gmm.plan, gmm.run),
     "hdbscan": Method(hdbscan.plan, hdbscan.run),
     "evoc": Method(evoc.plan, evoc.run),
-    "scp": Method(scp.plan, scp.run),
+    "scp": Method(scp.plan, scp.run, scp.keep),
 }
 
 
@@ -72,6 +85,17 @@ def plan_fit(config: pb.ClusteringConfig, surroundings: Surroundings | None = No
             raise InvalidArgument(msg, field="config.duplicate_cosine")
     plan = _METHODS[method].plan(config, surroundings or Surroundings())
     return replace(plan, duplicate_cosine=threshold, seed=config.seed)
+
+
+def keep_fit(plan: Plan, model: Model, facts: Mapping[str, Any]) -> None:
+    """Keeps what the method wants to keep of a fit whose clusters have become the active ones.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    keep = _METHODS[plan.method].keep
+    if keep is not None:
+        keep(plan.options, model, facts)
 
 
 def run_fit(plan: Plan, vectors: Vectors, warm: Vectors | None) -> Fit:

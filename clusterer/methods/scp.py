@@ -1,20 +1,28 @@
-"""A trained head (SCP, TEMI) as a method: it is applied, not fitted, and never leaves noise."""
+"""A trained head (SCP, TEMI) as a method: applied as it is, or trained on; it leaves no noise."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Final, cast
 
 import numpy as np
 
 from clusterer.assignment import cluster_sums
+from clusterer.head_graph import from_onnx, to_onnx
 from clusterer.head_session import HeadSession
-from clusterer.heads import HeadStore
+from clusterer.head_training import JUDGED_BY, HeadOptions, ObjectiveName
+from clusterer.heads import HeadManifest, HeadStore, manifest_of
 from clusterer.methods.values import Fit, Plan, Surroundings
-from clusterer.models import Head
-from shoal.errors import FitFailed, InvalidArgument, Unsupported
+from clusterer.models import Head, Model
+from shoal.errors import ConfigError, FitFailed, InvalidArgument, Unsupported
+from shoal.store.model import VectorSpec
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
+
+LEAST_POINTS: Final = 2 * JUDGED_BY
+"""To train a head on: each needs neighbours."""
 
 
 def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> Plan:
@@ -22,6 +30,7 @@ def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> Plan:
 
     Raises:
         Unsupported: the service keeps no heads.
+        ConfigError: it is to be trained on, and torch is not installed.
         InvalidArgument: no head is named.
         NotFound: there is no such head.
         EncoderMismatch: it is for the vectors of another encoder.
@@ -34,7 +43,14 @@ def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> Plan:
     manifest = HeadStore(surroundings.heads).find(config.scp.head)
     if surroundings.vector is not None:
         manifest.check(surroundings.vector)
-    return Plan("scp", {"heads": surroundings.heads, "head": manifest.id}, least_points=1)
+    options = {"heads": surroundings.heads, "head": manifest.id, "seed": config.seed}
+    if config.scp.retrain:
+        # Not imported: a server has better uses for its memory. The fit's own process does.
+        if not has_torch():
+            msg = "retrain: this server has no PyTorch: pip install 'shoal[train]'"
+            raise ConfigError(msg, package="torch")
+        return Plan("scp", {**options, "retrain": True}, least_points=LEAST_POINTS)
+    return Plan("scp", options, least_points=1)
 
 
 def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
@@ -45,7 +61,12 @@ def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> F
     """
     del warm
     heads = HeadStore(options["heads"])
-    graph = heads.graph(heads.find(options["head"]))
+    manifest = heads.find(options["head"])
+    graph = heads.graph(manifest)
+    facts: dict[str, Any] = {"head": manifest.id}
+    if options.get("retrain"):
+        manifest, graph = _trained_on(manifest, graph, vectors, options["seed"])
+        facts = {"head": manifest.id, "manifest": manifest.model_dump()}
     labels = HeadSession(graph).probabilities(vectors).argmax(axis=1).astype(np.int32)
     clusters = int(labels.max(initial=0)) + 1
     sums = cluster_sums(vectors, labels, clusters)
@@ -55,4 +76,58 @@ def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> F
         raise FitFailed("no cluster of the head has a direction: the vectors cancel out")
     centroids = np.ascontiguousarray((sums[kept] / lengths[kept, None]).astype(np.float32))
     model = Head(centroids, np.frombuffer(graph, np.uint8), kept)
-    return Fit(model, facts={"head": options["head"]})
+    return Fit(model, facts=facts)
+
+
+def keep(options: Mapping[str, Any], model: Model, facts: Mapping[str, Any]) -> None:
+    """Puts a head that was trained on beside the one that it comes from, under the same name.
+
+    Called once its clusters are the active ones: what a gate refused is nobody's next beginning.
+    """
+    if "manifest" in facts and isinstance(model, Head):
+        manifest = HeadManifest.model_validate(facts["manifest"])
+        HeadStore(options["heads"]).put(manifest, model.graph.tobytes())
+
+
+def has_torch() -> bool:
+    """Whether torch is installed; without importing it."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def _trained_on(
+    manifest: HeadManifest, graph: bytes, vectors: Vectors, seed: int
+) -> tuple[HeadManifest, bytes]:
+    """The head and its graph after more training; those that came in, if that makes it no better.
+
+    Raises:
+        NotEnoughPoints: too few vectors to train with.
+    """
+    from clusterer.retraining import retrain  # noqa: PLC0415 - torch
+
+    network = from_onnx(graph)
+    said = manifest.options
+    wanted = HeadOptions(
+        network.outputs,
+        objective=cast("ObjectiveName", manifest.objective),
+        neighbours=said.get("neighbours", 0),
+        alpha=said.get("alpha", 0.0),
+        learning_rate=said.get("learning_rate", 0.0),
+        seed=seed,
+    )
+    found = retrain(network, vectors, wanted)
+    if found.network is network:
+        return manifest, graph
+    trained = to_onnx(found.network)
+    made = manifest_of(
+        manifest.name,
+        trained,
+        clusters=manifest.clusters,
+        vector=VectorSpec(**manifest.vector.model_dump()),
+        objective=manifest.objective,
+        pairs="neighbours",
+        options={**said, **asdict(wanted), "clusters": manifest.clusters},
+        metrics={**asdict(found.after), "pictures": len(vectors), "views": 1},
+        curves=((), {}),
+        parent=manifest.id,
+    )
+    return made, trained

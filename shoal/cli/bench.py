@@ -15,7 +15,9 @@ from shoal.cli.output import print_json, print_table, talk
 from shoal.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from clusterer.head_training import ObjectiveName
     from shoal.bench.cluster import Stage
+    from shoal.bench.heads import Row as Quality
     from shoal.bench.rounds import Row
 
 
@@ -249,6 +251,71 @@ def bench_train(
             )
         ],
     )
+
+
+@bench.command("heads")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@option("--seeds", type=click.IntRange(2), default=10, help="Heads of each row.")
+@option(
+    "--objective",
+    "objectives",
+    type=click.Choice(["scp", "temi"]),
+    multiple=True,
+    help="Only this loss; repeat. Default: all.",
+)
+@option(
+    "--pairs",
+    "kinds",
+    type=click.Choice(["neighbours", "augment", "both"]),
+    multiple=True,
+    help="Only these pairs; repeat. Default: all for which there are views.",
+)
+@json_option
+def bench_heads(
+    *,
+    file: Path,
+    seeds: int,
+    objectives: tuple[ObjectiveName, ...],
+    kinds: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Heads against k-means on vectors whose classes are known.
+
+    FILE is an .npz with vectors (N, D), labels (N,) and perhaps views (V, N, D): the vectors of V
+    augmented views. The labels are compared with, never trained on.
+
+    Example:
+      shoal bench heads cifar10.npz --seeds 10
+    """
+    from clusterer.head_training import OBJECTIVES, check_torch
+
+    check_torch()
+    from shoal.bench.heads import KINDS, load
+    from shoal.bench.heads import bench_heads as measure_heads
+
+    data = load(file)
+    result = measure_heads(
+        data, seeds=seeds, objectives=objectives or OBJECTIVES, kinds=kinds or KINDS
+    )
+    if as_json:
+        print_json(asdict(result))
+        return
+    talk(result.machine)
+    talk(f"{result.points:,} vectors x {result.dim}, {result.clusters} classes, {seeds} seeds")
+    print_table(
+        ("row", "ACC", "NMI", "ARI", "best ACC", "s"),
+        [(row.name, *_quality(row), f"{row.seconds:.1f}") for row in result.rows],
+    )
+    print_table(
+        ("row", "criterion", "follows ACC"),
+        [(each.row, each.criterion, f"{each.correlation:.2f}") for each in result.judged],
+    )
+
+
+def _quality(row: Quality) -> tuple[str, ...]:
+    mean, deviation, best = row.summary()
+    pairs = zip(mean, deviation, strict=True)
+    return (*(f"{value:.3f}±{spread:.3f}" for value, spread in pairs), f"{best.accuracy:.3f}")
 
 
 def _print_stages(stages: list[Stage]) -> None:

@@ -85,6 +85,8 @@ def _describe_sizes(plan: Plan) -> list[str]:
         lines.append(f"clusters by size: {shown}")
     if plan.duplicates:
         lines.append(f"near-duplicates, counted once in the fit: {plan.duplicates:,}")
+    if plan.head:
+        lines.append(f"head: {plan.head}")
     if plan.layers:
         lines.append(f"layers, finest first: {', '.join(map(str, plan.layers))} clusters")
     return lines

@@ -107,6 +107,9 @@ _METHOD: tuple[Decorator, ...] = (
         metavar="NAME",
         help="The trained head of --method scp: its name, id or hash.",
     ),
+    option(
+        "--retrain", is_flag=True, help="Train --head on first; the server needs PyTorch for that."
+    ),
     option("--text", "texts", multiple=True, help="A cluster's text for --method text; repeat."),
     option(
         "--duplicate-cosine",
@@ -148,6 +151,7 @@ _METHOD: tuple[Decorator, ...] = (
 _ONLY: dict[str, tuple[str, tuple[str, ...]]] = {
     "texts": ("--text", ("text",)),
     "head": ("--head", ("scp",)),
+    "retrain": ("--retrain", ("scp",)),
     "k_min": ("--k-min", ("kmeans", "gmm")),
     "k_max": ("--k-max", ("kmeans", "gmm")),
     "n_init": ("--n-init", ("kmeans",)),
@@ -201,7 +205,7 @@ def method_of(options: dict[str, Any]) -> Method:
             reduced_dim=options["reduced_dim"],
             noise_threshold=options["noise_threshold"],
         ),
-        "scp": ScpHead(head=options["head"]),
+        "scp": ScpHead(head=options["head"], retrain=options["retrain"]),
         "text": TextCentroids(texts=options["texts"]),
         "evoc": EmbeddingVectors(
             layer=None if layer == "coarsest" else layer,

@@ -68,9 +68,10 @@ class VectorSample:
 
 @dataclass(frozen=True, slots=True)
 class ScpHead:
-    """A trained SCP head, by name or hash."""
+    """A trained SCP head, by name or hash; with ``retrain`` it is trained on first."""
 
     head: str
+    retrain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,7 @@ class Plan:
     duplicates: int = 0
     confidence: float = 0.0
     layers: tuple[int, ...] = ()
+    head: str = ""
     """For EVoC: clusters in each layer, finest first."""
 
 

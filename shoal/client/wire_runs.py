@@ -71,8 +71,8 @@ def to_config(method: Method, options: RunOptions) -> clusterer_pb2.ClusteringCo
         case GaussianMixture(k, reduced_dim):
             config.gmm.reduced_dim = reduced_dim
             _set_count(config.gmm, k, options.k_range)
-        case ScpHead(head):
-            config.scp.head = head
+        case ScpHead(head, retrain):
+            config.scp.head, config.scp.retrain = head, retrain
         case TextCentroids(texts, fixed):
             config.text.CopyFrom(clusterer_pb2.TextCentroids(texts=texts, fixed=fixed))
         case EmbeddingVectors(layer, size, coarsest):
@@ -188,6 +188,7 @@ def _from_plan(message: clusterer_pb2.Plan) -> Plan:
         duplicates=message.duplicates,
         confidence=message.confidence,
         layers=tuple(message.layers),
+        head=message.head,
     )
 
 

@@ -137,10 +137,12 @@ class GaussianMixture(_message.Message):
     def __init__(self, k: _Optional[int] = ..., auto: _Optional[_Union[AutoCount, _Mapping]] = ..., reduced_dim: _Optional[int] = ...) -> None: ...
 
 class ScpHead(_message.Message):
-    __slots__ = ("head",)
+    __slots__ = ("head", "retrain")
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    RETRAIN_FIELD_NUMBER: _ClassVar[int]
     head: str
-    def __init__(self, head: _Optional[str] = ...) -> None: ...
+    retrain: bool
+    def __init__(self, head: _Optional[str] = ..., retrain: _Optional[bool] = ...) -> None: ...
 
 class TextCentroids(_message.Message):
     __slots__ = ("texts", "fixed")
@@ -259,7 +261,7 @@ class StageTime(_message.Message):
     def __init__(self, stage: _Optional[_Union[RunStage, str]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("points", "clusters", "moved", "moved_share", "to_write", "noise", "silhouette", "agreement", "inertia", "lineage", "objections", "votes", "votes_disagree", "elbow", "centroid_drift", "duplicates", "confidence", "layers")
+    __slots__ = ("points", "clusters", "moved", "moved_share", "to_write", "noise", "silhouette", "agreement", "inertia", "lineage", "objections", "votes", "votes_disagree", "elbow", "centroid_drift", "duplicates", "confidence", "layers", "head")
     POINTS_FIELD_NUMBER: _ClassVar[int]
     CLUSTERS_FIELD_NUMBER: _ClassVar[int]
     MOVED_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +280,7 @@ class Plan(_message.Message):
     DUPLICATES_FIELD_NUMBER: _ClassVar[int]
     CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     points: int
     clusters: int
     moved: int
@@ -296,7 +299,8 @@ class Plan(_message.Message):
     duplicates: int
     confidence: float
     layers: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, points: _Optional[int] = ..., clusters: _Optional[int] = ..., moved: _Optional[int] = ..., moved_share: _Optional[float] = ..., to_write: _Optional[int] = ..., noise: _Optional[int] = ..., silhouette: _Optional[float] = ..., agreement: _Optional[float] = ..., inertia: _Optional[float] = ..., lineage: _Optional[_Iterable[_Union[Lineage, _Mapping]]] = ..., objections: _Optional[_Iterable[str]] = ..., votes: _Optional[_Iterable[_Union[CountVote, _Mapping]]] = ..., votes_disagree: _Optional[bool] = ..., elbow: _Optional[_Iterable[_Union[ElbowPoint, _Mapping]]] = ..., centroid_drift: _Optional[float] = ..., duplicates: _Optional[int] = ..., confidence: _Optional[float] = ..., layers: _Optional[_Iterable[int]] = ...) -> None: ...
+    head: str
+    def __init__(self, points: _Optional[int] = ..., clusters: _Optional[int] = ..., moved: _Optional[int] = ..., moved_share: _Optional[float] = ..., to_write: _Optional[int] = ..., noise: _Optional[int] = ..., silhouette: _Optional[float] = ..., agreement: _Optional[float] = ..., inertia: _Optional[float] = ..., lineage: _Optional[_Iterable[_Union[Lineage, _Mapping]]] = ..., objections: _Optional[_Iterable[str]] = ..., votes: _Optional[_Iterable[_Union[CountVote, _Mapping]]] = ..., votes_disagree: _Optional[bool] = ..., elbow: _Optional[_Iterable[_Union[ElbowPoint, _Mapping]]] = ..., centroid_drift: _Optional[float] = ..., duplicates: _Optional[int] = ..., confidence: _Optional[float] = ..., layers: _Optional[_Iterable[int]] = ..., head: _Optional[str] = ...) -> None: ...
 
 class CountVote(_message.Message):
     __slots__ = ("estimator", "k")

@@ -48,6 +48,13 @@ def test_a_head_is_trained_listed_and_applied(shoal: Run, heads: str) -> None:
     assert json.loads(run.stdout)["state"] == "succeeded"
     assert json.loads(run.stdout)["config"]["head"] == made["id"]
     assert f"scp head={made['id']} seed=0" in shoal("runs", *COLLECTION).stdout
+    more = ("cluster", "--method", "scp", "--head", "trained", "--retrain", "--force")
+    again = json.loads(shoal(*more, "--json", *COLLECTION).stdout)
+    assert again["config"]["head"] == made["id"]
+    listed = json.loads(shoal("model", "list", "--heads", heads, "--json").stdout)
+    parents = {each["id"]: each["parent"] for each in listed}
+    assert again["plan"]["head"] in parents
+    assert parents[again["plan"]["head"]] in {"", made["id"]}
     missing = shoal("cluster", "--method", "scp", "--head", "nope", *COLLECTION)
     assert missing.code == 1
     assert "head 'nope': expected a head at" in missing.stderr

@@ -1,0 +1,95 @@
+"""A trained head, trained on: it follows a collection that drifts, and its clusters stay.
+
+Each branch goes on from its own weights, at a fraction of the first training's rate, on pairs of
+neighbours among the vectors that there are now. Needs torch (the extra ``train``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from clusterer.ensemble import Quality, quality
+from clusterer.head_training import (
+    JUDGED_BY,
+    NEIGHBOURS,
+    HeadOptions,
+    check_device,
+    scp_options,
+    tuned,
+)
+from clusterer.network import Network
+from clusterer.pairs import Pairs, nearest_neighbours
+from shoal.errors import NotEnoughPoints
+from shoal.vectors import Vectors
+
+if TYPE_CHECKING:
+    from clusterer.network import Branch
+    from clusterer.scp_train import Objective
+
+RATE: Final = 0.2
+"""Of the learning rate of a first training (docs/scp.md)."""
+EPOCHS: Final = 10
+LEAST_STEPS: Final = {"scp": 100, "temi": 300}
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """The head as it is now, and its quality ``before`` and ``after``, on the same vectors."""
+
+    network: Network
+    before: Quality
+    after: Quality
+
+
+def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrained:
+    """``network``, trained on with ``vectors`` (N, D), unit length.
+
+    Unless it gets better, as heads are judged (``Quality.rank``), it stays what it was.
+
+    Raises:
+        ConfigError: torch is not installed.
+        NotEnoughPoints: fewer vectors than clusters, or than neighbours.
+    """
+    from clusterer.scp_train import Training, train  # noqa: PLC0415 - torch, after the check
+
+    device = check_device(options.device)
+    count = options.neighbours or NEIGHBOURS[options.objective]
+    least = max(network.outputs, JUDGED_BY, count) + 1
+    if len(vectors) < least:
+        msg = f"training a head on needs at least {least} points, got {len(vectors)}"
+        raise NotEnoughPoints(msg, points=str(len(vectors)))
+    pairs = Pairs(vectors, len(vectors), nearest_neighbours(vectors, count))
+    first = tuned(
+        options, Training(network.outputs, options.objective, batch=options.batch, device=device)
+    )
+    training = replace(
+        first,
+        learning_rate=RATE * first.learning_rate,
+        epochs=options.epochs or EPOCHS,
+        least_steps=1 if options.epochs else LEAST_STEPS[options.objective],
+    )
+    branches: list[Branch] = []
+    for number, branch in enumerate(network.branches):
+        objective = _objective(branch, vectors, options)
+        seeded = replace(training, seed=options.seed + number)
+        branches += train(pairs, objective, seeded).network.branches
+    found = replace(network, branches=tuple(branches))
+    judges = nearest_neighbours(vectors, JUDGED_BY)
+    before, after = (
+        quality(each.probabilities(vectors), vectors, judges) for each in (network, found)
+    )
+    return Retrained(found if after.rank > before.rank else network, before, after)
+
+
+def _objective(branch: Branch, vectors: Vectors, options: HeadOptions) -> Objective:
+    """The branch as it is, ready to be trained with ``vectors`` (N, D)."""
+    import torch  # noqa: PLC0415
+
+    from clusterer.scp import Scp  # noqa: PLC0415
+    from clusterer.temi import Temi, TemiOptions  # noqa: PLC0415
+
+    data = torch.from_numpy(vectors)
+    if options.objective == "temi":
+        return Temi.of(branch, data, TemiOptions())
+    return Scp.of(branch, data, scp_options(options).alpha)

@@ -1,0 +1,195 @@
+"""A trained head that is trained on: nothing is lost on the way, and it follows what drifts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hard_classes import Classes, accuracy
+from reclustering import DIM, Bench, blobs
+
+from clusterer.child import fit_in_child
+from clusterer.head_graph import from_onnx, to_onnx
+from clusterer.head_training import HeadOptions, ObjectiveName, train_head
+from clusterer.heads import HeadStore, manifest_of
+from clusterer.methods import Fit, Plan, Surroundings, plan_fit, run_fit, scp
+from clusterer.network import Branch, Layer, Network
+from clusterer.pairs import Pairs, nearest_neighbours
+from clusterer.retraining import retrain
+from clusterer.scp import Scp, ScpOptions
+from clusterer.task import Outcome
+from clusterer.temi import Temi, TemiOptions
+from shoal.errors import ArtefactError, ConfigError, NotEnoughPoints
+from shoal.store.model import VectorSpec
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.vectors import Vectors, unit
+
+SPEC = VectorSpec("toy", DIM, "f" * 64)
+K = 5
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small products: two threads would only wait for each other."""
+    torch.set_num_threads(1)
+
+
+def data(*, shift: float = 0.0) -> tuple[Vectors, Classes]:
+    """500 vectors of five kinds; ``shift`` moves all of them in one direction."""
+    vectors = blobs(500, spread=0.2) + shift * unit(np.random.default_rng(5).normal(size=DIM))
+    return unit(vectors), np.arange(500) % K
+
+
+def options(objective: ObjectiveName = "temi") -> HeadOptions:
+    epochs = {"scp": 12, "temi": 100}[objective]
+    return HeadOptions(K, objective=objective, epochs=epochs, batch=100, seeds=2, keep=2)
+
+
+def head(objective: ObjectiveName = "temi") -> Network:
+    vectors, _ = data()
+    pairs = Pairs(vectors, len(vectors), nearest_neighbours(vectors, 10))
+    return train_head(pairs, options(objective))[0]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Network:
+    torch.set_num_threads(1)
+    return head()
+
+
+def on_blobs() -> Network:
+    """A head for ``blobs``, as TEMI has them: one cluster around each of five directions."""
+    weight = np.asarray(10 * blobs(5, spread=0).T, dtype=np.float32)
+    layers = (Layer(weight, np.zeros(5, np.float32)),)
+    return Network((Branch(np.zeros(DIM, np.float32), unit=True, layers=layers),))
+
+
+def keep(place: Path) -> str:
+    """Puts the head for blobs into ``place``; returns its id."""
+    graph = to_onnx(on_blobs())
+    manifest = manifest_of(
+        "toys",
+        graph,
+        clusters=5,
+        vector=SPEC,
+        objective="temi",
+        pairs="neighbours",
+        options={"neighbours": 10},
+        metrics={},
+        curves=((), {}),
+    )
+    return HeadStore(place).put(manifest, graph)
+
+
+def plan(place: Path) -> Plan:
+    config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys", retrain=True), seed=1)
+    return plan_fit(config, Surroundings(str(place), SPEC))
+
+
+def test_a_graph_gives_back_its_network(trained: Network) -> None:
+    """What was written is read again, number by number, groups included; another file is not."""
+    grouped = Network(trained.branches, np.array([0, 1, 0, 1, 2], np.int32))
+    for network in (trained, grouped):
+        again = from_onnx(to_onnx(network))
+        assert to_onnx(again) == to_onnx(network)
+        assert again.clusters == network.clusters
+    with pytest.raises(ArtefactError, match="expected a graph that Shoal wrote"):
+        from_onnx(b"not a graph")
+    with pytest.raises(ArtefactError, match="without branches"):
+        from_onnx(b"")
+
+
+def test_a_head_that_trains_again_begins_as_it_was(trained: Network) -> None:
+    """SCP's batch norm, made anew of other vectors, and TEMI's teacher give what they gave."""
+    later, _ = data(shift=0.5)
+    tensor = torch.from_numpy(later)
+    first = torch.from_numpy(data()[0])
+    made = Scp(first, K, ScpOptions(width=16), seed=1)
+    made.module(first)  # moves the running statistics away from 0 and 1
+    network = made.network()
+    again = Scp.of(network.branches[0], tensor, alpha=5.0).network()
+    np.testing.assert_allclose(again.probabilities(later), network.probabilities(later), atol=1e-4)
+    temi = Temi.of(trained.branches[0], tensor, TemiOptions()).network()
+    alone = Network(trained.branches[:1])
+    np.testing.assert_allclose(temi.probabilities(later), alone.probabilities(later), atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["scp", "temi"])
+def test_it_follows_a_shift_and_clusters_stay(objective: ObjectiveName, trained: Network) -> None:
+    """All vectors move: more of them are right than before, under the clusters that they had."""
+    network = trained if objective == "temi" else head("scp")
+    later, classes = data(shift=1.0)
+    before = network.probabilities(later).argmax(axis=1)
+    found = retrain(network, later, options(objective))
+    after = found.network.probabilities(later).argmax(axis=1)
+    assert found.after.rank > found.before.rank
+    assert accuracy(classes, after) > accuracy(classes, before) + 0.08
+    # The same cluster for the same kind, although no id was matched.
+    then = network.probabilities(data()[0]).argmax(axis=1)
+    assert np.mean(after == then) > 0.95
+
+
+def test_a_head_that_gets_no_better_stays(trained: Network) -> None:
+    """Training that ruins it (a rate of 50) is thrown away."""
+    vectors, _ = data()
+    ruined = HeadOptions(K, objective="temi", epochs=2, learning_rate=50.0)
+    assert retrain(trained, vectors, ruined).network is trained
+    with pytest.raises(NotEnoughPoints, match="at least 26 points, got 8"):
+        retrain(trained, vectors[:8], options())
+
+
+def test_a_run_trains_on_and_its_head_is_kept_once_it_is_active(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """A plan keeps nothing; a run's head is the next one's beginning, and lies with the run."""
+    first = keep(tmp_path)
+    bench.fit = fit_in_child
+    drifted = unit(blobs(200) + 0.8 * unit(np.ones(DIM)))
+    ids = bench.put(drifted)
+    _, execute = bench.start(bench.task(0, fit=plan(tmp_path), plan_only=True))
+    assert execute() == Outcome.PLANNED
+    assert [each.id for each in HeadStore(tmp_path).manifests()] == [first]
+    run = bench.recluster(0, fit=plan(tmp_path))
+    newest, oldest = HeadStore(tmp_path).manifests()
+    assert (newest.parent, oldest.id) == (first, first)
+    assert run.progress.facts["head"] == newest.id
+    assert newest.options["neighbours"] == 10
+    assert newest.metrics["agreement"] > 0
+    labels = bench.labels()
+    expected = from_onnx(HeadStore(tmp_path).graph(newest)).probabilities(drifted).argmax(axis=1)
+    pairs = {(int(want), labels[point]) for want, point in zip(expected, ids, strict=True)}
+    assert len(pairs) == len(set(labels.values())) == 5
+    assert plan(tmp_path).options["head"] == newest.id
+
+
+def test_a_head_that_cannot_be_kept_does_not_undo_the_run(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The place is gone after the fit: the run has succeeded, and the log says what is missing."""
+    keep(tmp_path / "heads")
+    bench.put(unit(blobs(200) + 0.8 * unit(np.ones(DIM))))
+
+    def fit(planned: Plan, sample: Vectors, **_: object) -> Fit:
+        found = run_fit(planned, sample, None)
+        shutil.rmtree(tmp_path / "heads")
+        (tmp_path / "heads").write_text("a file")
+        return found
+
+    run, execute = bench.start(bench.task(0, fit=plan(tmp_path / "heads")), fit=fit)
+    assert execute() == Outcome.SUCCEEDED
+    assert bench.state.active_run
+    assert "its head was not kept" in caplog.text
+    assert "manifest" in run.progress.facts
+
+
+def test_a_server_without_torch_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is read, and only if it is to be trained on."""
+    keep(tmp_path)
+    monkeypatch.setattr(scp, "has_torch", lambda: False)
+    with pytest.raises(ConfigError, match="this server has no PyTorch"):
+        plan(tmp_path)
+    config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys"))
+    assert plan_fit(config, Surroundings(str(tmp_path), SPEC)).least_points == 1
