@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from clusterer.ensemble import Quality, best, ensemble, quality
+from clusterer.merging import confusion, merge
 from clusterer.network import Float32, Network
 from clusterer.pairs import Pairs, nearest_neighbours
 from shoal.errors import ConfigError, InvalidArgument, NotEnoughPoints
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 ObjectiveName: TypeAlias = Literal["scp", "temi"]
 OBJECTIVES: Final = ("scp", "temi")
-
-NEIGHBOURS: Final = {"scp": 10, "temi": 25}
-"""Measured on three sets of photographs under two encoders (docs/scp.md)."""
 
 Progress: TypeAlias = Callable[[int, int, int], None]
 """Gets the number of the head that is trained (from 0), its epochs done and all of them."""
@@ -42,7 +40,8 @@ class HeadOptions:
     """What a caller can choose. 0 and None are the measured defaults of the objective.
 
     Attributes:
-        clusters: K.
+        clusters: K; with ``merge``, how many are trained.
+        merge: Make one of those clusters that neighbours confuse: for when K is not known.
         neighbours: Nearest pictures that count as a picture's own kind.
         alpha: SCP's weight of the entropy.
         epochs: Passes over the pictures; 0 is 30, or as many as the objective's least steps take.
@@ -63,6 +62,7 @@ class HeadOptions:
     keep: int = 3
     device: str = "auto"
     amp: bool = False
+    merge: bool = False
 
     def __post_init__(self) -> None:
         """Check; InvalidArgument names what is out of range."""
@@ -83,6 +83,17 @@ class HeadOptions:
         if self.objective not in OBJECTIVES:
             msg = f"objective: expected {' or '.join(OBJECTIVES)}, got {self.objective!r}"
             raise InvalidArgument(msg, field="objective")
+
+
+def default_neighbours(options: HeadOptions, points: int) -> int:
+    """How many of the nearest of ``points`` count as a point's own kind, unless it is said.
+
+    10 for SCP; for TEMI, which weighs its pairs, a quarter of a mean cluster, 10 to 50. Measured on
+    three sets of photographs under two encoders (docs/scp.md).
+    """
+    if options.objective == "scp":
+        return 10
+    return min(50, max(10, points // (4 * options.clusters)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,9 @@ def train_head(
     kept = best([head.report.quality for head in heads], options.keep)
     network = vote([heads[i] for i in kept])
     judges = nearest_neighbours(pictures, JUDGED_BY)
+    if options.merge:
+        joint = confusion(network.probabilities(pictures), judges)
+        network = replace(network, groups=merge(joint))
     report = HeadReport(
         options=asdict(options),
         seeds=tuple(head.report for head in heads),
@@ -239,7 +253,7 @@ def tuned(options: HeadOptions, training: Training) -> Training:
     from clusterer.temi import TemiOptions  # noqa: PLC0415
 
     if options.objective == "temi":
-        rate, least, own = 5e-3, 1500, asdict(TemiOptions())
+        rate, least, own = 1e-2, 1500, asdict(TemiOptions())
     else:
         rate, least = training.learning_rate, training.least_steps
         own = asdict(scp_options(options))

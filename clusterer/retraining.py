@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 from clusterer.ensemble import Quality, quality
 from clusterer.head_training import (
     JUDGED_BY,
-    NEIGHBOURS,
     HeadOptions,
     check_device,
+    default_neighbours,
     scp_options,
     tuned,
 )
@@ -54,7 +54,7 @@ def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrain
     from clusterer.scp_train import Training, train  # noqa: PLC0415 - torch, after the check
 
     device = check_device(options.device)
-    count = options.neighbours or NEIGHBOURS[options.objective]
+    count = options.neighbours or default_neighbours(options, len(vectors))
     least = max(network.outputs, JUDGED_BY, count) + 1
     if len(vectors) < least:
         msg = f"training a head on needs at least {least} points, got {len(vectors)}"

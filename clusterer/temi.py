@@ -92,7 +92,7 @@ class TemiOptions:
 
     heads: int = 16
     beta: float = 0.6
-    momentum: float = 0.99
+    momentum: float = 0.98
 
 
 class Temi:

@@ -11,7 +11,7 @@ from shoal.store import Store
 from shoal.store.clusterings import ClusterRecord
 from shoal.store.model import Empty, Equals, Hit, Query, Where, check_clustering_name
 from shoal.v1 import search_pb2 as pb
-from shoal.vectors import NOISE, Vectors
+from shoal.vectors import NOISE, Vectors, unit
 
 _PAGE = 100
 _LIST_EXEMPLARS, _MOST_LIST_EXEMPLARS = 3, 20
@@ -96,11 +96,13 @@ class Listing:
         self, collection: str, view: View, record: ClusterRecord, limit: int
     ) -> list[Hit]:
         """The medoid, and members that differ from it and from each other."""
+        # Of a joint vector the first part is searched: only what is stored can be.
+        first = self._store.collection(collection).parts(view.vector)[0]
         hits = self._store.search(
             collection,
             Query(
-                vector=record.centroid,
-                using=view.vector,
+                vector=unit(record.centroid[: first.dim]),
+                using=first.name,
                 limit=max(limit, min(_CANDIDATES_EACH * limit, _MOST_CANDIDATES)),
                 where=Where(must=(Equals(view.state.active_field, record.cluster),)),
                 exact=True,

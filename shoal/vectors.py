@@ -7,6 +7,7 @@ The format is written down in ``common.proto``: dim x 4 bytes, IEEE 754 float32,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -39,6 +40,16 @@ def decode(values: bytes, dim: int) -> Vectors:
             field="vector",
         )
     return np.frombuffer(values, dtype=_WIRE).astype(np.float32)
+
+
+def joined(parts: Sequence[Vectors]) -> Vectors:
+    """Vectors (..., D1), (..., D2), ... of unit length, one after the other, as one of unit length.
+
+    Its cosine to another one is the mean of the parts' cosines.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts, axis=-1) / np.float32(np.sqrt(len(parts)))
 
 
 def unit(vectors: npt.ArrayLike) -> Vectors:

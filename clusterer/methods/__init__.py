@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from clusterer.duplicates import LEAST_THRESHOLD, duplicate_groups
+from clusterer.heads import HeadStore
 from clusterer.methods import evoc, gmm, hdbscan, kmeans, scp
 from clusterer.methods.values import Fit, Plan, Surroundings
 from clusterer.models import Model
@@ -30,6 +31,7 @@ __all__ = [
     "keep_fit",
     "plan_fit",
     "run_fit",
+    "vector_name",
 ]
 
 
@@ -85,6 +87,17 @@ def plan_fit(config: pb.ClusteringConfig, surroundings: Surroundings | None = No
             raise InvalidArgument(msg, field="config.duplicate_cosine")
     plan = _METHODS[method].plan(config, surroundings or Surroundings())
     return replace(plan, duplicate_cosine=threshold, seed=config.seed)
+
+
+def vector_name(config: pb.ClusteringConfig, heads: str) -> str:
+    """Which named vector ``config`` is for: that of a head, unless it says; empty for the first.
+
+    Raises:
+        NotFound: there is no such head.
+    """
+    if not config.vector and config.WhichOneof("method") == "scp" and heads and config.scp.head:
+        return HeadStore(heads).find(config.scp.head).vector.name
+    return config.vector
 
 
 def keep_fit(plan: Plan, model: Model, facts: Mapping[str, Any]) -> None:

@@ -20,7 +20,13 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from clusterer.ensemble import best
-from clusterer.head_training import NEIGHBOURS, HeadOptions, ObjectiveName, train_seeds, vote
+from clusterer.head_training import (
+    HeadOptions,
+    ObjectiveName,
+    default_neighbours,
+    train_seeds,
+    vote,
+)
 from clusterer.pairs import Pairs, nearest_neighbours
 from shoal.bench import machine
 from shoal.errors import InvalidArgument
@@ -205,7 +211,7 @@ def _head_rows(
 def _pairs(data: Labelled, options: HeadOptions, kind: str) -> Pairs:
     neighbours = None
     if kind != "augment":
-        count = options.neighbours or NEIGHBOURS[options.objective]
+        count = options.neighbours or default_neighbours(options, len(data.labels))
         neighbours = nearest_neighbours(data.vectors, count)
     vectors = data.vectors
     if kind != "neighbours":

@@ -27,6 +27,13 @@ heads_option = option(
 _OPTIONS: tuple[Decorator, ...] = (
     option("-k", "k", type=CountType(), required=True, help="Number of clusters, or auto."),
     option(
+        "--overcluster",
+        type=click.IntRange(min=0),
+        default=0,
+        help="With -k auto: train so many clusters, and make one of those that neighbours "
+        "confuse. 0: estimators vote on the number before the training.",
+    ),
+    option(
         "--pairs",
         type=click.Choice(["neighbours", "augment", "both"]),
         default="neighbours",
@@ -44,6 +51,12 @@ _OPTIONS: tuple[Decorator, ...] = (
     ),
     option("--vector", default="", metavar="NAME", help="Which named vector. Default: the first."),
     option(
+        "--encoders",
+        default="",
+        metavar="NAME,...",
+        help="Train on several named vectors, one after the other (SCP-MIX): as --vector A+B.",
+    ),
+    option(
         "--sample-size",
         type=click.IntRange(min=0),
         default=0,
@@ -53,7 +66,8 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--neighbours",
         type=click.IntRange(min=0),
         default=0,
-        help="Nearest points that count as a point's own kind. 0: 10 for scp, 25 for temi.",
+        help="Nearest points that count as a point's own kind. 0: 10 for scp; a quarter "
+        "of a mean cluster for temi, 10 to 50.",
     ),
     option("--views", type=click.IntRange(1, 16), default=4, help="Augmented views of an image."),
     option(
@@ -72,7 +86,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--learning-rate",
         type=click.FloatRange(min=0),
         default=0.0,
-        help="Adam's, at first. 0: 0.001 for scp, 0.005 for temi.",
+        help="Adam's, at first. 0: 0.001 for scp, 0.01 for temi.",
     ),
     option(
         "--epochs",
@@ -130,6 +144,12 @@ def scp(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
     from clusterer.heads import HeadStore
     from shoal.cli.training import Request, train_and_keep
 
+    if options["encoders"] and options["vector"]:
+        message = "--encoders and --vector both name what to train on: give one"
+        raise click.UsageError(message)
+    if options["overcluster"] and options["k"] != "auto":
+        message = "--overcluster is for -k auto: it finds the number by merging"
+        raise click.UsageError(message)
     check_torch()
     store = HeadStore(heads)
     options["name"] = options["name"] or target.collection.lower()

@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from clusterer.head_graph import to_onnx
 from clusterer.head_training import (
-    NEIGHBOURS,
     HeadOptions,
     HeadReport,
     ObjectiveName,
     check_device,
+    default_neighbours,
     train_head,
 )
 from clusterer.heads import HeadManifest, HeadStore, check_name, manifest_of
@@ -36,7 +36,8 @@ from shoal.cli.output import talk
 from shoal.cli.root import DomainError
 from shoal.cli.train_pictures import Pictures
 from shoal.client import Client, VectorSample
-from shoal.store.model import VectorSpec
+from shoal.store.model import JOINT, VectorSpec
+from shoal.vectors import joined
 
 LEAST_READABLE: Final = 0.5
 """Share of the pictures that must be readable, or the head would be of something else."""
@@ -49,10 +50,12 @@ class Request:
 
     collection: str
     k: int | Literal["auto"]
+    overcluster: int
     pairs: Literal["neighbours", "augment", "both"]
     objective: ObjectiveName
     name: str
     vector: str
+    encoders: str
     sample_size: int
     neighbours: int
     views: int
@@ -77,7 +80,7 @@ def train_and_keep(
     check_device(request.device)
     sample = client.sample_vectors(
         collection=request.collection,
-        vector=request.vector,
+        vector=JOINT.join(request.encoders.split(",")) if request.encoders else request.vector,
         size=request.sample_size,
         seed=request.seed,
     )
@@ -109,16 +112,23 @@ def train_and_keep(
 
 def _options(sample: VectorSample, request: Request) -> HeadOptions:
     """The training's options, with the number of clusters estimated if asked."""
+    if request.overcluster:
+        return _head_options(request, request.overcluster, len(sample.ids))
     count = Count(0, DEFAULT_LEAST, DEFAULT_MOST) if request.k == "auto" else Count(request.k)
     clusters, facts = decide(sample.vectors, count, seed=request.seed)
     if facts:
         votes = ", ".join(f"{vote['estimator']} {vote['k']}" for vote in facts["count"]["votes"])
         doubt = "; they disagree" if facts["count"]["disagree"] else ""
         talk(f"shoal: {clusters} clusters (votes: {votes}{doubt})")
-    return HeadOptions(
+    return _head_options(request, clusters, len(sample.ids))
+
+
+def _head_options(request: Request, clusters: int, points: int) -> HeadOptions:
+    options = HeadOptions(
         clusters=clusters,
+        merge=bool(request.overcluster),
         objective=request.objective,
-        neighbours=request.neighbours or NEIGHBOURS[request.objective],
+        neighbours=request.neighbours,
         alpha=request.alpha,
         learning_rate=request.learning_rate,
         epochs=request.epochs,
@@ -129,6 +139,7 @@ def _options(sample: VectorSample, request: Request) -> HeadOptions:
         device=request.device,
         amp=request.amp,
     )
+    return replace(options, neighbours=request.neighbours or default_neighbours(options, points))
 
 
 def _pairs(client: Client, sample: VectorSample, request: Request, options: HeadOptions) -> Pairs:
@@ -160,8 +171,9 @@ def _with_views(
     def embed(files: Sequence[bytes]) -> list[npt.NDArray[np.float32] | None]:
         found: list[npt.NDArray[np.float32] | None] = []
         for at in range(0, len(files), _FILES_A_CALL):
-            some = client.embed(files[at : at + _FILES_A_CALL], encoder=sample.vector)
-            found += [each.vector for each in some]
+            some = files[at : at + _FILES_A_CALL]
+            each = [client.embed(some, encoder=name) for name in sample.vector.split(JOINT)]
+            found += [_joined([one.vector for one in parts]) for parts in zip(*each, strict=True)]
         return found
 
     def progress(done: int, of: int) -> None:
@@ -185,6 +197,12 @@ def _with_views(
     if there < len(sample.ids):
         talk(f"shoal: {len(sample.ids) - there} images cannot be read, and are left out")
     return with_views(sample.vectors, views)
+
+
+def _joined(parts: Sequence[npt.NDArray[np.float32] | None]) -> npt.NDArray[np.float32] | None:
+    """A picture's vectors as the one that is trained on; None if one of them failed."""
+    there = [part for part in parts if part is not None]
+    return joined(there) if len(there) == len(parts) else None
 
 
 def _trained(pairs: Pairs, options: HeadOptions, checkpoints: Path) -> tuple[Any, HeadReport]:

@@ -173,13 +173,15 @@ class Clusterings:
 
         ``vector`` names the vector they were found in, ``fence`` is that of the run's lease.
         """
+        parts = self._store.collection(self.collection).parts(vector)
         self._store.upsert(
             self._records,
             [
                 Point(
                     point_id(f"cluster/{clustering}/{run}/{c.cluster}"),
-                    {vector: c.centroid},
+                    dict(zip((part.name for part in parts), rows, strict=True)),
                     {
+                        **({"part_lengths": lengths} if lengths else {}),
                         "kind": "cluster",
                         "clustering": clustering,
                         "run": run,
@@ -193,6 +195,7 @@ class Clusterings:
                     },
                 )
                 for c in clusters
+                for rows, lengths in [_split(c.centroid, [part.dim for part in parts])]
             ],
         )
 
@@ -233,8 +236,9 @@ class Clusterings:
         """
         where = _clusters_where(clustering, run)
         vector = self.vector_of(clustering, run)
+        dims = [part.dim for part in self._store.collection(self.collection).parts(vector)]
         found = [
-            _cluster_record(payload, centroid)
+            _cluster_record(payload, _together(centroid, payload, dims))
             for block in self._store.scan(self._records, Scan(where=where, vector=vector))
             if block.vectors is not None
             for payload, centroid in zip(block.payloads, block.vectors, strict=True)
@@ -357,6 +361,30 @@ def _clusters_where(clustering: str, run: str) -> Where:
 
 def _records_where(kind: str, clustering: str, run: str) -> Where:
     return Where(must=(Equals("kind", kind), Equals("clustering", clustering), Equals("run", run)))
+
+
+def _split(centroid: Vectors, dims: Sequence[int]) -> tuple[list[Vectors], list[Json]]:
+    """A centroid of a joint vector as its parts, scaled to length 1 as the store has it.
+
+    And how long they were; one part is as it was.
+    """
+    if len(dims) == 1:
+        return [centroid], []
+    parts = np.split(centroid, np.cumsum(dims)[:-1])
+    lengths = [float(np.linalg.norm(part)) for part in parts]
+    return [
+        np.asarray(part / length if length else np.eye(1, len(part))[0], dtype=np.float32)
+        for part, length in zip(parts, lengths, strict=True)
+    ], list(lengths)
+
+
+def _together(centroid: Vectors, payload: Payload, dims: Sequence[int]) -> Vectors:
+    """The centroid that ``_split`` made parts of: joined, each part as long as it was."""
+    lengths = payload.get("part_lengths")
+    if not isinstance(lengths, list):
+        return centroid
+    scale = np.repeat(np.array(lengths, np.float32), dims) * np.float32(np.sqrt(len(dims)))
+    return np.asarray(centroid * scale, dtype=np.float32)
 
 
 def _cluster_record(payload: Payload, centroid: Vectors) -> ClusterRecord:

@@ -56,7 +56,7 @@ class _ScrollRequest:
     """A checked ``Scan`` in the engine's words."""
 
     where: models.Filter
-    vector: str | None
+    vectors: list[str]
     start: str | None
     fields: bool | list[str]
     limit: int
@@ -147,10 +147,11 @@ class Store:
     ) -> list[Record | None]:
         """The points with these ids, in this order, None for the missing.
 
-        ``vectors`` names the vectors to read with them.
+        ``vectors`` names the vectors to read with them, joint ones too.
         """
         collection = self._catalogue.require(name)
-        with_vectors = [collection.vector(vector).name for vector in vectors]
+        asked = [collection.parts(vector) for vector in vectors]
+        names = sorted({part.name for parts in asked for part in parts})
         wanted = [canonical_id(i) for i in ids]
         found: dict[str, Record] = {}
         for start in range(0, len(wanted), _RETRIEVE_CHUNK):
@@ -159,9 +160,10 @@ class Store:
                     name,
                     wanted[start : start + _RETRIEVE_CHUNK],
                     with_payload=True,
-                    with_vectors=with_vectors or False,
+                    with_vectors=names or False,
                 )
-            found.update((str(record.id), convert.to_record(record)) for record in records)
+            for record in map(convert.to_record, records):
+                found[record.id] = convert.with_vectors(record, asked)
         return [found.get(i) for i in wanted]
 
     def scan(self, name: str, options: Scan | None = None) -> Iterator[Block]:
@@ -176,11 +178,11 @@ class Store:
             raise InvalidArgument(
                 f"block_size: expected 1 to {MAX_BLOCK_SIZE}, got {options.block_size}"
             )
-        vector = None if options.vector is None else collection.vector(options.vector).name
+        parts = () if options.vector is None else collection.parts(options.vector)
         fields = options.fields
         request = _ScrollRequest(
             where=to_filter(options.where),
-            vector=vector,
+            vectors=[part.name for part in parts],
             start=None if options.start is None else canonical_id(options.start),
             fields=True if fields is None else [json_path(field) for field in fields] or False,
             limit=options.block_size,
@@ -289,9 +291,9 @@ class Store:
                     limit=request.limit,
                     offset=cursor,
                     with_payload=request.fields,
-                    with_vectors=False if request.vector is None else [request.vector],
+                    with_vectors=request.vectors or False,
                 )
-            block = convert.to_block(records, request.vector)
+            block = convert.to_block(records, request.vectors)
             if len(block):
                 yield block
             if following is None:

@@ -6,6 +6,7 @@ canonical 36-character form.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,9 @@ RESERVED_FIELDS = frozenset({"uri", "source", "key", "content_hash", "ingested_a
 
 POINT_NAMESPACE = uuid.UUID("6f1e1a52-6d0c-5c0e-9d7b-5a0a1c0f7e11")
 """Namespace of every UUIDv5 that Shoal makes. Changing it changes every id."""
+
+JOINT = "+"
+"""Between the names of a joint vector's parts."""
 
 _RECORDS_SUFFIX = "--records"
 _CANONICAL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -116,10 +120,30 @@ class Collection:
     created_at: float
 
     def vector(self, name: str = "") -> VectorSpec:
-        """The vector called ``name``; the first for an empty name; else InvalidArgument."""
-        for spec in self.vectors:
-            if name in ("", spec.name):
-                return spec
+        """The vector called ``name``; the first for an empty name; else InvalidArgument.
+
+        ``a+b`` is a joint vector: both, one after the other, scaled to length 1. It is not stored,
+        but can be read and clustered as if it were. Its fingerprint is made of its parts'.
+        """
+        parts = self.parts(name)
+        if len(parts) == 1:
+            return parts[0]
+        digest = hashlib.sha256("+".join(part.fingerprint for part in parts).encode())
+        joint = JOINT.join(part.name for part in parts)
+        return VectorSpec(joint, sum(part.dim for part in parts), digest.hexdigest())
+
+    def parts(self, name: str = "") -> tuple[VectorSpec, ...]:
+        """The stored vectors that ``name`` consists of: one, or those of a joint vector."""
+        whole = [spec for spec in self.vectors if name in ("", spec.name)]
+        if whole:
+            return (whole[0],)
+        names = name.split(JOINT)
+        if len(names) > len(set(names)):
+            msg = f"vector {name!r}: expected different vectors in a joint one"
+            raise InvalidArgument(msg, field="vector")
+        by_name = {spec.name: spec for spec in self.vectors}
+        if set(names) <= set(by_name):
+            return tuple(by_name[part] for part in names)
         known = ", ".join(spec.name for spec in self.vectors)
         raise InvalidArgument(
             f"collection {self.name!r} has no vector {name!r}: expected one of {known}",

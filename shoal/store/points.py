@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from qdrant_client import models
 
 from shoal.errors import InvalidArgument
 from shoal.store.model import (
+    JOINT,
     Block,
     Collection,
     Hit,
@@ -26,7 +28,7 @@ from shoal.store.model import (
     is_records_name,
 )
 from shoal.store.payloads import clean_payload
-from shoal.vectors import UNIT_TOLERANCE, Vectors, check_unit
+from shoal.vectors import UNIT_TOLERANCE, Vectors, check_unit, joined
 
 
 def to_structs(collection: Collection, points: Sequence[Point]) -> list[models.PointStruct]:
@@ -83,6 +85,10 @@ def _stack(vectors: Sequence[Vectors], spec: VectorSpec) -> Vectors:
 def check_query(collection: Collection, query: Query) -> VectorSpec:
     """The vector that ``query`` runs on; InvalidArgument if it makes no sense there."""
     spec = collection.vector(query.using)
+    if len(parts := collection.parts(query.using)) > 1:
+        known = " or ".join(part.name for part in parts)
+        msg = f"search: expected a stored vector ({known}), got the joint vector {spec.name}"
+        raise InvalidArgument(msg, field="vector")
     check_unit(query.vector, spec.dim)
     if query.limit < 1 or query.offset < 0:
         raise InvalidArgument(
@@ -99,6 +105,17 @@ def to_record(record: models.Record) -> Record:
     return Record(str(record.id), record.payload or {}, _vectors(record.vector))
 
 
+def with_vectors(record: Record, asked: Sequence[Sequence[VectorSpec]]) -> Record:
+    """``record`` with the vectors ``asked`` for, each by its parts, as far as it has these."""
+    stored = record.vectors
+    vectors = {
+        JOINT.join(names): joined([stored[name] for name in names])
+        for names in ([part.name for part in parts] for parts in asked)
+        if all(name in stored for name in names)
+    }
+    return replace(record, vectors=vectors)
+
+
 def to_hit(point: models.ScoredPoint, using: str, *, with_vector: bool) -> Hit:
     """A search result; rounding may take a cosine past 1, which is cut off."""
     vector = _vectors(point.vector).get(using) if with_vector else None
@@ -106,9 +123,12 @@ def to_hit(point: models.ScoredPoint, using: str, *, with_vector: bool) -> Hit:
     return Hit(str(point.id), score, point.payload or {}, vector)
 
 
-def to_block(records: Sequence[models.Record], using: str | None) -> Block:
-    """Consecutive records of a scan, without those that lack the vector ``using``."""
-    if using is None:
+def to_block(records: Sequence[models.Record], using: Sequence[str]) -> Block:
+    """Consecutive records of a scan, without those that lack one of the vectors ``using``.
+
+    Several are joined; none are asked for if it is empty.
+    """
+    if not using:
         return Block(
             [str(record.id) for record in records],
             [record.payload or {} for record in records],
@@ -116,15 +136,16 @@ def to_block(records: Sequence[models.Record], using: str | None) -> Block:
         )
     ids: list[str] = []
     payloads: list[Payload] = []
-    rows: list[object] = []
+    rows: list[tuple[object, ...]] = []
     for record in records:
-        vector = record.vector
-        row = vector.get(using) if isinstance(vector, Mapping) else None
-        if row is not None:
+        vector = record.vector if isinstance(record.vector, Mapping) else {}
+        row = tuple(vector.get(name) for name in using)
+        if None not in row:
             ids.append(str(record.id))
             payloads.append(record.payload or {})
             rows.append(row)
-    return Block(ids, payloads, np.array(rows, dtype=np.float32))
+    columns = [np.array(column, dtype=np.float32) for column in zip(*rows, strict=True)]
+    return Block(ids, payloads, joined(columns) if rows else np.empty((0, 0), np.float32))
 
 
 def _vectors(vector: object) -> dict[str, Vectors]:
