@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from clusterer.head_session import HeadSession
+from clusterer.heads import HeadStore
+from shoal.vectors import unit
+from tests.cli.conftest import clean_environment
 
 Run = Callable[..., Any]
 COLLECTION = ("--collection", "trained")
@@ -72,6 +81,38 @@ def test_the_environment_says_where_heads_are_but_not_that_they_are_listed(
     assert (encoders.code, "efficientnet-lite0" in encoders.stdout) == (0, True)
     listed = run_shoal("model", "list", "--heads", cwd=tmp_path, environment=environment)
     assert (listed.code, "odd-0000/head.json: expected a head" in listed.stderr) == (1, True)
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_killed_training_goes_on_to_the_same_head(
+    shoal: Run, heads: str, server: Any, tmp_path: Path
+) -> None:
+    """SIGKILL between two seeds, the same command again: the head of one that nobody killed."""
+    command = ("train", "scp", "-k", "3", "--epochs", "60", "--seeds", "3", "--device", "cpu")
+    to = (*COLLECTION, "--heads", heads, "--name", "killed", "--json")
+    whole = json.loads(shoal(*command, *to, "--work", "whole").stdout)
+    environment = {**clean_environment(), "SHOAL_ADDRESS": server.address}
+    arguments = [sys.executable, "-m", "shoal.cli", *command, *to, "--work", "work"]
+    with subprocess.Popen(arguments, cwd=tmp_path, env=environment) as process:
+        while not list(Path("work").glob("seeds-*/seed-1.pt")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    kept = [each.id for each in HeadStore(heads).manifests() if each.name == "killed"]
+    assert kept == [whole["id"]]
+    again = json.loads(shoal(*command, *to, "--work", "work").stdout)
+    assert again["curves"].keys() == whole["curves"].keys()
+    for seed, curve in whole["curves"].items():
+        np.testing.assert_allclose(again["curves"][seed], curve, rtol=1e-4, atol=1e-5)
+    vectors = unit(np.random.default_rng(0).normal(size=(50, 1280)))
+    votes = [
+        HeadSession(HeadStore(heads).graph(HeadStore(heads).find(each["id"]))).probabilities(
+            vectors
+        )
+        for each in (whole, again)
+    ]
+    np.testing.assert_allclose(votes[1], votes[0], atol=1e-3)
+    assert not list(Path("work").glob("seeds-*"))
 
 
 def test_views_are_made_by_the_server(shoal: Run, heads: str, stored: Path) -> None:
