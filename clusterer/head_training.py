@@ -46,7 +46,8 @@ class HeadOptions:
         alpha: SCP's weight of the entropy.
         epochs: Passes over the pictures; 0 is 30, or as many as the objective's least steps take.
         seeds: Heads that are trained, ``seed`` and the following.
-        keep: Heads of which the result is made.
+        keep: Heads of which the result is made; with ``merge`` one: what two heads cut a kind into
+            has nothing in common.
         device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
     """
 
@@ -149,7 +150,8 @@ def train_head(
     """
     heads = train_seeds(pairs, options, checkpoints=checkpoints, progress=progress)
     pictures = pairs.vectors[: pairs.pictures]
-    kept = best([head.report.quality for head in heads], options.keep)
+    wanted = 1 if options.merge else options.keep
+    kept = best([head.report.quality for head in heads], wanted)
     network = vote([heads[i] for i in kept])
     judges = nearest_neighbours(pictures, JUDGED_BY)
     if options.merge:

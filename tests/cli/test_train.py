@@ -84,6 +84,20 @@ def test_the_environment_says_where_heads_are_but_not_that_they_are_listed(
 
 
 @pytest.mark.usefixtures("stored")
+def test_without_a_number_many_clusters_are_trained_and_merged(shoal: Run, heads: str) -> None:
+    """-k auto --overcluster: fewer clusters than were trained, and the run has no more."""
+    options = ("-k", "auto", "--overcluster", "8", "--epochs", "20", "--seeds", "1", "--json")
+    done = shoal("train", "scp", *options, "--heads", heads, "--name", "merged", *COLLECTION)
+    assert done.code == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert 2 <= made["clusters"] < 8
+    assert (made["options"]["clusters"], made["options"]["merge"]) == (8, True)
+    run = shoal("cluster", "--method", "scp", "--head", "merged", "--json", *COLLECTION)
+    assert run.code == 0, run.stderr
+    assert json.loads(run.stdout)["plan"]["clusters"] <= made["clusters"]
+
+
+@pytest.mark.usefixtures("stored")
 def test_a_killed_training_goes_on_to_the_same_head(
     shoal: Run, heads: str, server: Any, tmp_path: Path
 ) -> None:
@@ -147,5 +161,9 @@ def test_what_cannot_be_trained_is_said_in_a_line(shoal: Run, heads: str) -> Non
     kept = shoal("train", "scp", "-k", "2", *FAST, "--heads", "file/heads", *COLLECTION)
     assert (kept.code, "file/heads cannot be written" in kept.stderr) == (1, True)
     assert list(Path("shoal-data/train").glob("seeds-*/seed-*.pt"))  # the work is not lost
+    many = shoal("train", "scp", "-k", "2", "--overcluster", "9", "--heads", heads, *COLLECTION)
+    assert (many.code, "--overcluster is for -k auto" in many.stderr) == (2, True)
+    both = shoal("train", "scp", "-k", "2", "--encoders", "a,b", "--vector", "a", *COLLECTION)
+    assert (both.code, "give one" in both.stderr) == (2, True)
     bare = shoal("cluster", "--method", "scp", *COLLECTION)
     assert (bare.code, "needs --head" in bare.stderr) == (2, True)
