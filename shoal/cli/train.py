@@ -14,7 +14,7 @@ from shoal.cli.output import print_json, print_table
 from shoal.cli.root import Interrupted
 
 if TYPE_CHECKING:
-    from clusterer.head_training import HeadReport
+    from clusterer.head_training import HeadReport, ObjectiveName
     from clusterer.heads import HeadManifest
 
 DEFAULT_HEADS = "shoal-data/heads"
@@ -39,12 +39,6 @@ _OPTIONS: tuple[Decorator, ...] = (
         default="neighbours",
         help="What belongs together: nearest neighbours (no images needed), augmented views "
         "of an image, or views of neighbours.",
-    ),
-    option(
-        "--objective",
-        type=click.Choice(["scp", "temi"]),
-        default="scp",
-        help="The loss: SCP's, or TEMI's (linear heads, features only).",
     ),
     option(
         "--name", default="", metavar="NAME", help="The head's name. Default: the collection's."
@@ -75,12 +69,6 @@ _OPTIONS: tuple[Decorator, ...] = (
         type=click.Path(path_type=Path, exists=True, file_okay=False),
         metavar="DIR",
         help="Where the images are, if not where their URIs say.",
-    ),
-    option(
-        "--alpha",
-        type=click.FloatRange(min=0),
-        default=0.0,
-        help="scp's weight of equal sizes. 0: 5, from 100 clusters on 10; 2 for unequal ones.",
     ),
     option(
         "--learning-rate",
@@ -115,7 +103,7 @@ def train() -> None:
     """Train cluster heads on a collection's vectors.
 
     Example:
-      shoal train scp -k 10
+      shoal train temi -k 10
     """
 
 
@@ -125,11 +113,17 @@ def _head_options(function: Any) -> Any:
 
 @train.command(cls=Command)
 @_head_options
+@option(
+    "--alpha",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Weight of equal sizes. 0: 5, from 100 clusters on 10; 2 for unequal ones.",
+)
 @heads_option
 @json_option
 @target_options
 def scp(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
-    """Train a head: a small network that gives vectors their clusters.
+    """Train a head with SCP's losses: a small network that gives vectors their clusters.
 
     Trains several on a sample of the collection's vectors, without labels, and makes one of the
     best, by what they say of neighbours. `shoal cluster --method scp --head NAME` applies it.
@@ -138,8 +132,30 @@ def scp(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
     Example:
       shoal train scp -k 10
       shoal train scp -k 10 --pairs both --images photos/
-      shoal train scp -k auto --objective temi --heads s3://bucket/heads
+      shoal train scp -k auto --overcluster 30 --heads s3://bucket/heads
     """
+    _train("scp", target, heads, options, as_json=as_json)
+
+
+@train.command(cls=Command)
+@_head_options
+@heads_option
+@json_option
+@target_options
+def temi(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
+    """Train a head with TEMI's loss: linear, on features only. Measured to be the best.
+
+    All else is as with `shoal train scp`, the way it is applied too.
+
+    Example:
+      shoal train temi -k 10
+    """
+    _train("temi", target, heads, {**options, "alpha": 0.0}, as_json=as_json)
+
+
+def _train(
+    objective: ObjectiveName, target: Target, heads: str, options: dict[str, Any], *, as_json: bool
+) -> None:
     from clusterer.head_training import check_torch
     from clusterer.heads import HeadStore
     from shoal.cli.training import Request, train_and_keep
@@ -156,7 +172,9 @@ def scp(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
     try:
         with target.connect() as client:
             manifest, report = train_and_keep(
-                client, Request(collection=target.collection, **options), store
+                client,
+                Request(collection=target.collection, objective=objective, **options),
+                store,
             )
     except KeyboardInterrupt as exc:
         raise Interrupted("interrupted: the same command goes on from here") from exc

@@ -1,4 +1,4 @@
-"""``shoal train scp``, and what is done with its heads, against ``shoal up``."""
+"""``shoal train``, and what is done with its heads, against ``shoal up``."""
 
 from __future__ import annotations
 
@@ -41,13 +41,14 @@ def heads(server: Any) -> str:
 
 
 @pytest.mark.usefixtures("stored")
-def test_a_head_is_trained_listed_and_applied(shoal: Run, heads: str) -> None:
+@pytest.mark.parametrize("objective", ["scp", "temi"])
+def test_a_head_is_trained_listed_and_applied(objective: str, shoal: Run, heads: str) -> None:
     """From the command to clusters: the id that is printed is the one that is listed and run."""
-    done = shoal("train", "scp", "-k", "3", *FAST, "--heads", heads, "--json", *COLLECTION)
+    done = shoal("train", objective, "-k", "3", *FAST, "--heads", heads, "--json", *COLLECTION)
     assert done.code == 0, done.stderr
     made = json.loads(done.stdout)
     assert made["clusters"] == 3
-    assert made["pairs"] == "neighbours"
+    assert (made["objective"], made["pairs"]) == (objective, "neighbours")
     assert made["metrics"]["pictures"] == N
     assert len(made["curves"]) == 2
     listed = json.loads(shoal("model", "list", "--heads", heads, "--json").stdout)
