@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+import numpy as np
+
 from clusterer.ensemble import Quality, best, ensemble, quality
 from clusterer.merging import confusion, merge
 from clusterer.network import Float32, Network
-from clusterer.pairs import Pairs, nearest_neighbours
-from shoal.errors import ConfigError, InvalidArgument, NotEnoughPoints
+from clusterer.pairs import Pairs
+from shoal.errors import ConfigError, FitFailed, InvalidArgument, NotEnoughPoints
 from shoal.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ OBJECTIVES: Final = ("scp", "temi")
 
 Progress: TypeAlias = Callable[[int, int, int], None]
 """Gets the number of the head that is trained (from 0), its epochs done and all of them."""
+
+MOST_NEIGHBOURS: Final = 50
+"""That default to count as a point's own kind."""
 
 JUDGED_BY: Final = 10
 """Neighbours that a head is judged by."""
@@ -94,7 +99,7 @@ def default_neighbours(options: HeadOptions, points: int) -> int:
     """
     if options.objective == "scp":
         return 10
-    return min(50, max(10, points // (4 * options.clusters)))
+    return min(MOST_NEIGHBOURS, max(10, points // (4 * options.clusters)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +152,14 @@ def train_head(
     Raises:
         ConfigError: torch is not installed, or the device is not there.
         NotEnoughPoints: fewer pictures than clusters, or than neighbours.
+        FitFailed: a training diverged.
     """
     heads = train_seeds(pairs, options, checkpoints=checkpoints, progress=progress)
     pictures = pairs.vectors[: pairs.pictures]
     wanted = 1 if options.merge else options.keep
     kept = best([head.report.quality for head in heads], wanted)
     network = vote([heads[i] for i in kept])
-    judges = nearest_neighbours(pictures, JUDGED_BY)
+    judges = pairs.nearest(JUDGED_BY)
     if options.merge:
         joint = confusion(network.probabilities(pictures), judges)
         network = replace(network, groups=merge(joint))
@@ -185,8 +191,9 @@ def train_seeds(
     from clusterer.scp_train import Training, train  # noqa: PLC0415 - torch, after the check
 
     pictures = pairs.vectors[: pairs.pictures]
-    if len(pictures) <= max(options.clusters, JUDGED_BY):
-        msg = f"{len(pictures)} pictures are too few for k = {options.clusters}"
+    least = max(options.clusters, JUDGED_BY) + 1
+    if len(pictures) < least:
+        msg = f"k = {options.clusters}: expected at least {least} pictures, got {len(pictures)}"
         raise NotEnoughPoints(msg, points=str(len(pictures)))
     training = tuned(
         options,
@@ -199,7 +206,7 @@ def train_seeds(
             amp=options.amp,
         ),
     )
-    judges = nearest_neighbours(pictures, JUDGED_BY)
+    judges = pairs.nearest(JUDGED_BY)
     heads = []
     for number in range(options.seeds):
         seed = options.seed + number
@@ -209,6 +216,9 @@ def train_seeds(
         told = functools.partial(progress, number)
         done = train(pairs, objective, wanted, checkpoint=file, progress=told)
         votes = done.network.probabilities(pictures)
+        if not np.isfinite(votes).all():
+            msg = f"seed {seed}: the training diverged: use a smaller learning rate"
+            raise FitFailed(msg)
         last = dict(zip(done.terms, done.curve[-1], strict=True))
         report = SeedReport(seed, last, quality(votes, pictures, judges), done.curve)
         heads.append(SeedHead(done.network, votes, report))

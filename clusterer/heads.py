@@ -65,9 +65,9 @@ class HeadManifest(BaseModel):
     def hash(self) -> str:
         """The head's identity: of its graph and all that is said of it.
 
-        Not of defaults: a later version may know of more.
+        Without a parent as if there were no such field, which once there was not.
         """
-        said = self.model_dump_json(exclude_defaults=True)
+        said = self.model_dump_json(exclude=None if self.parent else {"parent"})
         return hashlib.sha256(said.encode()).hexdigest()[:_HASH_DIGITS]
 
     @property

@@ -36,7 +36,8 @@ class Pairs:
         vectors: float32 (V * N, D), unit length: view 0 of all pictures, then view 1, ...
             View 0 is the picture as it is.
         pictures: N.
-        neighbours: int32 (N, M), the nearest pictures of each; None: no pairs of neighbours.
+        neighbours: int32 (N, M), the nearest pictures of each, nearest first; None: no pairs of
+            neighbours.
     """
 
     vectors: Vectors
@@ -57,6 +58,12 @@ class Pairs:
     def views(self) -> int:
         """V."""
         return len(self.vectors) // self.pictures
+
+    def nearest(self, count: int) -> npt.NDArray[np.int32]:
+        """The ``count`` nearest others of each picture, int32 (N, count): those known, or found."""
+        if self.neighbours is not None and self.neighbours.shape[1] >= count:
+            return self.neighbours[:, :count]
+        return nearest_neighbours(self.vectors[: self.pictures], count)
 
     def epoch(self, seed: int, number: int) -> Epoch:
         """The pairs of pass ``number``: the same for the same seed, whatever came before."""

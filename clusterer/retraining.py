@@ -45,7 +45,7 @@ class Retrained:
 def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrained:
     """``network``, trained on with ``vectors`` (N, D), unit length.
 
-    Unless it gets better, as heads are judged (``Quality.rank``), it stays what it was.
+    It stays what it was unless neighbours agree more after it, in no fewer clusters.
 
     Raises:
         ConfigError: torch is not installed.
@@ -75,11 +75,13 @@ def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrain
         seeded = replace(training, seed=options.seed + number)
         branches += train(pairs, objective, seeded).network.branches
     found = replace(network, branches=tuple(branches))
-    judges = nearest_neighbours(vectors, JUDGED_BY)
+    judges = pairs.nearest(JUDGED_BY)
     before, after = (
         quality(each.probabilities(vectors), vectors, judges) for each in (network, found)
     )
-    return Retrained(found if after.rank > before.rank else network, before, after)
+    # Not by their rank: a cluster more is no gain if neighbours agree less.
+    better = after.used >= before.used and after.agreement > before.agreement
+    return Retrained(found if better else network, before, after)
 
 
 def _objective(branch: Branch, vectors: Vectors, options: HeadOptions) -> Objective:

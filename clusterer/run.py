@@ -275,6 +275,8 @@ class Run:
 
     def _settle(self, state: State, matching: Matching, began: float) -> None:
         """Catches up with the points that came in since ``began``, and verifies."""
+        if self._context.store.count(self._task.collection) > len(self._table):
+            writeback.clear_strays(self._writer, self._table, state, self._task.vector)
         late = self._catch_up(state, matching, began)
         self.progress.points_written += writeback.verify(
             self._writer, self._table, state, late=late

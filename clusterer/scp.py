@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 EPSILON = 1e-9
 """Below this a probability counts as this: -log of it is 20.7, and has no gradient."""
 
-_TINY = 1e-6
-"""The least deviation of a component that is scaled to 1: a constant one stays 0."""
+_LEAST_DEVIATION = 0.1
+"""Of a component that is scaled to 1, as a share of the mean one. One that hardly varies in the
+sample would otherwise be magnified until it decides alone, should it vary in what comes later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ class ScpHead(nn.Module):
         """Random weights by torch's default generator; standardised by ``vectors`` (N, D)."""
         super().__init__()
         self.register_buffer("mean", vectors.mean(dim=0))
-        self.register_buffer("scale", 1 / vectors.std(dim=0).clamp_min(_TINY))
+        deviations = vectors.std(dim=0)
+        least = (_LEAST_DEVIATION * deviations.mean()).clamp_min(EPSILON)
+        self.register_buffer("scale", 1 / deviations.clamp_min(least))
         widths = [vectors.shape[1], *[options.width] * (options.layers - 1)]
         self.hidden = nn.Sequential()
         for before, after in itertools.pairwise(widths):

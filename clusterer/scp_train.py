@@ -178,7 +178,8 @@ class _Checkpoint:
         """Puts the saved state, if there is one, into both; returns the curve so far."""
         if self._path is None or not self._path.exists():
             return []
-        state = torch.load(self._path, weights_only=True)
+        # Wherever it was written: Adam moves its part to where the weights are by itself.
+        state = torch.load(self._path, map_location="cpu", weights_only=True)
         if state["of"] != self._of:
             msg = f"checkpoint {self._path}: expected one of this training, got one of another"
             raise InvalidArgument(msg, file=str(self._path))

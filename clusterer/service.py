@@ -20,7 +20,7 @@ from clusterer.child import Fitter, fit_in_child
 from clusterer.config import ClustererConfig
 from clusterer.duplicate_listing import DuplicateFinder
 from clusterer.duplicates import DEFAULT_THRESHOLD
-from clusterer.methods import Surroundings, plan_fit, vector_name
+from clusterer.methods import Surroundings, plan_fit, vector_of
 from clusterer.runner import Runner
 from clusterer.sampling import sampled_blocks
 from clusterer.task import Task
@@ -111,7 +111,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
     def _task_of(self, request: pb.CreateRunRequest) -> tuple[Task, pb.Run]:
         """What ``request`` asks for, checked, and the message of its run."""
         collection = self._store.collection(request.collection)
-        vector = collection.vector(vector_name(request.config, self._config.heads))
+        vector = vector_of(request.config, collection, self._config.heads)
         fit = plan_fit(request.config, Surroundings(self._config.heads, vector))
         return wire.task_of(
             request,

@@ -73,11 +73,16 @@ def losses(student: Tensor, teacher: Tensor, shares: Tensor, beta: float) -> Ten
     ta, tb = teacher.chunk(2, dim=1)
     weights = pair_weights(ta, tb)
     total = sum(
-        (-(weights * ((((s * t) ** beta) / shares).sum(dim=2) + EPSILON).log()).mean(dim=1))
+        (-(weights * (((_above_0(s * t) ** beta) / shares).sum(dim=2) + EPSILON).log()).mean(dim=1))
         for s, t in ((sa, tb), (sb, ta))
     )
     assert isinstance(total, torch.Tensor)  # noqa: S101 - sum() may give 0
     return total / 2
+
+
+def _above_0(products: Tensor) -> Tensor:
+    """A power below 1 has an infinite gradient at 0, which two sure heads reach by underflow."""
+    return products.clamp_min(torch.finfo(products.dtype).tiny)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Whoever trains says how a picture is read and how views become vectors; in servi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from clusterer.augment import open_picture, random_view, to_file
-from shoal.errors import InvalidArgument, ShoalError
+from shoal.errors import InvalidArgument
 from shoal.vectors import Vectors
+
+_LOG = logging.getLogger(__name__)
 
 MOST_BYTES: Final = 8 * 1024**3
 """Of a cache: 2 million views of 1024 components."""
@@ -58,12 +60,13 @@ class ViewCache:
         directory.mkdir(parents=True, exist_ok=True)
         shape = (views, pictures, dim)
         self._vectors = _mapped(directory / "views.npy", np.dtype(np.float32), shape)
-        # Per picture: 0 not yet, 1 done, 2 cannot be read.
+        # Per picture: 0 not yet, 1 done, 2 could not be read.
         self._done = _mapped(directory / "done.npy", np.dtype(np.uint8), (pictures,))
 
     def fill(self, read: Read, embed: Embed, *, seed: int, progress: Progress) -> Views:
         """Makes what is missing. A picture's views depend on ``seed`` and its row only."""
-        missing = np.flatnonzero(self._done == 0)
+        # Also what could not be had last time: it may be there now, or be looked for elsewhere.
+        missing = np.flatnonzero(self._done != 1)
         progress(len(self._done) - len(missing), len(self._done))
         for at in range(0, len(missing), _CHUNK):
             self._fill(missing[at : at + _CHUNK], read, embed, seed)
@@ -78,7 +81,8 @@ class ViewCache:
         for place, row in enumerate(rows.tolist()):
             try:
                 picture = open_picture(read(row))
-            except (ShoalError, OSError, ValueError, Image.DecompressionBombError):
+            except Exception as exc:  # noqa: BLE001 - decoders raise anything for a damaged file
+                _LOG.debug("picture %d: %s", row, exc)
                 continue  # counted: it is left out of the training
             rng = np.random.default_rng((seed, row))
             files += [to_file(random_view(picture, rng)) for _ in range(count)]

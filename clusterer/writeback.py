@@ -95,6 +95,29 @@ def verify(writer: SlotWriter, table: PointTable, state: State, *, late: Mapping
     )
 
 
+def clear_strays(writer: SlotWriter, table: PointTable, state: State, vector: str) -> int:
+    """Empties the inactive slot of points that have no ``vector``: no run of it gives them a label.
+
+    What an earlier run of another vector gave them would look like this one's.
+
+    Returns:
+        The number of points.
+    """
+    cleared = 0
+    options = Scan(where=Where(must_not=(Empty(state.inactive_field),)), fields=())
+    for block in writer.store.scan(writer.collection, options):
+        writer.check()
+        others = [block.ids[i] for i in np.nonzero(table.find(block.ids) < 0)[0]]
+        found = writer.store.retrieve(writer.collection, others, vectors=(vector,))
+        strays = [record.id for record in found if record and vector not in record.vectors]
+        if strays:
+            writer.store.delete_fields(
+                writer.collection, [state.inactive_field], where=Where(must=(IdIn(strays),))
+            )
+        cleared += len(strays)
+    return cleared
+
+
 def _counts_agree(
     writer: SlotWriter, table: PointTable, state: State, late: Mapping[int, int]
 ) -> bool:

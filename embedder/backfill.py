@@ -17,7 +17,7 @@ from embedder.fleet import Fleet
 from embedder.ingest import Destination, Ingestor, Outcome
 from embedder.locations import Locations
 from embedder.points import Points
-from shoal.errors import ShoalError, TransientError
+from shoal.errors import LocationUnavailable, ShoalError, TransientError
 from shoal.store import Store
 from shoal.store.model import check_collection_name
 from shoal.v1 import embedder_pb2 as pb
@@ -100,7 +100,7 @@ async def _answer(
     try:
         answer = await ingestor.ingest(to, await messages.to_ingest(request, max_bytes=limit))
     except ShoalError as exc:
-        if isinstance(exc, TransientError) and request.image.WhichOneof("source") == "data":
+        if isinstance(exc, TransientError) and not isinstance(exc, LocationUnavailable):
             raise  # the store's: whoever sent this task does it again
         answer = exc
     except Exception as exc:  # noqa: BLE001 - the edge of an item: a bug costs it alone

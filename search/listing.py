@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from search import wire
@@ -96,13 +98,12 @@ class Listing:
         self, collection: str, view: View, record: ClusterRecord, limit: int
     ) -> list[Hit]:
         """The medoid, and members that differ from it and from each other."""
-        # Of a joint vector the first part is searched: only what is stored can be.
-        first = self._store.collection(collection).parts(view.vector)[0]
+        direction, using = self._direction(collection, view, record)
         hits = self._store.search(
             collection,
             Query(
-                vector=unit(record.centroid[: first.dim]),
-                using=first.name,
+                vector=direction,
+                using=using,
                 limit=max(limit, min(_CANDIDATES_EACH * limit, _MOST_CANDIDATES)),
                 where=Where(must=(Equals(view.state.active_field, record.cluster),)),
                 exact=True,
@@ -111,8 +112,35 @@ class Listing:
         )
         if not hits:
             return []
+        if using != view.vector:
+            hits = self._joined(collection, view, record, hits)
         vectors = np.stack([hit.vector for hit in hits if hit.vector is not None])
         return [hits[at] for at in farthest_first(vectors, limit)]
+
+    def _direction(self, collection: str, view: View, record: ClusterRecord) -> tuple[Vectors, str]:
+        """Which stored vector to look for a cluster's members by, and where.
+
+        Of a joint vector the part that says most of the cluster: only what is stored is searched.
+        """
+        specs = self._store.collection(collection).parts(view.vector)
+        if len(specs) == 1:
+            return record.centroid, view.vector
+        parts = np.split(record.centroid, np.cumsum([spec.dim for spec in specs])[:-1])
+        longest = int(np.argmax([np.linalg.norm(part) for part in parts]))
+        return unit(parts[longest]), specs[longest].name
+
+    def _joined(
+        self, collection: str, view: View, record: ClusterRecord, hits: list[Hit]
+    ) -> list[Hit]:
+        """``hits`` with their joint vectors and the cosines of these, nearest first."""
+        found = self._store.retrieve(collection, [hit.id for hit in hits], vectors=(view.vector,))
+        vectors = {r.id: r.vectors[view.vector] for r in found if r and view.vector in r.vectors}
+        joined = [
+            replace(hit, vector=vectors[hit.id], score=float(vectors[hit.id] @ record.centroid))
+            for hit in hits
+            if hit.id in vectors
+        ]
+        return sorted(joined, key=lambda hit: -hit.score)
 
 
 def _exemplars(

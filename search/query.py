@@ -119,7 +119,8 @@ class Searcher:
             if view.vector != target.vector:
                 raise InvalidArgument(
                     f"within auto: clustering {view.state.clustering!r} is of vector "
-                    f"{view.vector!r}, the query is of {target.vector!r}"
+                    f"{view.vector!r}, the query is of {target.vector!r}: name a cluster, or "
+                    "search by a stored point"
                 )
             return view.nearest_cluster(vector)
         if target.within != NOISE:

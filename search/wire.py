@@ -40,7 +40,7 @@ def target(request: pb.SearchRequest, collection: Collection) -> Target:
     return Target(
         collection=collection,
         clustering=check_clustering_name(request.clustering),
-        vector=collection.vector(request.vector_name).name,
+        vector=collection.searchable(request.vector_name).name,
         within=_scope(request.within),
         where=to_where(request.filter),
         limit=limit,

@@ -7,6 +7,7 @@ The parent checks the request and turns it into plain options; the child process
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -19,6 +20,7 @@ from clusterer.methods import evoc, gmm, hdbscan, kmeans, scp
 from clusterer.methods.values import Fit, Plan, Surroundings
 from clusterer.models import Model
 from shoal.errors import FitFailed, InvalidArgument, Unsupported
+from shoal.store.model import Collection, VectorSpec
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
@@ -31,7 +33,7 @@ __all__ = [
     "keep_fit",
     "plan_fit",
     "run_fit",
-    "vector_name",
+    "vector_of",
 ]
 
 
@@ -89,15 +91,23 @@ def plan_fit(config: pb.ClusteringConfig, surroundings: Surroundings | None = No
     return replace(plan, duplicate_cosine=threshold, seed=config.seed)
 
 
-def vector_name(config: pb.ClusteringConfig, heads: str) -> str:
-    """Which named vector ``config`` is for: that of a head, unless it says; empty for the first.
+def vector_of(config: pb.ClusteringConfig, collection: Collection, heads: str) -> VectorSpec:
+    """Which vector of ``collection`` to cluster: as ``config`` says, that of a head, or the first.
+
+    A head's is known by its encoder, whatever it is called here.
 
     Raises:
         NotFound: there is no such head.
+        InvalidArgument: there is no such vector.
     """
-    if not config.vector and config.WhichOneof("method") == "scp" and heads and config.scp.head:
-        return HeadStore(heads).find(config.scp.head).vector.name
-    return config.vector
+    if config.vector or config.WhichOneof("method") != "scp" or not heads or not config.scp.head:
+        return collection.vector(config.vector)
+    wanted = HeadStore(heads).find(config.scp.head).vector
+    known = list(collection.vectors)
+    with contextlib.suppress(InvalidArgument):
+        known.append(collection.vector(wanted.name))
+    same = (s for s in known if (s.dim, s.fingerprint) == (wanted.dim, wanted.fingerprint))
+    return next(same, collection.vector())
 
 
 def keep_fit(plan: Plan, model: Model, facts: Mapping[str, Any]) -> None:

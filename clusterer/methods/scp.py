@@ -5,24 +5,21 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 
 from clusterer.assignment import cluster_sums
 from clusterer.head_graph import from_onnx, to_onnx
 from clusterer.head_session import HeadSession
-from clusterer.head_training import JUDGED_BY, HeadOptions, ObjectiveName
+from clusterer.head_training import JUDGED_BY, MOST_NEIGHBOURS, HeadOptions, ObjectiveName
 from clusterer.heads import HeadManifest, HeadStore, manifest_of
 from clusterer.methods.values import Fit, Plan, Surroundings
 from clusterer.models import Head, Model
-from shoal.errors import ConfigError, FitFailed, InvalidArgument, Unsupported
+from shoal.errors import ConfigError, Conflict, FitFailed, InvalidArgument, Unsupported
 from shoal.store.model import VectorSpec
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
-
-LEAST_POINTS: Final = 2 * JUDGED_BY
-"""To train a head on: each needs neighbours."""
 
 
 def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> Plan:
@@ -46,10 +43,10 @@ def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> Plan:
     options = {"heads": surroundings.heads, "head": manifest.id, "seed": config.seed}
     if config.scp.retrain:
         # Not imported: a server has better uses for its memory. The fit's own process does.
-        if not has_torch():
-            msg = "retrain: this server has no PyTorch: pip install 'shoal[train]'"
-            raise ConfigError(msg, package="torch")
-        return Plan("scp", {**options, "retrain": True}, least_points=LEAST_POINTS)
+        if missing := missing_package():
+            msg = f"retrain: this server has no {missing}: pip install 'shoal[train]'"
+            raise ConfigError(msg, package=missing)
+        return Plan("scp", {**options, "retrain": True}, least_points=_least_points(manifest))
     return Plan("scp", options, least_points=1)
 
 
@@ -83,15 +80,31 @@ def keep(options: Mapping[str, Any], model: Model, facts: Mapping[str, Any]) -> 
     """Puts a head that was trained on beside the one that it comes from, under the same name.
 
     Called once its clusters are the active ones: what a gate refused is nobody's next beginning.
+
+    Raises:
+        Conflict: the newest of that name is another by now, whose place it would take.
     """
     if "manifest" in facts and isinstance(model, Head):
         manifest = HeadManifest.model_validate(facts["manifest"])
-        HeadStore(options["heads"]).put(manifest, model.graph.tobytes())
+        heads = HeadStore(options["heads"])
+        newest = heads.find(manifest.name)
+        if newest.id != manifest.parent:
+            msg = f"head {manifest.id} comes of {manifest.parent}, and {newest.id} is newer"
+            raise Conflict(msg)
+        heads.put(manifest, model.graph.tobytes())
 
 
-def has_torch() -> bool:
-    """Whether torch is installed; without importing it."""
-    return importlib.util.find_spec("torch") is not None
+def missing_package() -> str:
+    """What training lacks here, empty for nothing; without importing it."""
+    lacking = (name for name in ("torch", "onnx") if importlib.util.find_spec(name) is None)
+    return next(lacking, "")
+
+
+def _least_points(manifest: HeadManifest) -> int:
+    """What training it on takes: more points than outputs, and than neighbours of each."""
+    outputs = max(manifest.clusters, int(manifest.options.get("clusters", 0)))
+    neighbours = int(manifest.options.get("neighbours", 0)) or MOST_NEIGHBOURS
+    return max(outputs, neighbours, JUDGED_BY) + 1
 
 
 def _trained_on(
@@ -125,7 +138,7 @@ def _trained_on(
         vector=VectorSpec(**manifest.vector.model_dump()),
         objective=manifest.objective,
         pairs="neighbours",
-        options={**said, **asdict(wanted), "clusters": manifest.clusters},
+        options={**said, "seed": seed, "learning_rate": wanted.learning_rate},
         metrics={**asdict(found.after), "pictures": len(vectors), "views": 1},
         curves=((), {}),
         parent=manifest.id,

@@ -6,6 +6,7 @@ those of clusterer services over the same store; its record is beside theirs.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from clusterer.runner import Runner
 from clusterer.spark.fits import METHODS, check_plan
 from clusterer.spark.run import SparkEngine, SparkRun
 from clusterer.task import Progress, RunContext, Task
-from shoal.errors import Unsupported
+from shoal.errors import TransientError, Unsupported
 from shoal.spark import SparkCluster
 from shoal.store import Store, StoreConfig
 from shoal.store.clusterings import Clusterings
@@ -103,7 +104,8 @@ def recluster(  # noqa: PLR0913 - what, where, by whom, and whom to tell
         while now.state == pb.RUN_STATE_RUNNING:
             on_change(now)
             time.sleep(_POLL_S)
-            now = runner.book.get(task.collection, task.run)
+            with contextlib.suppress(TransientError):  # the run itself ends with its lease
+                now = runner.book.get(task.collection, task.run)
     finally:
         runner.close()
     return runner.book.get(task.collection, task.run)

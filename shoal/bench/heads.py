@@ -65,11 +65,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """How a criterion that sees no label follows accuracy over the seeds (Spearman's rho)."""
+    """How a criterion that sees no label follows accuracy over the seeds (Spearman's rho).
+
+    None where either is the same for all seeds.
+    """
 
     row: str
     criterion: str
-    correlation: float
+    correlation: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,7 @@ def _head_rows(
     }
     accuracy = [each.accuracy for each in single]
     judged = [
-        Judged(name, criterion, float(spearmanr(values, accuracy).statistic))
+        Judged(name, criterion, _follows(values, accuracy))
         for criterion, values in criteria.items()
     ]
     size = min(HeadOptions(2).seeds, len(heads))
@@ -217,6 +220,12 @@ def _head_rows(
         together.append(scores(data.labels, network.probabilities(data.vectors).argmax(axis=1)))
     voted = Row(f"{name}: best {options.keep} of {size}", tuple(together), seconds * size)
     return (Row(name, single, seconds), voted), judged
+
+
+def _follows(values: Sequence[float], accuracy: Sequence[float]) -> float | None:
+    if len(set(values)) == 1 or len(set(accuracy)) == 1:
+        return None
+    return float(spearmanr(values, accuracy).statistic)
 
 
 def _pairs(data: Labelled, options: HeadOptions, kind: str) -> Pairs:

@@ -308,7 +308,14 @@ def bench_heads(
     )
     print_table(
         ("row", "criterion", "follows ACC"),
-        [(each.row, each.criterion, f"{each.correlation:.2f}") for each in result.judged],
+        [
+            (
+                each.row,
+                each.criterion,
+                "-" if each.correlation is None else f"{each.correlation:.2f}",
+            )
+            for each in result.judged
+        ],
     )
 
 

@@ -254,6 +254,9 @@ def _naming(options: dict[str, Any], client: Client) -> Naming | None:
         if not words:
             message = f"{file}: expected words, one a line, got none"
             raise click.UsageError(message)
+    if "+" in options["vector"] or (options["method"] == "scp" and not options["vector"] and words):
+        message = "--vocabulary needs --vector: the one stored vector whose encoder knows the words"
+        raise click.UsageError(message)
     vectors: dict[str, Any] = {}
     for at in range(0, len(words), _WORDS_A_CALL):
         some = words[at : at + _WORDS_A_CALL]

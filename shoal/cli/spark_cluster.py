@@ -57,5 +57,6 @@ def recluster_in_spark(
                     )
                 )
         except KeyboardInterrupt as exc:
-            message = f"interrupted; run {short(wanted.task.run)} is cancelled, nothing is changed"
+            run = short(wanted.task.run)
+            message = f"interrupted; run {run} is told to stop, the active clustering is whole"
             raise Interrupted(message) from exc

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _TASKS_PER_CORE: Final = 8
 """So that no core is idle for long at the end; each task opens the encoder, about a second."""
+_FILE_PARTS_A_TASK: Final = 100
+"""25,600 files, or 100 URIs that were named one by one."""
 _MOST_REPORTED: Final = 1000
 """Failures that a task names; it counts all."""
 Progress = Callable[[int, int], object]
@@ -147,17 +149,30 @@ def ingest_on(
     """As ``ingest_in_spark``, on a cluster that is open."""
     from embedder.config import EmbedderConfig
 
-    for directory in backfill.embedding.artefacts:
-        cluster.add_directory(directory)
+    for number, directory in enumerate(backfill.embedding.artefacts):
+        cluster.add_directory(directory, _shipped_name(number))
     limit = EmbedderConfig().limits.max_bytes
     backfill = replace(backfill, source=replace(backfill.source, max_bytes=limit))
-    most = _TASKS_PER_CORE * cluster.parallelism
-    parts = list(split(paths, least=most))
-    tasks = [found for i in range(most) if (found := parts[i::most])]
+    least = _TASKS_PER_CORE * cluster.parallelism
+    parts = list(split(paths, least=least))
+    count = _task_count(parts, least)
+    tasks = [found for i in range(count) if (found := parts[i::count])]
     if not tasks:
         return []
     work = functools.partial(ingest_parts, backfill)
     return cluster.map(work, tasks, check=lambda: None, progress=on_progress)
+
+
+def _task_count(parts: list[Part], least: int) -> int:
+    """Tasks that are done again in half an hour at most, however many images there are."""
+    kinds = Counter(part.kind for part in parts)
+    small = kinds["files"] + kinds["uris"] + kinds["unreadable"]
+    return max(least, len(parts) - small, -(-small // _FILE_PARTS_A_TASK))
+
+
+def _shipped_name(number: int) -> str:
+    """What an encoder's directory is called on the executors: two may have one name here."""
+    return f"encoder-{number}"
 
 
 def _prove(backfill: Backfill) -> None:
@@ -170,7 +185,8 @@ def ingest_parts(backfill: Backfill, parts: list[Part]) -> Done:
     from shoal.spark.cluster import shipped
 
     done = Done()
-    artefacts = tuple(shipped(path.name) for path in backfill.embedding.artefacts)
+    encoders = range(len(backfill.embedding.artefacts))
+    artefacts = tuple(shipped(_shipped_name(number)) for number in encoders)
     items = itertools.chain.from_iterable(read_part(part, backfill.source) for part in parts)
     _ingest(backfill, artefacts, items, done)
     return done

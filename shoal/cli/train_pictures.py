@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -49,7 +50,7 @@ class Pictures:
         except (FileNotFoundError, KeyError) as exc:
             msg = f"picture {uri}: nothing is there"
             raise NotFound(msg) from exc
-        except (OSError, ValueError, ImportError, tarfile.TarError) as exc:
+        except (OSError, EOFError, ValueError, ImportError, tarfile.TarError, zlib.error) as exc:
             msg = f"picture {uri}: cannot be read: {exc}"
             raise LocationUnavailable(msg) from exc
 

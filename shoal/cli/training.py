@@ -87,7 +87,7 @@ def train_and_keep(
     talk(f"shoal: {len(sample.ids):,} vectors of {sample.vector}, {sample.vectors.shape[1]}-d")
     options = _options(sample, request)
     pairs = _pairs(client, sample, request, options)
-    checkpoints = request.work / _key("seeds", sample, {**asdict(options), "pairs": request.pairs})
+    checkpoints = request.work / _key("seeds", sample, _made_of(options, pairs))
     checkpoints.mkdir(parents=True, exist_ok=True)
     network, report = _trained(pairs, options, checkpoints)
     graph = to_onnx(network)
@@ -150,7 +150,9 @@ def _pairs(client: Client, sample: VectorSample, request: Request, options: Head
         pictures = len(rows)
     neighbours = None
     if request.pairs != "augment":
-        neighbours = nearest_neighbours(vectors[:pictures], options.neighbours)
+        # At most, where pictures are few: how few are too few is for the training to say.
+        count = max(1, min(options.neighbours, pictures - 1))
+        neighbours = nearest_neighbours(vectors[:pictures], count)
     return Pairs(vectors, pictures, neighbours)
 
 
@@ -216,6 +218,14 @@ def _trained(pairs: Pairs, options: HeadOptions, checkpoints: Path) -> tuple[Any
         return train_head(pairs, options, checkpoints=checkpoints, progress=progress)
     finally:
         bar.close()
+
+
+def _made_of(options: HeadOptions, pairs: Pairs) -> dict[str, Any]:
+    """What a training comes of, wherever it runs."""
+    digest = hashlib.sha256(np.ascontiguousarray(pairs.vectors).data)
+    if pairs.neighbours is not None:
+        digest.update(np.ascontiguousarray(pairs.neighbours).data)
+    return {**asdict(options), "device": "", "pairs": digest.hexdigest()}
 
 
 def _key(kind: str, sample: VectorSample, made_of: dict[str, Any]) -> str:

@@ -190,8 +190,9 @@ class Plan:
     duplicates: int = 0
     confidence: float = 0.0
     layers: tuple[int, ...] = ()
-    head: str = ""
     """For EVoC: clusters in each layer, finest first."""
+    head: str = ""
+    """For a trained head: its id, or that of what became of it."""
 
 
 @dataclass(frozen=True, slots=True)

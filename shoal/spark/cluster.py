@@ -140,9 +140,10 @@ class SparkCluster:
                 if progress is not None:
                     progress(*self._tasks(group))
         except BaseException:
-            with contextlib.suppress(Exception):
-                self.context.cancelJobGroup(group)
-            thread.join()
+            while thread.is_alive():  # a fit has many jobs, and between two there is none
+                with contextlib.suppress(Exception):
+                    self.context.cancelJobGroup(group)
+                thread.join(_POLL_S)
             raise
         if outcome.error is not None:
             raise _translated(outcome.error) from outcome.error
@@ -162,14 +163,14 @@ class SparkCluster:
         self.context.stop()
         self._scratch.cleanup()
 
-    def add_directory(self, directory: Path) -> None:
-        """Sends a directory to every executor, where ``shipped`` finds it by its name.
+    def add_directory(self, directory: Path, name: str) -> None:
+        """Sends a directory to every executor, where ``shipped`` finds it by ``name``.
 
         As an archive: outside of local mode Spark sends no directories.
         """
         base = Path(self._scratch.name, str(next(self._groups)))  # fetched from here, until the end
         archive = shutil.make_archive(str(base), "zip", directory)
-        self.context.addArchive(f"{archive}#{directory.name}")
+        self.context.addArchive(f"{archive}#{name}")
 
 
 def shipped(name: str) -> Path:

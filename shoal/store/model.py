@@ -132,6 +132,14 @@ class Collection:
         joint = JOINT.join(part.name for part in parts)
         return VectorSpec(joint, sum(part.dim for part in parts), digest.hexdigest())
 
+    def searchable(self, name: str = "") -> VectorSpec:
+        """As ``vector``, but InvalidArgument for a joint one, which no index holds."""
+        if len(parts := self.parts(name)) > 1:
+            known = " or ".join(part.name for part in parts)
+            msg = f"search: expected a stored vector ({known}), got the joint vector {name}"
+            raise InvalidArgument(msg, field="vector")
+        return parts[0]
+
     def parts(self, name: str = "") -> tuple[VectorSpec, ...]:
         """The stored vectors that ``name`` consists of: one, or those of a joint vector."""
         whole = [spec for spec in self.vectors if name in ("", spec.name)]

@@ -43,7 +43,9 @@ def to_structs(collection: Collection, points: Sequence[Point]) -> list[models.P
     rows: list[dict[str, list[float]]] = [{} for _ in points]
     for name in {name for point in points for name in point.vectors}:
         if name not in specs:
-            collection.vector(name or "(unnamed)")  # raises, naming those it has
+            known = ", ".join(specs)
+            msg = f"collection {collection.name!r} has no vector {name!r}: expected one of {known}"
+            raise InvalidArgument(msg, field="vector")
         chosen = [i for i, point in enumerate(points) if name in point.vectors]
         stacked = _stack([points[i].vectors[name] for i in chosen], specs[name])
         for i, values in zip(chosen, stacked.tolist(), strict=True):
@@ -84,11 +86,7 @@ def _stack(vectors: Sequence[Vectors], spec: VectorSpec) -> Vectors:
 
 def check_query(collection: Collection, query: Query) -> VectorSpec:
     """The vector that ``query`` runs on; InvalidArgument if it makes no sense there."""
-    spec = collection.vector(query.using)
-    if len(parts := collection.parts(query.using)) > 1:
-        known = " or ".join(part.name for part in parts)
-        msg = f"search: expected a stored vector ({known}), got the joint vector {spec.name}"
-        raise InvalidArgument(msg, field="vector")
+    spec = collection.searchable(query.using)
     check_unit(query.vector, spec.dim)
     if query.limit < 1 or query.offset < 0:
         raise InvalidArgument(

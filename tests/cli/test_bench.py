@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from embedder.artefact import bundled_artefact
@@ -27,6 +28,27 @@ def test_bench_search_is_exact_and_prints_every_layer(tmp_path: Path, run_shoal:
     assert names[:2] == ["engine, in its cluster", "store, in its cluster"]
     assert len(names) == 5
     assert all(len(row["latencies_s"]) == 20 for row in result["rows"])
+
+
+def test_bench_heads_compares_with_kmeans_on_known_classes(tmp_path: Path, run_shoal: Any) -> None:
+    """Every row has a score per seed, and on clear groups all are right; a bad file is named."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    vectors = np.eye(8)[labels] + 0.1 * rng.normal(size=(90, 8))
+    views = vectors + 0.05 * rng.normal(size=(2, 90, 8))
+    np.savez(tmp_path / "set.npz", vectors=vectors, labels=labels, views=views)
+    few = ("--seeds", "2", "--pairs", "both", "--objective", "temi")
+    done = run_shoal("bench", "heads", "set.npz", *few, "--json", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["name"] for row in rows][-2:] == ["temi, both", "temi, both: best 3 of 2"]
+    assert len(rows) == 6
+    for row in rows[:5]:
+        assert len(row["scores"]) == 2
+        assert min(min(score) for score in row["scores"]) > 0.95
+    np.savez(tmp_path / "bad.npz", vectors=vectors, labels=labels[:3])
+    bad = run_shoal("bench", "heads", "bad.npz", cwd=tmp_path)
+    assert (bad.code, "expected vectors (N, D), labels (N,)" in bad.stderr) == (1, True)
 
 
 def test_bench_cluster_prints_its_three_tables(tmp_path: Path, run_shoal: Any) -> None:

@@ -65,6 +65,7 @@ def test_a_head_is_trained_listed_and_applied(objective: str, shoal: Run, heads:
     parents = {each["id"]: each["parent"] for each in listed}
     assert again["plan"]["head"] in parents
     assert parents[again["plan"]["head"]] in {"", made["id"]}
+    assert again["config"]["retrain"] is True
     missing = shoal("cluster", "--method", "scp", "--head", "nope", *COLLECTION)
     assert missing.code == 1
     assert "head 'nope': expected a head at" in missing.stderr
@@ -115,6 +116,12 @@ def test_a_killed_training_goes_on_to_the_same_head(
         process.kill()
     kept = [each.id for each in HeadStore(heads).manifests() if each.name == "killed"]
     assert kept == [whole["id"]]
+    (first,) = Path("work").glob("seeds-*/seed-0.pt")
+    before = first.stat().st_mtime_ns
+    Path("file").write_text("")
+    failed = shoal(*command, *COLLECTION, "--heads", "file/heads", "--work", "work")
+    assert failed.code == 1
+    assert first.stat().st_mtime_ns == before  # seed 0 was done, and is not done again
     again = json.loads(shoal(*command, *to, "--work", "work").stdout)
     assert again["curves"].keys() == whole["curves"].keys()
     for seed, curve in whole["curves"].items():
@@ -140,10 +147,10 @@ def test_views_are_made_by_the_server(shoal: Run, heads: str, stored: Path) -> N
     assert (made["metrics"]["views"], made["metrics"]["pictures"]) == (3, N)
     moved = stored.rename(stored.parent / "moved")
     Image.new("RGB", (8, 8)).save(moved / "other.png")
-    gone = shoal(*arguments, "--seed", "1", "--heads", heads, *COLLECTION)
+    gone = shoal(*arguments, "--views", "3", "--heads", heads, *COLLECTION)
     assert gone.code == 1
     assert "expected to read at least half of 24 images, got 0" in gone.stderr
-    found = shoal(*arguments, "--seed", "2", "--images", "moved", "--heads", heads, *COLLECTION)
+    found = shoal(*arguments, "--views", "3", "--images", "moved", "--heads", heads, *COLLECTION)
     assert found.code == 0, found.stderr
 
 
@@ -151,7 +158,8 @@ def test_views_are_made_by_the_server(shoal: Run, heads: str, stored: Path) -> N
 def test_what_cannot_be_trained_is_said_in_a_line(shoal: Run, heads: str) -> None:
     """Too few points, no collection, a bad name, device or place; scp without a head."""
     few = shoal("train", "scp", "-k", "24", *FAST, "--heads", heads, *COLLECTION)
-    assert (few.code, "24 pictures are too few for k = 24" in few.stderr) == (1, True)
+    expected = "k = 24: expected at least 25 pictures, got 24"
+    assert (few.code, expected in few.stderr) == (1, True)
     none = shoal("train", "scp", "-k", "2", "--collection", "nothere", "--heads", heads)
     assert (none.code, "nothere" in none.stderr) == (1, True)
     name = shoal("train", "scp", "-k", "2", *FAST, "--name", "../x", "--heads", heads, *COLLECTION)

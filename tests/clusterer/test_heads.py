@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,6 +82,16 @@ def test_a_damaged_head_is_named(tmp_path: Path) -> None:
         store.manifests()
 
 
+def test_a_head_of_before_there_were_parents_keeps_its_id() -> None:
+    """A field that is new says nothing of heads that were made without it."""
+    made = manifest()
+    said = json.loads(made.model_dump_json())
+    del said["parent"]
+    text = json.dumps(said, separators=(",", ":"), ensure_ascii=False)
+    assert made.hash == hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert made.model_copy(update={"parent": "x-000000000000"}).hash != made.hash
+
+
 def test_a_head_for_another_encoder_is_refused() -> None:
     """Same dimension, another fingerprint: both are named."""
     made = manifest()
@@ -137,14 +149,20 @@ def test_views_are_made_once_and_go_on_after_a_kill(tmp_path: Path) -> None:
     def cache(name: str) -> ViewCache:
         return ViewCache(tmp_path / name, views=views, pictures=pictures, dim=dim)
 
+    def read_later(row: int) -> bytes:
+        return picture(row)
+
     silent = {"seed": 3, "progress": lambda _done, _of: None}
     with pytest.raises(KeyboardInterrupt):
         cache("a").fill(read, embed, **silent)  # type: ignore[arg-type]
     found = cache("a").fill(read, embed, **silent)  # type: ignore[arg-type]
-    assert asked == [30 * views, 32 * views, 32 * views, 6 * views]
+    assert asked == [30 * views, 32 * views, 30 * views, 8 * views]
     assert np.flatnonzero(~found.there).tolist() == [5, 6]
     whole = cache("b").fill(read, embed, **silent)  # type: ignore[arg-type]
     np.testing.assert_array_equal(found.vectors, whole.vectors)
+    asked.clear()
+    assert cache("b").fill(read_later, embed, **silent).there.all()  # type: ignore[arg-type]
+    assert asked == [2 * views]  # only those that could not be had before
     base = np.arange(pictures * dim, dtype=np.float32).reshape(pictures, dim)
     every, rows = with_views(base, found)
     assert every.shape == ((views + 1) * 68, dim)

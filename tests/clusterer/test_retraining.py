@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,22 @@ from clusterer.child import fit_in_child
 from clusterer.head_graph import from_onnx, to_onnx
 from clusterer.head_training import HeadOptions, ObjectiveName, train_head
 from clusterer.heads import HeadStore, manifest_of
-from clusterer.methods import Fit, Plan, Surroundings, plan_fit, run_fit, scp
+from clusterer.methods import Fit, Plan, Surroundings, keep_fit, plan_fit, run_fit, scp, vector_of
 from clusterer.network import Branch, Layer, Network
 from clusterer.pairs import Pairs, nearest_neighbours
 from clusterer.retraining import retrain
 from clusterer.scp import Scp, ScpOptions
 from clusterer.task import Outcome
 from clusterer.temi import Temi, TemiOptions
-from shoal.errors import ArtefactError, ConfigError, NotEnoughPoints
-from shoal.store.model import VectorSpec
+from shoal.errors import (
+    ArtefactError,
+    ConfigError,
+    Conflict,
+    EncoderMismatch,
+    InvalidArgument,
+    NotEnoughPoints,
+)
+from shoal.store.model import Collection, VectorSpec
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors, unit
 
@@ -137,7 +145,7 @@ def test_a_head_that_gets_no_better_stays(trained: Network) -> None:
     vectors, _ = data()
     ruined = HeadOptions(K, objective="temi", epochs=2, learning_rate=50.0)
     assert retrain(trained, vectors, ruined).network is trained
-    with pytest.raises(NotEnoughPoints, match="at least 26 points, got 8"):
+    with pytest.raises(NotEnoughPoints, match="at least 11 points, got 8"):
         retrain(trained, vectors[:8], options())
 
 
@@ -163,6 +171,10 @@ def test_a_run_trains_on_and_its_head_is_kept_once_it_is_active(
     pairs = {(int(want), labels[point]) for want, point in zip(expected, ids, strict=True)}
     assert len(pairs) == len(set(labels.values())) == 5
     assert plan(tmp_path).options["head"] == newest.id
+    # One that comes of the first does not take the newer one's place.
+    late = newest.model_copy(update={"name": "toys", "created_at": time.time(), "parent": first})
+    with pytest.raises(Conflict, match=rf"comes of {first}, and {newest.id} is newer"):
+        keep_fit(plan(tmp_path), run._rule.model, {"manifest": late.model_dump()})
 
 
 def test_a_head_that_cannot_be_kept_does_not_undo_the_run(
@@ -188,8 +200,28 @@ def test_a_head_that_cannot_be_kept_does_not_undo_the_run(
 def test_a_server_without_torch_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is read, and only if it is to be trained on."""
     keep(tmp_path)
-    monkeypatch.setattr(scp, "has_torch", lambda: False)
-    with pytest.raises(ConfigError, match="this server has no PyTorch"):
+    monkeypatch.setattr(scp, "missing_package", lambda: "torch")
+    with pytest.raises(ConfigError, match="this server has no torch"):
         plan(tmp_path)
     config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys"))
     assert plan_fit(config, Surroundings(str(tmp_path), SPEC)).least_points == 1
+
+
+def test_a_head_knows_its_vector_by_the_encoder(tmp_path: Path) -> None:
+    """Not by its name; what no vector fits is for the check of the head to refuse."""
+    keep(tmp_path)
+    config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys"))
+    other = VectorSpec("other", DIM, "e" * 64)
+    renamed = VectorSpec("renamed", DIM, SPEC.fingerprint)
+
+    def found(*specs: VectorSpec) -> str:
+        return vector_of(config, Collection("c", specs, (), 0.0), str(tmp_path)).name
+
+    assert found(other, SPEC) == "toy"
+    assert found(other, renamed) == "renamed"
+    assert found(other) == "other"
+    with pytest.raises(EncoderMismatch):
+        plan_fit(config, Surroundings(str(tmp_path), other))
+    config.vector = "nope"
+    with pytest.raises(InvalidArgument, match="no vector 'nope'"):
+        found(SPEC)

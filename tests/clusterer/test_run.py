@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,10 +27,10 @@ from shoal.errors import (
     NotEnoughPoints,
     StoreUnavailable,
 )
-from shoal.store import Store
+from shoal.store import Store, StoreConfig, open_store
 from shoal.store.model import Block, IdIn, Payload, Point, Scan, VectorSpec, Where, point_id
 from shoal.v1 import clusterer_pb2 as pb
-from shoal.vectors import NOISE, Vectors
+from shoal.vectors import NOISE, Vectors, unit
 
 
 def test_run_first_assigns_every_point_in_both_slots(bench: Bench) -> None:
@@ -620,3 +621,31 @@ def test_noise_of_another_vector_cannot_be_clustered(store: Store) -> None:
     with pytest.raises(Conflict, match="expected the active run's vector, toy, got other"):
         execute()
     assert bench.labels() == before
+
+
+def test_points_without_the_vector_have_no_label_of_an_earlier_run(tmp_path: Path) -> None:
+    """A run of one vector, then one of another that half of the points have: half are clustered."""
+    with open_store(StoreConfig(path=tmp_path / "store")) as store:
+        specs = [VectorSpec("toy", DIM, "f" * 64), VectorSpec("late", 4, "e" * 64)]
+        store.create_collection("toys", specs)
+        bench = Bench(store)
+        ids = bench.put(blobs(100))
+        bench.recluster(5)
+        bench.recluster(5)  # both slots have labels now
+        late = unit(np.random.default_rng(0).normal(size=(50, 4)))
+        stored = [
+            Point(one, {"toy": vector, "late": late[i]}, {"ingested_at": 0.0})
+            for i, (one, vector) in enumerate(zip(ids[:50], blobs(100), strict=False))
+        ]
+        slots = {r.id: r.payload["clusters"] for r in store.retrieve("toys", ids) if r}
+        store.upsert("toys", stored)
+        for one in ids[:50]:  # as they were: an upsert replaces the payload
+            store.set_payload("toys", {"clusters": slots[one]}, where=Where((IdIn([one]),)))
+        run = bench.recluster(2, vector="toy+late")
+        assert run.progress.report is not None
+        assert run.progress.report.points == 50
+        labels = bench.labels()
+        assert {labels[one] is None for one in ids[50:]} == {True}
+        assert store.facet("toys", bench.state.active_field).keys() == {
+            labels[one] for one in ids[:50]
+        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from clusterer.pairs import Pairs, nearest_neighbours
 from clusterer.scp import Scp, ScpOptions
 from clusterer.scp_train import Trained, Training, train
 from clusterer.temi import Temi, TemiOptions
-from shoal.errors import ArtefactError, InvalidArgument, NotEnoughPoints
+from shoal.errors import ArtefactError, FitFailed, InvalidArgument, NotEnoughPoints
 from shoal.vectors import Vectors
 
 K = 4
@@ -145,6 +146,30 @@ def test_without_entropy_the_clusters_collapse() -> None:
     assert accuracy(classes, collapsed.argmax(axis=1)) <= 0.76
     spread = trained(pairs, epochs=120).network.probabilities(vectors)
     assert accuracy(classes, spread.argmax(axis=1)) >= 0.98
+
+
+def test_temi_has_a_gradient_where_heads_are_sure_of_different_clusters() -> None:
+    """S * t underflows to 0, where a power below 1 has an infinite gradient."""
+    logits = (80.0 * torch.eye(K)[[0, 1]])[None].requires_grad_()
+    student = logits.softmax(dim=2)
+    teacher = student.detach().flip(1)
+    shares = torch.full((1, 1, K), 1 / K)
+    losses = temi.losses(student, teacher, shares, 0.6)
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert torch.isfinite(losses).all()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_component_that_hardly_varied_decides_nothing_later() -> None:
+    """One that was 0 in all of the sample and is not in what comes in: clusters stay."""
+    vectors, classes = blobs()
+    still = np.concatenate([vectors, np.zeros((len(vectors), 1), np.float32)], axis=1)
+    head = trained(neighbour_pairs(still)).network
+    later = still.copy()
+    later[:, -1] = 0.01
+    assert accuracy(classes, head.probabilities(later).argmax(axis=1)) >= 0.98
+    np.testing.assert_allclose(head.probabilities(later), head.probabilities(still), atol=0.1)
 
 
 def test_temi_finds_round_groups() -> None:
@@ -336,8 +361,10 @@ def test_a_head_is_made_of_the_best_seeds() -> None:
     assert [each.seed for each in report.seeds] == [0, 1]
     ranks = [each.quality.rank for each in report.seeds]
     assert report.kept == (int(ranks[1] > ranks[0]),)
+    with pytest.raises(FitFailed, match="seed 0: the training diverged"):
+        train_head(neighbour_pairs(vectors), replace(options, learning_rate=1e30))
     assert accuracy(classes, network.probabilities(vectors).argmax(axis=1)) >= 0.98
-    with pytest.raises(NotEnoughPoints, match="10 pictures are too few"):
+    with pytest.raises(NotEnoughPoints, match="expected at least 11 pictures, got 10"):
         train_head(neighbour_pairs(vectors[:10]), options)
     with pytest.raises(InvalidArgument, match="clusters: expected at least 2, got 1"):
         HeadOptions(1)

@@ -7,7 +7,7 @@ import json
 import tarfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from embedder.config import EmbedderConfig
 from embedder.service import EmbedderService
 from shoal.cli.sources import SourceConfig, read_items
 from shoal.cli.spark_ingest import Backfill, Done, Embedding, ingest_on
-from shoal.client import Client, IngestStatus
+from shoal.client import Client, IngestOutcome, IngestStatus
 from shoal.errors import EncoderMismatch
 from shoal.spark import SparkCluster
 from shoal.store import Record, Scan, Store, StoreConfig
@@ -143,6 +143,38 @@ def test_encoder_is_sent_to_the_executors_and_never_mixed(  # noqa: PLR0913, PLR
     assert [spec.name for spec in store.collection(collection).vectors] == ["another"]
     with pytest.raises(EncoderMismatch):
         ingest(spark, photos[2:], backfill(place, collection))
+
+
+def test_tasks_grow_in_number_and_not_in_size() -> None:
+    """However many images there are, a task is half an hour's work at most."""
+    from shoal.cli.sources.parts import Part  # noqa: PLC0415
+    from shoal.cli.spark_ingest import _task_count  # noqa: PLC0415
+
+    files = [Part("files", ("x",), ("x",))] * 5000
+    ranges = [Part("manifest", ("m",))] * 700
+    assert _task_count(files[:100], 16) == 16
+    assert _task_count(files, 16) == 50
+    assert _task_count([*files, *ranges], 16) == 700
+
+
+def test_a_directory_that_cannot_be_listed_is_one_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of its neighbours is there, as with the local engine."""
+    from shoal.cli.sources import parts  # noqa: PLC0415
+
+    def walk(directory: Path, *, on_error: Callable[[OSError], object]) -> Iterator[Path]:
+        yield directory / "a.jpg"
+        on_error(PermissionError(13, "Permission denied", str(directory / "locked")))
+
+    monkeypatch.setattr(parts, "walk", walk)
+    found = list(parts.split([str(tmp_path)], least=1))
+    assert [part.kind for part in found] == ["files", "unreadable"]
+    (failure,) = parts.read_part(found[1], SourceConfig())
+    assert isinstance(failure, IngestOutcome)
+    assert failure.name == str(tmp_path / "locked")
+    assert failure.failure is not None
+    assert "cannot be read: Permission denied" in failure.failure.message
 
 
 def test_manifest_in_many_ranges_loses_no_line(tmp_path: Path) -> None:

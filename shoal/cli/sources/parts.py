@@ -30,7 +30,7 @@ class Part:
     """What one task reads: the files ``places`` with their ``names``, or one of the others."""
 
     kind: str
-    """``files``, ``manifest``, ``tar`` or ``uris``."""
+    """``files``, ``manifest``, ``tar``, ``uris``, or ``unreadable`` with the reason as its name."""
     places: tuple[str, ...]
     names: tuple[str, ...] = ()
     start: int = 0
@@ -60,7 +60,7 @@ def split(paths: Sequence[str], *, least: int) -> Iterator[Part]:
 
 
 def _split_directory(directory: Path) -> Iterator[Part]:
-    """Its images by the name that ``read_directory`` gives them; OSError if it cannot be read."""
+    """Its images by the name that ``read_directory`` gives them, and what cannot be listed."""
     errors: list[OSError] = []
     places: list[str] = []
     names: list[str] = []
@@ -72,8 +72,10 @@ def _split_directory(directory: Path) -> Iterator[Part]:
             places, names = [], []
     if places:
         yield Part("files", tuple(places), tuple(names))
-    if errors:
-        raise errors[0]
+    for error in errors:
+        yield Part(
+            "unreadable", (str(error.filename or directory),), (str(error.strerror or error),)
+        )
 
 
 def _split_manifest(manifest: Path, least: int) -> Iterator[Part]:
@@ -92,6 +94,8 @@ def read_part(part: Part, config: SourceConfig) -> Iterator[Found]:
         case "uris":
             for place in part.places:
                 yield remote_item(place, config)
+        case "unreadable":
+            yield unreadable(part.places[0], OSError(part.names[0]))
         case "tar":
             yield from read_tar(Path(part.places[0]), config)
         case _:
