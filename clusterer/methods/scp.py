@@ -62,8 +62,9 @@ def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> F
     graph = heads.graph(manifest)
     facts: dict[str, Any] = {"head": manifest.id}
     if options.get("retrain"):
-        manifest, graph = _trained_on(manifest, graph, vectors, options["seed"])
-        facts = {"head": manifest.id, "manifest": manifest.model_dump()}
+        made, graph = _trained_on(manifest, graph, vectors, options["seed"])
+        if made is not manifest:
+            facts = {"head": made.id, "manifest": made.model_dump()}
     labels = HeadSession(graph).probabilities(vectors).argmax(axis=1).astype(np.int32)
     clusters = int(labels.max(initial=0)) + 1
     sums = cluster_sums(vectors, labels, clusters)

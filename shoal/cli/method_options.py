@@ -184,7 +184,7 @@ def method_of(options: dict[str, Any]) -> Method:
         message = f"-k is for --method kmeans or gmm: {name} finds its own number"
         raise click.UsageError(message)
     if name == "scp" and not options["head"]:
-        message = "--method scp needs --head: a head of `shoal train scp`"
+        message = "--method scp needs --head: a head of `shoal train`"
         raise click.UsageError(message)
     if k not in (None, "auto") and (options["k_min"] or options["k_max"]):
         message = "--k-min and --k-max are for -k auto"

@@ -75,7 +75,7 @@ def on_blobs() -> Network:
     return Network((Branch(np.zeros(DIM, np.float32), unit=True, layers=layers),))
 
 
-def keep(place: Path) -> str:
+def keep(place: Path, **options: object) -> str:
     """Puts the head for blobs into ``place``; returns its id."""
     graph = to_onnx(on_blobs())
     manifest = manifest_of(
@@ -85,7 +85,7 @@ def keep(place: Path) -> str:
         vector=SPEC,
         objective="temi",
         pairs="neighbours",
-        options={"neighbours": 10},
+        options={"neighbours": 10, **options},
         metrics={},
         curves=((), {}),
     )
@@ -175,6 +175,15 @@ def test_a_run_trains_on_and_its_head_is_kept_once_it_is_active(
     late = newest.model_copy(update={"name": "toys", "created_at": time.time(), "parent": first})
     with pytest.raises(Conflict, match=rf"comes of {first}, and {newest.id} is newer"):
         keep_fit(plan(tmp_path), run._rule.model, {"manifest": late.model_dump()})
+
+
+def test_a_head_that_gets_no_better_is_applied_as_it_is(tmp_path: Path) -> None:
+    """Too high a rate ruins it: the run has the old head, and nothing to keep."""
+    first = keep(tmp_path, learning_rate=250.0)
+    fit = run_fit(plan(tmp_path), blobs(200), None)
+    assert fit.facts["head"] == first
+    keep_fit(plan(tmp_path), fit.model, fit.facts)
+    assert [each.id for each in HeadStore(tmp_path).manifests()] == [first]
 
 
 def test_a_head_that_cannot_be_kept_does_not_undo_the_run(
