@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -137,28 +137,31 @@ def bench_heads(
     *,
     seeds: int,
     objectives: Sequence[ObjectiveName],
-    kinds: Sequence[str] = KINDS,
-    options: HeadOptions | None = None,
+    kinds: Sequence[str] = (),
 ) -> HeadsResult:
     """Every row, with K as many clusters as there are classes.
 
     Args:
-        data: the labelled vectors; without views, pairs are of neighbours only.
+        data: the labelled vectors.
         seeds: of every row.
         objectives: ``scp``, ``temi``.
-        kinds: of pairs.
-        options: of the training, but for the objective, K and the seeds.
+        kinds: of pairs; empty for all that there are vectors for.
+
+    Raises:
+        InvalidArgument: pairs of views are asked for, and there are none.
     """
     clusters = int(data.labels.max()) + 1
-    base = options or HeadOptions(clusters)
+    possible = KINDS if len(data.views) else KINDS[:1]
+    if missing := sorted(set(kinds) - set(possible)):
+        msg = f"pairs {', '.join(missing)}: expected views (V, N, D) in the file, got none"
+        raise InvalidArgument(msg, field="pairs")
     rows = list(_kmeans_rows(data, clusters, seeds))
     judged: list[Judged] = []
-    for objective, kind in itertools.product(objectives, kinds):
-        if kind == "neighbours" or len(data.views):
-            wanted = replace(base, clusters=clusters, objective=objective, seeds=seeds)
-            found, told = _head_rows(data, wanted, kind)
-            rows += found
-            judged += told
+    for objective, kind in itertools.product(objectives, kinds or possible):
+        options = HeadOptions(clusters, objective=objective, seeds=seeds)
+        found, told = _head_rows(data, options, kind)
+        rows += found
+        judged += told
     return HeadsResult(
         machine=machine.describe(),
         points=len(data.vectors),
@@ -218,7 +221,9 @@ def _head_rows(
         kept = best([qualities[i] for i in group], options.keep)
         network = vote([heads[group[i]] for i in kept])
         together.append(scores(data.labels, network.probabilities(data.vectors).argmax(axis=1)))
-    voted = Row(f"{name}: best {options.keep} of {size}", tuple(together), seconds * size)
+    voted = Row(
+        f"{name}: best {min(options.keep, size)} of {size}", tuple(together), seconds * size
+    )
     return (Row(name, single, seconds), voted), judged
 
 
@@ -231,7 +236,7 @@ def _follows(values: Sequence[float], accuracy: Sequence[float]) -> float | None
 def _pairs(data: Labelled, options: HeadOptions, kind: str) -> Pairs:
     neighbours = None
     if kind != "augment":
-        count = options.neighbours or default_neighbours(options, len(data.labels))
+        count = default_neighbours(options, len(data.labels))
         neighbours = nearest_neighbours(data.vectors, count)
     vectors = data.vectors
     if kind != "neighbours":

@@ -290,13 +290,11 @@ def bench_heads(
     from clusterer.head_training import OBJECTIVES, check_torch
 
     check_torch()
-    from shoal.bench.heads import KINDS, load
     from shoal.bench.heads import bench_heads as measure_heads
+    from shoal.bench.heads import load
 
     data = load(file)
-    result = measure_heads(
-        data, seeds=seeds, objectives=objectives or OBJECTIVES, kinds=kinds or KINDS
-    )
+    result = measure_heads(data, seeds=seeds, objectives=objectives or OBJECTIVES, kinds=kinds)
     if as_json:
         print_json(asdict(result))
         return

@@ -41,11 +41,14 @@ def test_bench_heads_compares_with_kmeans_on_known_classes(tmp_path: Path, run_s
     done = run_shoal("bench", "heads", "set.npz", *few, "--json", cwd=tmp_path)
     assert done.code == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
-    assert [row["name"] for row in rows][-2:] == ["temi, both", "temi, both: best 3 of 2"]
+    assert [row["name"] for row in rows][-2:] == ["temi, both", "temi, both: best 2 of 2"]
     assert len(rows) == 6
     for row in rows[:5]:
         assert len(row["scores"]) == 2
         assert min(min(score) for score in row["scores"]) > 0.95
+    np.savez(tmp_path / "plain.npz", vectors=vectors, labels=labels)
+    plain = run_shoal("bench", "heads", "plain.npz", "--pairs", "both", cwd=tmp_path)
+    assert (plain.code, "pairs both: expected views" in plain.stderr) == (1, True)
     np.savez(tmp_path / "bad.npz", vectors=vectors, labels=labels[:3])
     bad = run_shoal("bench", "heads", "bad.npz", cwd=tmp_path)
     assert (bad.code, "expected vectors (N, D), labels (N,)" in bad.stderr) == (1, True)
