@@ -88,7 +88,7 @@ def evoc_layers(vectors: Vectors, size: int, *, seed: int) -> tuple[int, list[La
         ConfigError: the package evoc is not installed.
     """
     try:
-        from evoc import EVoC  # noqa: PLC0415 - an extra, and it compiles for half a minute
+        from evoc import EVoC  # noqa: PLC0415 - an extra, and the first import is slow
     except ImportError as exc:
         msg = f"method evoc needs {exc.name}: pip install 'shoal[cluster]'"
         raise ConfigError(msg, package=str(exc.name)) from exc
