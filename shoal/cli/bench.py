@@ -165,7 +165,12 @@ def bench_search(
 @option("--points", type=click.IntRange(1000), default=50_000, help="Vectors to cluster.")
 @option("--dim", type=click.IntRange(2), default=512, help="Components of a vector.")
 @option("-k", "--clusters", type=click.IntRange(2), default=100, help="Clusters to make.")
-@option("--density", type=click.IntRange(800), default=20_000, help="Most points for hdbscan.")
+@option(
+    "--density",
+    type=click.IntRange(800),
+    default=20_000,
+    help="Most points for hdbscan, up to --points.",
+)
 @json_option
 def bench_cluster(*, points: int, dim: int, clusters: int, density: int, as_json: bool) -> None:
     """Time the fit against other libraries, a whole run by stages, and the growth of hdbscan.

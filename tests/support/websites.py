@@ -58,7 +58,8 @@ def web_server(pages: Mapping[str, Page], *, tls: Path | None = None) -> Iterato
                 self.send_header("Connection", "close")
             else:
                 size = len(page.body) if page.declared < 0 else page.declared
-                self.close_connection = size > len(page.body)  # cut short, not merely slow
+                if size > len(page.body):  # cut short, not merely slow
+                    self.close_connection = True
                 self.send_header("Content-Length", str(size))
             self.end_headers()
             half = len(page.body) // 2
