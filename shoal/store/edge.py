@@ -167,7 +167,7 @@ class EdgeEngine:
         *,
         with_payload: WithFields,
         with_vectors: WithFields,
-    ) -> list[models.Record]:
+    ) -> list[convert.EdgeRecord]:
         """The points with these ids."""
         with self._shard(collection_name) as shard:
             records = shard.retrieve(list(ids), with_payload, with_vectors)
@@ -182,7 +182,7 @@ class EdgeEngine:
         offset: PointId | None,
         with_payload: WithFields,
         with_vectors: WithFields,
-    ) -> tuple[list[models.Record], PointId | None]:
+    ) -> tuple[list[convert.EdgeRecord], PointId | None]:
         """Up to ``limit`` points from ``offset`` on, by id, and the next id."""
         request = edge.ScrollRequest(
             offset=None if offset is None else str(offset),

@@ -71,6 +71,22 @@ class CollectionNames(Protocol):
         """The rows."""
 
 
+class EngineRecord(Protocol):
+    """A point as an engine reads it."""
+
+    @property
+    def id(self) -> object:
+        """An integer, or what prints as a UUID."""
+
+    @property
+    def payload(self) -> dict[str, Any] | None:
+        """The fields asked for."""
+
+    @property
+    def vector(self) -> object:
+        """The named vectors asked for: lists of numbers, or arrays (D,)."""
+
+
 class Engine(Protocol):
     """Fifteen methods of ``QdrantClient``, with the arguments that the gateway passes."""
 
@@ -117,7 +133,7 @@ class Engine(Protocol):
         *,
         with_payload: WithFields,
         with_vectors: WithFields,
-    ) -> list[models.Record]:
+    ) -> Sequence[EngineRecord]:
         """The points with these ids, in any order, without the missing."""
 
     def scroll(  # noqa: PLR0913  (QdrantClient's signature)
@@ -129,7 +145,7 @@ class Engine(Protocol):
         offset: PointId | None,
         with_payload: WithFields,
         with_vectors: WithFields,
-    ) -> tuple[list[models.Record], PointId | None]:
+    ) -> tuple[Sequence[EngineRecord], PointId | None]:
         """Up to ``limit`` points from ``offset`` on, by id, and the next id."""
 
     def query_points(  # noqa: PLR0913  (QdrantClient's signature)

@@ -14,6 +14,7 @@ import numpy as np
 from qdrant_client import models
 
 from shoal.errors import InvalidArgument
+from shoal.store.engines import EngineRecord
 from shoal.store.model import (
     JOINT,
     Block,
@@ -98,7 +99,7 @@ def check_query(collection: Collection, query: Query) -> VectorSpec:
     return spec
 
 
-def to_record(record: models.Record) -> Record:
+def to_record(record: EngineRecord) -> Record:
     """A point as read."""
     return Record(str(record.id), record.payload or {}, _vectors(record.vector))
 
@@ -121,7 +122,7 @@ def to_hit(point: models.ScoredPoint, using: str, *, with_vector: bool) -> Hit:
     return Hit(str(point.id), score, point.payload or {}, vector)
 
 
-def to_block(records: Sequence[models.Record], using: Sequence[str]) -> Block:
+def to_block(records: Sequence[EngineRecord], using: Sequence[str]) -> Block:
     """Consecutive records of a scan, without those that lack one of the vectors ``using``.
 
     Several are joined; none are asked for if it is empty.
@@ -137,8 +138,8 @@ def to_block(records: Sequence[models.Record], using: Sequence[str]) -> Block:
     rows: list[tuple[object, ...]] = []
     for record in records:
         vector = record.vector if isinstance(record.vector, Mapping) else {}
-        row = tuple(vector.get(name) for name in using)
-        if None not in row:
+        row = tuple(vector[name] for name in using if name in vector)
+        if len(row) == len(using):
             ids.append(str(record.id))
             payloads.append(record.payload or {})
             rows.append(row)
