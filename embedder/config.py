@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from embedder.admission import Capacity
@@ -88,6 +89,15 @@ class EmbedderConfig:
         if not self.idle_encoder_s > 0:
             msg = f"embedder idle_encoder_s: expected more than 0 s, got {self.idle_encoder_s}"
             raise ConfigError(msg, field="idle_encoder_s")
+
+    def among(self, processes: int) -> EmbedderConfig:
+        """These settings for each of so many ``processes``, which share the cores."""
+        share = math.ceil(usable_cores() / processes)
+        return replace(
+            self,
+            decode_workers=self.decode_workers or share,
+            inference_workers=self.inference_workers or (share if self.runtime.on_cpu else 0),
+        )
 
     @property
     def batch(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
@@ -40,13 +40,14 @@ _BUILD = Info("shoal_build", "Shoal's version.")
 _BUILD.info({"version": __version__})
 
 
-def configure_logging(level: str = "info", fmt: str = "json") -> None:
+def configure_logging(level: str = "info", fmt: str = "json", **facts: object) -> None:
     """Send the process's logs to stderr. A second call replaces what the first one set.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``, in any case.
         fmt: ``json`` (one object a line: time, level, logger, message and the extra fields) or
             ``text`` (for people).
+        facts: added to every line.
 
     Raises:
         ConfigError: ``level`` or ``fmt`` is not one of these.
@@ -59,6 +60,7 @@ def configure_logging(level: str = "info", fmt: str = "json") -> None:
         raise ConfigError(msg)
     handler = _StderrHandler()
     handler.setFormatter(_JsonLines() if fmt == "json" else _TextLines())
+    handler.addFilter(_Facts(facts))
     root = logging.getLogger()
     for old in [each for each in root.handlers if isinstance(each, _StderrHandler)]:
         root.removeHandler(old)
@@ -125,6 +127,18 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         super().emit(record)
+
+
+class _Facts(logging.Filter):
+    """Adds the same facts to every line."""
+
+    def __init__(self, facts: Mapping[str, object]) -> None:
+        super().__init__()
+        self._facts = facts
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        vars(record).update(self._facts)
+        return True
 
 
 class _JsonLines(JsonFormatter):

@@ -21,9 +21,12 @@ from shoal.cli.options import Decorator, decorate, option
 from shoal.cli.server_options import Hosting, hosting_options
 from shoal.local import Build, ServeConfig
 from shoal.local import serve as run_service
+from shoal.processes import run_processes
+from shoal.rpc.address import Address, parse_address
 from shoal.rpc.channel import ChannelConfig, open_aio_channel
-from shoal.rpc.server import Service
+from shoal.rpc.server import ServerConfig, Service
 from shoal.store import Store, StoreConfig
+from shoal.telemetry import OFF, configure_logging
 
 if TYPE_CHECKING:
     from embedder.config import EmbedderConfig
@@ -77,21 +80,63 @@ def serve() -> None:
 
 
 @serve.command()
+@option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Processes that share the port, each with its own copy of the models. For small models "
+    "on a GPU, where one Python process is slower than they are. Metrics of the next process are "
+    "on the next port.",
+)
 @embedder_options
 @_serving
-def embedder(*, embedder: EmbedderConfig, hosting: Hosting, store: StoreConfig) -> None:
+def embedder(
+    *, processes: int, embedder: EmbedderConfig, hosting: Hosting, store: StoreConfig
+) -> None:
     """Turn images into vectors and store them.
 
     Example:
       shoal serve embedder --store-url http://qdrant:6333 --address 127.0.0.1:7801
     """
+    if processes == 1:
+        _run(hosting, store, name="embedder", build=functools.partial(_embedder, embedder))
+        return
+    run_processes(
+        processes,
+        functools.partial(
+            _one_embedder, embedder=embedder.among(processes), hosting=hosting, store=store
+        ),
+        hosting.server,
+        on_ready=lambda address: hosting.announce(
+            address, what=f"embedder, {processes} processes, {store.url}"
+        ),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _embedder(config: EmbedderConfig, opened: Store) -> AsyncIterator[Service]:
     from embedder.service import EmbedderService
 
-    @contextlib.asynccontextmanager
-    async def build(opened: Store) -> AsyncIterator[Service]:
-        yield EmbedderService(embedder, opened)
+    yield EmbedderService(config, opened)
 
-    _run(hosting, store, name="embedder", build=build)
+
+def _one_embedder(
+    index: int,
+    server: ServerConfig,
+    on_ready: Callable[[str], object],
+    *,
+    embedder: EmbedderConfig,
+    hosting: Hosting,
+    store: StoreConfig,
+) -> None:
+    """The work of one of several embedder processes."""
+    configure_logging(hosting.log_level, hosting.log_format, worker=index)
+    metrics = hosting.metrics_address
+    if metrics != OFF and (wanted := parse_address(metrics)).port:
+        metrics = str(Address(wanted.host, wanted.port + index))
+    config = ServeConfig(server, store, metrics)
+    asyncio.run(run_service(config, functools.partial(_embedder, embedder), on_ready=on_ready))
 
 
 @serve.command()

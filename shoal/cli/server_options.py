@@ -23,6 +23,8 @@ class Hosting:
     server: ServerConfig
     metrics_address: str
     ready_file: Path | None
+    log_level: str
+    log_format: str
 
     def announce(self, address: str, *, what: str) -> None:
         """Say on stderr, and in the ready file if there is one, that ``address`` answers."""
@@ -123,7 +125,7 @@ def hosting_options(*, default_metrics: str, default_format: str) -> Decorator:
             )
             server.validate()
             configure_logging(log_level, log_format)
-            hosting = Hosting(server, metrics_address, ready_file)
+            hosting = Hosting(server, metrics_address, ready_file, log_level, log_format)
             return function(**options, hosting=hosting)
 
         return decorate(command, _options(default_metrics, default_format))

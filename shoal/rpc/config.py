@@ -34,6 +34,7 @@ class ServerConfig:
         grace_s: How long calls in progress may go on when the server stops.
         health_interval_s: How often each service is asked whether it is ready.
         health_timeout_s: How long it may take to answer.
+        share_port: Whether other processes listen on the port too (``shoal.processes``).
     """
 
     address: str = "127.0.0.1:7800"
@@ -45,6 +46,7 @@ class ServerConfig:
     grace_s: float = 20.0
     health_interval_s: float = 1.0
     health_timeout_s: float = 5.0
+    share_port: bool = False
 
     def validate(self) -> Address:
         """The parsed address; everything that can be checked before a port opens, is.
@@ -91,8 +93,8 @@ class ServerConfig:
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_concurrent_streams", _MAX_STREAMS),
-            # Two servers on one port would share its connections, silently.
-            ("grpc.so_reuseport", 0),
+            # Two servers on one port share its connections: silently, if they were not told to.
+            ("grpc.so_reuseport", int(self.share_port)),
             # Clients ping every 30 s; gRPC's default allows one in 5 minutes, then hangs up.
             ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
             ("grpc.keepalive_permit_without_calls", 1),

@@ -84,7 +84,8 @@ class RpcServer:
         if self._address is not None:
             return self._address.port
         wanted = self._config.validate()
-        require_free(wanted)
+        if not self._config.share_port:
+            require_free(wanted)
         interceptors = server_interceptors(self._config.tokens, self._waiting)
         server = grpc.aio.server(interceptors=interceptors, options=self._config.options())
         self._address = Address(wanted.host, _listen(server, self._config, wanted))
