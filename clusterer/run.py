@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -69,6 +70,7 @@ class Run:
             task.clustering,
             context.config.write_chunk,
             self._check,
+            writeback.Seal(lease.fence, sealing=False),
         )
         self._old_names: dict[int, str] = {}
         self.progress = Progress()
@@ -85,6 +87,9 @@ class Run:
         began = time.time()
         state = self._clusterings.state(self._task.clustering)
         self.progress.base_run = state.active_run
+        self._writer = replace(
+            self._writer, seal=writeback.Seal(self._lease.fence, sealing=state.unsettled)
+        )
         active = self._active_clusters(state)
         found = self._find(state, active)
         with self._stage("plan"):
@@ -97,9 +102,11 @@ class Run:
         with self._stage("write"):
             # From the first write on, the previous assignment is no longer whole. The ids are
             # spent here, not at the flip: they are never used again even if this run dies.
-            self._lease.update({"previous_run": "", "next_cluster": matching.next_id})
+            self._lease.update(
+                {"previous_run": "", "next_cluster": matching.next_id, "unsettled": True}
+            )
             self._context.store.flush()  # before any write of a slot, also after a power cut
-            self.progress.points_written = self._write(state, matching)
+            self.progress.points_written = self._write(state, matching, began)
         with self._stage("cutover"), self._context.cutover_lock:
             self._settle(state, matching, began)
             self._put_clusters(found, matching, names)
@@ -235,7 +242,7 @@ class Run:
     def _plan(self, state: State, active: Clusters, found: Totals) -> Matching:
         matching = self._match(state, active, found)
         silhouette = sampled_silhouette(found.sampled(), found.sampled_labels())
-        self.progress.report = self._report(
+        planned = self._report(
             matching,
             Quality(
                 inertia=found.tally.inertia,
@@ -246,7 +253,10 @@ class Run:
                 ),
             ),
         )
-        self.progress.objections = objections(self.progress.report, self._task.gates)
+        if state.unsettled:
+            planned = replace(planned, to_write=planned.points)
+        self.progress.report = planned
+        self.progress.objections = objections(planned, self._task.gates)
         self._context.changed()
         return matching
 
@@ -266,12 +276,14 @@ class Run:
     def _report(self, matching: Matching, quality: Quality) -> Report:
         return report(self._table, matching.lineage, quality)
 
-    def _write(self, state: State, matching: Matching) -> int:
+    def _write(self, state: State, matching: Matching, began: float) -> int:
         """Makes the inactive slot hold what is wanted; returns how many points it wrote."""
         del matching  # the table has its ids by now
         if self.progress.report is not None:
             self.progress.total = self.progress.report.to_write
-        return writeback.write_differences(self._writer, self._table, state, progress=self._advance)
+        return writeback.write_differences(
+            self._writer, self._table, state, began=began, progress=self._advance
+        )
 
     def _settle(self, state: State, matching: Matching, began: float) -> None:
         """Catches up with the points that came in since ``began``, and verifies."""
@@ -379,6 +391,7 @@ class Run:
                 "run_confidence": found.confidence,
                 "newcomers_clustered": 0,
                 "newcomers_confidence": 0.0,
+                "unsettled": False,
             }
         )
         self._context.store.flush()

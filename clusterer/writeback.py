@@ -14,9 +14,9 @@ import numpy as np
 
 from clusterer.points import UNASSIGNED, PointTable, unpack_ids
 from shoal.errors import Conflict
-from shoal.store.clusterings import State, cluster_of
+from shoal.store.clusterings import FENCE, State, cluster_of
 from shoal.store.gateway import Store
-from shoal.store.model import Condition, Empty, IdIn, Payload, Scan, Where, Within
+from shoal.store.model import Condition, Empty, IdIn, Payload, Scan, Where, Within, slot_field
 from shoal.vectors import Labels
 
 _VERIFY_ROUNDS = 3
@@ -24,40 +24,85 @@ _VERIFY_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Seal:
+    """How labels are kept from a run that sleeps, loses its lease, and wakes with a write to send.
+
+    No write of a run reaches a point that a later run has sealed. A run seals every point if the
+    one before it began to write and did not end (``State.unsettled``): if that one only sleeps,
+    what it may still send finds every point sealed, also once readers follow the slot.
+
+    Attributes:
+        fence: That of the run's lease.
+        sealing: Whether this run seals what it writes, and writes every point.
+    """
+
+    fence: int
+    sealing: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SlotWriter:
-    """Writes one collection's slots. ``check`` is called before every operation and may raise."""
+    """Writes one collection's slots. ``check`` is called before every operation and may raise.
+
+    ``seal`` is None for who holds no lease.
+    """
 
     store: Store
     collection: str
     clustering: str
     chunk: int
     check: Callable[[], None]
+    seal: Seal | None = None
 
-    def write(self, ids: list[str], values: dict[str, int], *conditions: Condition) -> None:
-        """Sets the slots in ``values`` of the points ``ids``, those that meet ``conditions``."""
+    def write(
+        self,
+        ids: list[str],
+        values: Mapping[str, int],
+        *conditions: Condition,
+        unless: tuple[Condition, ...] = (),
+    ) -> None:
+        """Sets the slots in ``values`` of the points ``ids``.
+
+        Of those only that meet all ``conditions`` and none of ``unless``.
+        """
+        written: Payload = {**values}
+        if self.seal is not None:
+            field = slot_field(self.clustering, FENCE)
+            unless = (*unless, Within(field, gt=self.seal.fence))
+            if self.seal.sealing:
+                written[FENCE] = self.seal.fence
         key = f"clusters.{self.clustering}"
         for at in range(0, len(ids), self.chunk):
             self.check()
-            where = Where((IdIn(ids[at : at + self.chunk]), *conditions))
-            self.store.set_payload(self.collection, dict(values), where=where, key=key)
+            must = (IdIn(ids[at : at + self.chunk]), *conditions)
+            where = Where(must, must_not=unless)
+            self.store.set_payload(self.collection, dict(written), where=where, key=key)
 
 
 def write_differences(
-    writer: SlotWriter, table: PointTable, state: State, *, progress: Callable[[int], None]
+    writer: SlotWriter,
+    table: PointTable,
+    state: State,
+    *,
+    began: float,
+    progress: Callable[[int], None],
 ) -> int:
     """Makes the inactive slot hold ``table.wanted``; returns the number of points written.
 
     Before the first run nobody reads either slot, so both are set at once: the next run then
-    finds them in place.
+    finds them in place. Points that came in after ``began`` are left out: the run catches up with
+    those.
     """
     both = not state.active_run
-    stale = np.nonzero(table.inactive != table.wanted)[0]
+    sealing = writer.seal is not None and writer.seal.sealing
+    stale = np.nonzero((table.inactive != table.wanted) | sealing)[0]
+    since = (Within("ingested_at", gt=began),)
     written = 0
     for label, rows in _groups(table.wanted, stale):
         slots = ("a", "b") if both else (state.inactive_slot,)
         for at in range(0, len(rows), writer.chunk):
             chunk = rows[at : at + writer.chunk]
-            writer.write(unpack_ids(table.ids[chunk]), dict.fromkeys(slots, label))
+            writer.write(unpack_ids(table.ids[chunk]), dict.fromkeys(slots, label), unless=since)
             written += len(chunk)
             progress(written)
     table.inactive[stale] = table.wanted[stale]
@@ -84,11 +129,11 @@ def verify(writer: SlotWriter, table: PointTable, state: State, *, late: Mapping
     mended = 0
     for _ in range(_VERIFY_ROUNDS):
         wrong = list(_wrong(writer, table, state))
-        for label, ids in wrong:
-            writer.write(ids, {state.inactive_slot: label})
+        for label, ids, read in wrong:
+            writer.write(ids, {state.inactive_slot: label}, *read)
         if not wrong:
             return mended
-        mended += sum(len(ids) for _, ids in wrong)
+        mended += sum(len(ids) for _, ids, _ in wrong)
     raise Conflict(
         f"clustering {state.clustering!r}: {state.inactive_field} still differs from the plan "
         f"after {_VERIFY_ROUNDS} rounds: is another process writing it?"
@@ -127,18 +172,25 @@ def _counts_agree(
     return writer.store.facet(writer.collection, state.inactive_field) == expected
 
 
-def _wrong(writer: SlotWriter, table: PointTable, state: State) -> Iterator[tuple[int, list[str]]]:
-    """The points whose inactive slot holds another label than wanted, by wanted label."""
+def _wrong(
+    writer: SlotWriter, table: PointTable, state: State
+) -> Iterator[tuple[int, list[str], tuple[Condition, ...]]]:
+    """The points whose inactive slot holds another label than wanted, by wanted label.
+
+    With the condition that they are still what was read.
+    """
     if not len(table):
         return
-    options = Scan(where=Where(must_not=(Empty(state.inactive_field),)), fields=("clusters",))
+    options = Scan(
+        where=Where(must_not=(Empty(state.inactive_field),)), fields=("clusters", "ingested_at")
+    )
     for block in writer.store.scan(writer.collection, options):
         writer.check()
         held = slot_labels(block.payloads, state.clustering, state.inactive_slot)
         rows = table.find(block.ids)
         wrong = np.nonzero((rows >= 0) & (held != table.wanted[rows]))[0]
         for label, at in _groups(table.wanted[rows], wrong):
-            yield label, [block.ids[i] for i in at]
+            yield label, [block.ids[i] for i in at], as_read([block.payloads[i] for i in at])
 
 
 def as_read(payloads: Sequence[Payload]) -> tuple[Condition, ...]:

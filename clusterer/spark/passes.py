@@ -16,11 +16,11 @@ import numpy as np
 from clusterer.assigning import Rule, Totals
 from clusterer.matching import named
 from clusterer.points import UNASSIGNED
-from clusterer.writeback import SlotWriter, as_read, slot_labels
+from clusterer.writeback import Seal, SlotWriter, as_read, slot_labels
 from shoal.errors import LeaseLost
 from shoal.spark import Slice, scan_slice
 from shoal.store import Store, StoreConfig, open_store
-from shoal.store.clusterings import Clusterings, State
+from shoal.store.clusterings import FENCE, Clusterings, State
 from shoal.store.model import Block, Payload, Scan, Where
 from shoal.vectors import Labels, Vectors
 
@@ -147,6 +147,7 @@ def write_slice(orders: Orders, ids: Labels, where: Where, part: Slice) -> Writt
             orders.state.clustering,
             orders.write_chunk,
             fence_check(store, orders),
+            Seal(orders.fence, sealing=orders.state.unsettled),
         )
         options = Scan(
             where=where,
@@ -202,6 +203,9 @@ def _write(orders: Orders, ids: Labels, block: Block, waiting: _Waiting, done: W
     held = slot_labels(block.payloads, state.clustering, state.inactive_slot)
     wanted = named(ids, orders.rule.assign(block.ids, block.vectors, active).labels)
     differ = held != wanted
+    if state.unsettled:
+        sealed = slot_labels(block.payloads, state.clustering, FENCE)
+        differ |= sealed != orders.fence
     for label in np.unique(wanted[differ]).tolist():
         at = np.nonzero(differ & (wanted == label))[0]
         waiting.add(label, [block.ids[i] for i in at], [block.payloads[i] for i in at])

@@ -180,8 +180,8 @@ class SparkRun(Run):
         )
         return report_of(changes, matching.lineage, quality)
 
-    def _write(self, state: State, matching: Matching) -> int:
-        del state  # the tasks have their orders
+    def _write(self, state: State, matching: Matching, began: float) -> int:
+        del state, began  # the tasks have their orders, and look at each point's own time
         done = self._pass(matching, EVERYWHERE)
         self._labels = done.labels
         return done.written

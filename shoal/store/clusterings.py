@@ -39,7 +39,10 @@ from shoal.vectors import Vectors
 _PIECE = 384 * 1024
 """Bytes of a model in one record: 512 KiB as base64, small for any engine's messages."""
 
-__all__ = ["ClusterRecord", "Clusterings", "State", "cluster_of"]
+__all__ = ["FENCE", "ClusterRecord", "Clusterings", "State", "cluster_of"]
+
+FENCE = "fence"
+"""The key, beside a point's slots, of the least fence whose runs may still write them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ class State:
     ``previous_run`` is the run whose assignment is intact in the other slot. ``run_noise`` and
     ``run_confidence`` (a mean) are of the points that the active run assigned, ``previous_noise``
     and ``previous_confidence`` those of the run before; the ``newcomers`` came
-    after it: how many of them are not noise, and the sum of those' confidences.
+    after it: how many of them are not noise, and the sum of those' confidences. ``unsettled``:
+    a run has begun to write labels and has not flipped; what it sent may still be on its way.
     """
 
     clustering: str
@@ -70,6 +74,7 @@ class State:
     previous_confidence: float = 0.0
     newcomers_clustered: int = 0
     newcomers_confidence: float = 0.0
+    unsettled: bool = False
 
     def leased(self, now: float) -> bool:
         """Whether somebody holds the lease at ``now``: an expired one is a dead run's."""
@@ -89,6 +94,11 @@ class State:
     def inactive_field(self) -> str:
         """The payload field that a run may write."""
         return slot_field(self.clustering, self.inactive_slot)
+
+    @property
+    def fence_field(self) -> str:
+        """The payload field with the least fence whose runs may still write a point's labels."""
+        return slot_field(self.clustering, FENCE)
 
 
 @dataclass(frozen=True, slots=True)

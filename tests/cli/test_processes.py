@@ -1,4 +1,4 @@
-"""``shoal serve embedder --processes``: several processes on one port, which stand and fall together."""
+"""``shoal serve embedder --processes``: several on one port, which stand and fall together."""
 
 from __future__ import annotations
 

@@ -323,6 +323,63 @@ def test_run_whose_store_fails_at_any_write_changes_nothing_for_readers(
     assert None not in bench.labels().values()
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first-run", "later-run"])
+@pytest.mark.parametrize("write", [1, 4])
+def test_run_asleep_with_a_write_to_send_changes_nothing_when_it_wakes(
+    bench: Bench, *, write: int, first: bool
+) -> None:
+    """Paused after its last look at the lease, it sends when another run is long active.
+
+    Not even points that the other run had no reason to write, or that were replaced since.
+    """
+    ids = bench.put(blobs(300))
+    if not first:
+        bench.recluster(3)
+    run, execute = bench.start(bench.task(6, warm_start=False))
+    real, sent = bench.store.set_payload, [0]
+    replaced = blobs(20, seed=8)
+    seen: list[dict[str, int | None]] = []
+
+    def sleep(name: str, payload: Payload, *, where: Where, key: str | None = None) -> None:
+        sent[0] += name == bench.collection
+        if name == bench.collection and sent[0] == write:
+            sent[0] += 1_000  # the writes of the other run are nobody's sleep
+            bench.clusterings.compare_and_set("default", {"lease_expires": 0.0})
+            run._lease._valid_until = 0.0
+            second = bench.recluster(6, seed=4, warm_start=False)
+            bench.put(replaced, age_s=-1)
+            Newcomers(bench.store, bench.collection, "default").assign(
+                block_size=64, check=lambda: None
+            )
+            assert bench.state.active_run == second._task.run
+            seen.append(bench.labels())
+        real(name, payload, where=where, key=key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.store, "set_payload", sleep)
+        with pytest.raises(LeaseLost):
+            execute()
+    assert bench.labels() == seen[0]
+    assert [seen[0][one] for one in ids[:20]] == bench.nearest(replaced)
+    assert not bench.state.unsettled
+
+
+def test_only_the_run_after_one_that_did_not_end_writes_every_point(bench: Bench) -> None:
+    """It seals them; the next one writes what differs, as always."""
+    bench.put(blobs(300))
+    bench.recluster(3)
+    assert bench.recluster(3).progress.points_written == 0
+    _, execute = bench.start(bench.task(6, warm_start=False))
+    with pytest.MonkeyPatch.context() as patch:
+        _failing_writes(bench, patch, 3)
+        with pytest.raises(StoreUnavailable):
+            execute()
+    bench.clusterings.compare_and_set("default", {"lease_expires": 0.0})
+    assert bench.state.unsettled
+    assert bench.recluster(3).progress.points_written == 300
+    assert bench.recluster(3).progress.points_written == 0
+
+
 def test_run_without_a_free_lease_is_refused(bench: Bench) -> None:
     """While one run holds the lease, a second cannot begin, and is told which one holds it."""
     bench.put(blobs(50))

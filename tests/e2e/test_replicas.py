@@ -117,7 +117,6 @@ def test_of_concurrent_starts_exactly_one_runs(tmp_path: Path) -> None:
         whole(store, collection, started.id)
 
 
-@pytest.mark.timeout(240)  # a lease of 30 s must expire
 def test_owner_paused_past_its_lease_changes_nothing_when_it_wakes(tmp_path: Path) -> None:
     """The other process takes over and finishes; the sleeper's run ends as failed."""
     with replicas(tmp_path) as (store, collection, both):

@@ -16,12 +16,6 @@ from shoal.spark import SparkCluster, SparkConfig, open_spark
 from shoal.store import Store, StoreConfig, VectorSpec, open_store
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test waits for six Java processes."""
-    for item in items:
-        item.add_marker(pytest.mark.timeout(240))
-
-
 @pytest.fixture(scope="session")
 def spark_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of every process here: with a Java, and this checkout."""
