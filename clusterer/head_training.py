@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ObjectiveName: TypeAlias = Literal["scp", "temi"]
 OBJECTIVES: Final = ("scp", "temi")
+Schedule: TypeAlias = Literal["cosine", "constant"]
+SCHEDULES: Final = ("cosine", "constant")
 
 Progress: TypeAlias = Callable[[int, int, int], None]
 """Gets the number of the head that is trained (from 0), its epochs done and all of them."""
@@ -48,7 +50,8 @@ class HeadOptions:
         clusters: K; with ``merge``, how many are trained.
         merge: Make one of those clusters that neighbours confuse: for when K is not known.
         neighbours: Nearest pictures that count as a picture's own kind.
-        alpha: SCP's weight of the entropy.
+        alpha: SCP's weight of the entropy; 0 leaves it out, and clusters unused.
+        schedule: Of the learning rate: ``cosine`` or ``constant``.
         epochs: Passes over the pictures; 0 is 30, or as many as the objective's least steps take.
         seeds: Heads that are trained, ``seed`` and the following.
         keep: Heads of which the result is made; with ``merge`` one: what two heads cut a kind into
@@ -59,8 +62,9 @@ class HeadOptions:
     clusters: int
     objective: ObjectiveName = "scp"
     neighbours: int = 0
-    alpha: float = 0.0
+    alpha: float | None = None
     learning_rate: float = 0.0
+    schedule: Schedule = "cosine"
     epochs: int = 0
     batch: int = 512
     seed: int = 0
@@ -82,10 +86,13 @@ class HeadOptions:
             if getattr(self, name) < least:
                 msg = f"{name}: expected at least {least}, got {getattr(self, name)}"
                 raise InvalidArgument(msg, field=name)
-        for name in ("alpha", "learning_rate"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                msg = f"{name}: expected a number of at least 0, got {getattr(self, name)}"
+        for name, value in (("alpha", self.alpha), ("learning_rate", self.learning_rate)):
+            if value is not None and not 0 <= value < float("inf"):
+                msg = f"{name}: expected a number of at least 0, got {value}"
                 raise InvalidArgument(msg, field=name)
+        if self.schedule not in SCHEDULES:
+            msg = f"schedule: expected {' or '.join(SCHEDULES)}, got {self.schedule!r}"
+            raise InvalidArgument(msg, field="schedule")
         if self.objective not in OBJECTIVES:
             msg = f"objective: expected {' or '.join(OBJECTIVES)}, got {self.objective!r}"
             raise InvalidArgument(msg, field="objective")
@@ -257,7 +264,9 @@ def scp_options(options: HeadOptions) -> ScpOptions:
     """SCP's own, with the measured defaults."""
     from clusterer.scp import ScpOptions  # noqa: PLC0415
 
-    return ScpOptions(options.alpha or (10.0 if options.clusters >= _MANY_CLUSTERS else 5.0))
+    if options.alpha is not None:
+        return ScpOptions(options.alpha)
+    return ScpOptions(10.0 if options.clusters >= _MANY_CLUSTERS else 5.0)
 
 
 def tuned(options: HeadOptions, training: Training) -> Training:
@@ -272,6 +281,7 @@ def tuned(options: HeadOptions, training: Training) -> Training:
     return replace(
         training,
         learning_rate=options.learning_rate or rate,
+        schedule=options.schedule,
         least_steps=1 if options.epochs else least,
         options=own,
     )

@@ -136,7 +136,7 @@ class Scp:
 
     def loss(self, views: Tensor) -> Losses:
         """The losses of B pairs, (2B, D): both views go through the head as one batch."""
-        ya, yb = self.module(views).float().softmax(dim=1).chunk(2)
+        ya, yb = self.module(views).float().softmax(dim=1).chunk(2)  # each (B, K)
         return losses(ya, yb, self._alpha)
 
     def stepped(self) -> None:
@@ -179,7 +179,7 @@ def losses(ya: Tensor, yb: Tensor, alpha: float) -> Losses:
     L = L_e + L_con - alpha H (equation 6).
     """
     cross, agree, spread = cross_entropy(ya, yb), consistency(ya, yb), entropy(ya, yb)
-    return Losses(cross + agree - alpha * spread, cross, agree, spread)
+    return Losses(cross + agree - alpha * spread, cross, agree, spread)  # (6)
 
 
 def cross_entropy(ya: Tensor, yb: Tensor) -> Tensor:
@@ -187,8 +187,8 @@ def cross_entropy(ya: Tensor, yb: Tensor) -> Tensor:
 
     Least when both views are sure of one and the same cluster.
     """
-    both = ya * yb.clamp_min(EPSILON).log() + yb * ya.clamp_min(EPSILON).log()
-    return -both.sum(dim=1).mean() / 2
+    both = ya * yb.clamp_min(EPSILON).log() + yb * ya.clamp_min(EPSILON).log()  # (B, K)
+    return -both.sum(dim=1).mean() / 2  # (3)
 
 
 def consistency(ya: Tensor, yb: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def consistency(ya: Tensor, yb: Tensor) -> Tensor:
 
     As in TAC (Li et al., ICML 2024), which the paper follows.
     """
-    return -(ya * yb).sum(dim=1).clamp_min(EPSILON).log().mean()
+    return -(ya * yb).sum(dim=1).clamp_min(EPSILON).log().mean()  # (4): of (B,) to a scalar
 
 
 def entropy(ya: Tensor, yb: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def entropy(ya: Tensor, yb: Tensor) -> Tensor:
     The sum of both views, not their mean: near the uniform assignment, where training begins, the
     other two terms win over alpha H unless alpha is above 1.5 with the sum (3 with the mean).
     """
-    return sum((_entropy(y.mean(dim=0)) for y in (ya, yb)), ya.new_zeros(()))
+    return sum((_entropy(y.mean(dim=0)) for y in (ya, yb)), ya.new_zeros(()))  # (5): of (K,) each
 
 
 def _entropy(shares: Tensor) -> Tensor:

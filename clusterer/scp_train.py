@@ -2,8 +2,8 @@
 
 One loop for all objectives: Adam with a cosine schedule (as arXiv 2502.04226 has it), batches of
 pairs that are drawn anew in each epoch. Everything random comes from the seed and the number of the
-epoch, so that a training that was killed goes on as if it had not been, and one seed gives one
-head, within rounding, on a CPU and on a GPU.
+epoch, and is drawn on the CPU, so that a training that was killed goes on as if it had not been,
+and one seed gives one head, up to what rounding makes of it, wherever it is trained.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Training:
         epochs: Passes over the pictures; more, where these are so few that they would not make
             ``least_steps`` steps.
         batch: Pairs of a step.
-        learning_rate: Of Adam, at the start; the schedule is a cosine down to 0.
+        learning_rate: Of Adam, at the start.
+        schedule: Of the rate: ``cosine``, down to 0, or ``constant``.
         seed: Of the weights and the pairs.
         options: The objective's own, as JSON.
         amp: Half precision (bfloat16) in the matrix products.
@@ -52,6 +53,7 @@ class Training:
     least_steps: int = LEAST_STEPS
     batch: int = 512
     learning_rate: float = 1e-3
+    schedule: str = "cosine"
     seed: int = 0
     options: Mapping[str, Any] | None = None
     device: str = "cpu"
@@ -132,7 +134,7 @@ def train(
         first, second = (torch.from_numpy(each).to(device) for each in rows)
         sums = torch.zeros(len(objective.terms), device=device)
         for step in range(steps):
-            rate = cosine_rate(training.learning_rate, epoch * steps + step, epochs * steps)
+            rate = scheduled_rate(training, epoch * steps + step, epochs * steps)
             for group in adam.param_groups:
                 group["lr"] = rate
             at = slice(step * batch, (step + 1) * batch)
@@ -151,9 +153,11 @@ def train(
     return Trained(objective.network(), tuple(curve), objective.terms)
 
 
-def cosine_rate(rate: float, step: int, steps: int) -> float:
-    """The learning rate of ``step`` of ``steps``: ``rate`` at first, 0 after the last."""
-    return rate * (1 + math.cos(math.pi * step / steps)) / 2
+def scheduled_rate(training: Training, step: int, steps: int) -> float:
+    """The learning rate of ``step`` of ``steps``; by a cosine, 0 after the last."""
+    if training.schedule == "constant":
+        return training.learning_rate
+    return training.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def fingerprint(pairs: Pairs, training: Training) -> str:

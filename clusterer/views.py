@@ -7,6 +7,8 @@ Whoever trains says how a picture is read and how views become vectors; in servi
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from shoal.vectors import Vectors
 _LOG = logging.getLogger(__name__)
 
 MOST_BYTES: Final = 8 * 1024**3
-"""Of a cache: 2 million views of 1024 components."""
+"""Of a cache, and of all caches in one directory: 2 million views of 1024 components."""
 _CHUNK: Final = 32
 """Pictures between two moments at which what is done is noted."""
 
@@ -58,6 +60,7 @@ class ViewCache:
             )
             raise InvalidArgument(msg, field="views")
         directory.mkdir(parents=True, exist_ok=True)
+        os.utime(directory)
         shape = (views, pictures, dim)
         self._vectors = _mapped(directory / "views.npy", np.dtype(np.float32), shape)
         # Per picture: 0 not yet, 1 done, 2 could not be read.
@@ -109,6 +112,19 @@ def _mapped(file: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> 
         msg = f"{file}: expected views of shape {shape}, got {found.shape}"
         raise InvalidArgument(msg, field="views")
     return found
+
+
+def drop_oldest(caches: Sequence[Path], *, most: int = MOST_BYTES) -> None:
+    """Removes what was used longest ago of these directories of caches, until the rest fit.
+
+    A collection that lives has another sample, and another cache, whenever a head is trained.
+    """
+    found = [(path.stat().st_mtime, path) for path in caches if path.is_dir()]
+    total = 0
+    for _, path in sorted(found, reverse=True):
+        total += sum(file.stat().st_size for file in path.iterdir())
+        if total > most:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def with_views(vectors: Vectors, views: Views) -> tuple[Vectors, npt.NDArray[np.int64]]:

@@ -124,8 +124,9 @@ def _trained_on(
         network.outputs,
         objective=cast("ObjectiveName", manifest.objective),
         neighbours=said.get("neighbours", 0),
-        alpha=said.get("alpha", 0.0),
+        alpha=said.get("alpha"),
         learning_rate=said.get("learning_rate", 0.0),
+        schedule=said.get("schedule", "cosine"),
         seed=seed,
     )
     found = retrain(network, vectors, wanted)

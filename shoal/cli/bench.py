@@ -231,9 +231,9 @@ def bench_train(
     Example:
       shoal bench train --points 50000 --dim 512 -k 10
     """
-    from clusterer.head_training import check_torch
+    from clusterer.head_training import check_device
 
-    check_torch()
+    device = check_device(device)
     from shoal.bench.train import TrainBench
     from shoal.bench.train import bench_train as measure_train
 

@@ -77,6 +77,12 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Adam's, at first. 0: 0.001 for scp, 0.01 for temi.",
     ),
     option(
+        "--schedule",
+        type=click.Choice(["cosine", "constant"]),
+        default="cosine",
+        help="Of the learning rate: down to 0 by a cosine, or as it is.",
+    ),
+    option(
         "--epochs",
         type=click.IntRange(min=0),
         default=0,
@@ -116,8 +122,8 @@ def _head_options(function: Any) -> Any:
 @option(
     "--alpha",
     type=click.FloatRange(min=0),
-    default=0.0,
-    help="Weight of equal sizes. 0: 5, from 100 clusters on 10; 2 for unequal ones.",
+    help="Weight of equal sizes. Default: 5, from 100 clusters on 10; 2 suits unequal ones, and "
+    "with 0 clusters stay unused.",
 )
 @heads_option
 @json_option
@@ -150,7 +156,7 @@ def temi(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
     Example:
       shoal train temi -k 10
     """
-    _train("temi", target, heads, {**options, "alpha": 0.0}, as_json=as_json)
+    _train("temi", target, heads, {**options, "alpha": None}, as_json=as_json)
 
 
 def _train(

@@ -24,6 +24,7 @@ from clusterer.head_training import (
     HeadOptions,
     HeadReport,
     ObjectiveName,
+    Schedule,
     check_device,
     default_neighbours,
     train_head,
@@ -31,7 +32,7 @@ from clusterer.head_training import (
 from clusterer.heads import HeadManifest, HeadStore, check_name, manifest_of
 from clusterer.methods.counts import DEFAULT_LEAST, DEFAULT_MOST, Count, decide
 from clusterer.pairs import Pairs, nearest_neighbours
-from clusterer.views import ViewCache, with_views
+from clusterer.views import ViewCache, drop_oldest, with_views
 from shoal.cli.output import talk
 from shoal.cli.root import DomainError
 from shoal.cli.train_pictures import Pictures
@@ -60,8 +61,9 @@ class Request:
     neighbours: int
     views: int
     images: Path | None
-    alpha: float
+    alpha: float | None
     learning_rate: float
+    schedule: Schedule
     epochs: int
     batch: int
     seed: int
@@ -131,6 +133,7 @@ def _head_options(request: Request, clusters: int, points: int) -> HeadOptions:
         neighbours=request.neighbours,
         alpha=request.alpha,
         learning_rate=request.learning_rate,
+        schedule=request.schedule,
         epochs=request.epochs,
         batch=request.batch,
         seed=request.seed,
@@ -167,6 +170,7 @@ def _with_views(
         pictures=len(sample.ids),
         dim=sample.vectors.shape[1],
     )
+    drop_oldest(list(request.work.glob("views-*")))
     pictures = Pictures(request.images)
     bar = tqdm(desc="views", unit=" pictures", file=sys.stderr, disable=not sys.stderr.isatty())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from PIL import Image
 
 from clusterer.augment import open_picture, random_view, to_file
 from clusterer.heads import HeadManifest, HeadStore, manifest_of
-from clusterer.views import ViewCache, with_views
+from clusterer.views import ViewCache, drop_oldest, with_views
 from shoal.errors import ArtefactError, EncoderMismatch, InvalidArgument, NotFound
 from shoal.store.model import VectorSpec
 
@@ -128,6 +130,20 @@ def test_a_view_is_a_part_of_the_picture() -> None:
     again = random_view(whole, np.random.default_rng(7))
     assert again.tobytes() == views[7].tobytes()
     assert open_picture(to_file(views[7])).size == views[7].size
+
+
+def test_caches_of_views_are_bounded_together(tmp_path: Path) -> None:
+    """The one that was used longest ago goes first, whichever was made first."""
+    size = {"views": 2, "pictures": 100, "dim": 10}
+    for name in ("one", "two", "three"):
+        ViewCache(tmp_path / name, **size)
+    for age, name in enumerate(("two", "three")):
+        os.utime(tmp_path / name, (time.time() - 100 + age,) * 2)
+    ViewCache(tmp_path / "two", **size)
+    drop_oldest(list(tmp_path.iterdir()), most=20_000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    drop_oldest(list(tmp_path.iterdir()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
 def test_views_are_made_once_and_go_on_after_a_kill(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,12 +18,12 @@ from clusterer import scp, temi
 from clusterer.ensemble import Quality, best, ensemble, quality
 from clusterer.head_graph import to_onnx
 from clusterer.head_session import HeadSession
-from clusterer.head_training import HeadOptions, train_head
+from clusterer.head_training import HeadOptions, ObjectiveName, scp_options, train_head
 from clusterer.methods import kmeans
 from clusterer.network import Branch, Layer, Network, with_order
 from clusterer.pairs import Pairs, nearest_neighbours
 from clusterer.scp import Scp, ScpOptions
-from clusterer.scp_train import Trained, Training, train
+from clusterer.scp_train import Trained, Training, scheduled_rate, train
 from clusterer.temi import Temi, TemiOptions
 from shoal.errors import ArtefactError, FitFailed, InvalidArgument, NotEnoughPoints
 from shoal.vectors import Vectors
@@ -183,9 +184,10 @@ def test_temi_finds_round_groups() -> None:
 
 
 def test_scp_finds_classes_that_kmeans_does_not() -> None:
-    """Unequal, near, elongated classes behind shared noise: 0.1 more of the points, on average.
+    """Unequal, near, elongated classes behind shared noise: on each of five sets much more of them.
 
-    Over five sets; of three heads each the one that neighbours agree with most, no label asked.
+    Of three heads the one that neighbours agree with most, no label asked. Measured: .74 to .96,
+    k-means .46 to .61, and at least .21 between them.
     """
     ours, theirs = [], []
     for seed in range(5):
@@ -202,7 +204,52 @@ def test_scp_finds_classes_that_kmeans_does_not() -> None:
         ours.append(accuracy(classes, heads[chosen].argmax(axis=1)))
         centroids = kmeans.fit(vectors, kmeans.KMeansOptions(k)).centroids
         theirs.append(accuracy(classes, (vectors @ centroids.T).argmax(axis=1)))
-    assert np.mean(ours) >= np.mean(theirs) + 0.1
+    assert max(theirs) <= 0.7
+    assert np.mean(ours) >= 0.8
+    assert min(np.subtract(ours, theirs)) >= 0.12
+
+
+@pytest.mark.parametrize("objective", ["scp", "temi"])
+def test_half_precision_changes_no_cluster(objective: ObjectiveName) -> None:
+    """--amp: the same head but for what bfloat16 rounds."""
+    vectors, _ = blobs()
+    votes = [head_by(vectors, objective, amp=amp) for amp in (False, True)]
+    np.testing.assert_array_equal(votes[0].argmax(axis=1), votes[1].argmax(axis=1))
+    np.testing.assert_allclose(votes[1], votes[0], atol=0.05)
+    assert (votes[1] != votes[0]).any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch sees")
+@pytest.mark.parametrize("objective", ["scp", "temi"])
+def test_a_gpu_gives_the_head_that_a_cpu_gives(objective: ObjectiveName) -> None:
+    """One seed: the same clusters, and nearly the same votes."""
+    vectors, _ = blobs()
+    votes = [head_by(vectors, objective, device=device) for device in ("cpu", "cuda")]
+    np.testing.assert_array_equal(votes[0].argmax(axis=1), votes[1].argmax(axis=1))
+    np.testing.assert_allclose(votes[1], votes[0], atol=0.05)
+
+
+def head_by(vectors: Vectors, objective: ObjectiveName, **how: Any) -> np.ndarray:
+    """The votes for ``vectors`` of a head trained on their neighbours."""
+    options = HeadOptions(K, objective, epochs=20, seeds=1, keep=1, **{"device": "cpu", **how})
+    return train_head(neighbour_pairs(vectors), options)[0].probabilities(vectors)
+
+
+def test_the_rate_falls_by_a_cosine_or_stays() -> None:
+    """Its ends and its middle."""
+    falling, constant = Training(K), Training(K, schedule="constant")
+    rates = [scheduled_rate(falling, step, 10) for step in (0, 5, 10)]
+    assert rates == pytest.approx([1e-3, 0.5e-3, 0])
+    assert {scheduled_rate(constant, step, 10) for step in range(10)} == {1e-3}
+    with pytest.raises(InvalidArgument, match=r"schedule: expected cosine or constant, got 'step'"):
+        HeadOptions(K, schedule="step")  # type: ignore[arg-type]
+
+
+def test_alpha_of_zero_is_no_default() -> None:
+    """It is the paper's ablation; None is the measured default."""
+    assert scp_options(HeadOptions(K, alpha=0)).alpha == 0
+    assert scp_options(HeadOptions(K)).alpha == 5
+    assert scp_options(HeadOptions(100)).alpha == 10
 
 
 def test_one_seed_gives_one_head_and_another_seed_another() -> None:
