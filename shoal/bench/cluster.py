@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -36,6 +37,8 @@ _SPREAD = 0.045
 """Of each component: members are at a cosine of about .7 to their direction at 512-d."""
 FIT_POINTS = 50_000
 """Vectors of the fits: the sample that a run fits by default."""
+NEWCOMERS = 1_000
+"""Points that come in after the runs."""
 _MOVED = 0.02
 _MOST_REDO = 16
 
@@ -82,7 +85,8 @@ class ClusterResult:
     """The three tables. ``moved_share`` is that of the second run.
 
     ``before_mib`` and ``peak_mib`` are the server's resident memory before the first run and its
-    highest during it; the fit's child process is not in it.
+    highest during it, ``fit_mib`` the highest of the fit's child process. ``newcomers_s`` is how
+    long NEWCOMERS points waited for their cluster, beside all the others.
     """
 
     machine: str
@@ -92,6 +96,8 @@ class ClusterResult:
     moved_share: float
     before_mib: float
     peak_mib: float
+    fit_mib: float
+    newcomers_s: float
     growth: list[Growth]
 
 
@@ -100,9 +106,9 @@ def bench_cluster(config: ClusterBench) -> ClusterResult:
     vectors = synthetic(config.points, config.dim, config.clusters)
     engines = list(_engines(vectors[:FIT_POINTS], config.clusters))
     with TemporaryDirectory(prefix="shoal-bench-") as directory:
-        stages, moved, before, peak = _runs(Path(directory) / "data", vectors, config)
+        runs = _runs(Path(directory) / "data", vectors, config)
     growth = list(_growth(vectors, config.density))
-    return ClusterResult(machine.describe(), config, engines, stages, moved, before, peak, growth)
+    return ClusterResult(machine.describe(), config, engines, *runs, growth)
 
 
 def synthetic(points: int, dim: int, clusters: int, seed: int = 0) -> Vectors:
@@ -162,6 +168,7 @@ def _faiss(
         model = faiss.Kmeans(
             vectors.shape[1],
             k,
+            niter=KMeansOptions(k).max_iterations,
             nredo=starts,
             spherical=True,
             seed=1,
@@ -179,18 +186,28 @@ def _faiss(
         starts *= 4
 
 
-def _runs(
-    data: Path, vectors: Vectors, config: ClusterBench
-) -> tuple[list[Stage], float, float, float]:
-    """The stages of two runs, the share that moved in the second, and the server's memory, MiB."""
+class _Runs(NamedTuple):
+    """The stages of two runs, and the rest as ``ClusterResult`` has it."""
+
+    stages: list[Stage]
+    moved_share: float
+    before_mib: float
+    peak_mib: float
+    fit_mib: float
+    newcomers_s: float
+
+
+def _runs(data: Path, vectors: Vectors, config: ClusterBench) -> _Runs:
+    """Two runs, the second after a few points were moved; then newcomers."""
     (data / "store").mkdir(parents=True)
     with open_store(StoreConfig(path=data / "store")) as store:
         store.create_collection(COLLECTION, [VectorSpec(VECTOR, config.dim, "0" * 64)])
         _put(store, vectors, np.arange(len(vectors)))
     with UpProcess(data) as up, Client(up.address) as client:
         before = machine.resident_mib(up.process.pid)
-        first = _run(client, config, seed=0)
-        peak = machine.peak_mib(up.process.pid)
+        with machine.children_peak_mib(up.process.pid) as fit_peak:
+            first = _run(client, config, seed=0)
+        peak, fit_mib = machine.peak_mib(up.process.pid), fit_peak()
     moved = np.random.default_rng(1).choice(
         len(vectors), max(1, int(_MOVED * len(vectors))), replace=False
     )
@@ -198,12 +215,27 @@ def _runs(
         _move(store, [point_id(str(number)) for number in moved.tolist()])
     with UpProcess(data) as up, Client(up.address) as client:
         second = _run(client, config, seed=0)
+    newcomers_s = _newcomers(data, config)
     floors = _floors(data / "store")
     stages = [
         Stage(name, seconds, second.stage_seconds.get(name, 0.0), floors.get(name))
         for name, seconds in first.stage_seconds.items()
     ]
-    return stages, second.plan.moved_share if second.plan else 0.0, before, peak
+    moved_share = second.plan.moved_share if second.plan else 0.0
+    return _Runs(stages, moved_share, before, peak, fit_mib, newcomers_s)
+
+
+def _newcomers(data: Path, config: ClusterBench) -> float:
+    """Seconds until new points have a cluster, from the moment that the server answers."""
+    with open_store(StoreConfig(path=data / "store")) as store:
+        there = store.count(COLLECTION)
+        vectors = synthetic(NEWCOMERS, config.dim, config.clusters, seed=1)
+        _put(store, vectors, np.arange(there, there + NEWCOMERS))
+    with UpProcess(data) as up, Client(up.address) as client:
+        began = time.perf_counter()
+        while client.clustering(collection=COLLECTION).assigned < there + NEWCOMERS:
+            time.sleep(0.05)
+        return time.perf_counter() - began
 
 
 def _put(store: Store, vectors: Vectors, numbers: np.ndarray) -> None:

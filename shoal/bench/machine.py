@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -34,6 +37,37 @@ def peak_mib(pid: int) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return resident_mib(pid)
+
+
+@contextmanager
+def children_peak_mib(pid: int) -> Iterator[Callable[[], float]]:
+    """Watches the processes that ``pid`` starts; gives the highest resident memory of one, in MiB.
+
+    Looked at five times a second: what lives for less may be missed.
+    """
+    highest, stop = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.2):
+            for child in _children(pid):
+                with suppress(OSError):  # it has just ended
+                    highest[0] = max(highest[0], peak_mib(child))
+
+    thread = threading.Thread(target=watch, name="children", daemon=True)
+    thread.start()
+    try:
+        yield lambda: highest[0]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += map(int, task.read_text().split())
+    return found
 
 
 def _processor() -> str:

@@ -180,7 +180,7 @@ def bench_cluster(*, points: int, dim: int, clusters: int, density: int, as_json
     Example:
       shoal bench cluster --points 50000 --dim 512 -k 100
     """
-    from shoal.bench.cluster import FIT_POINTS, ClusterBench
+    from shoal.bench.cluster import FIT_POINTS, NEWCOMERS, ClusterBench
     from shoal.bench.cluster import bench_cluster as measure_cluster
 
     if clusters * 10 > points:
@@ -208,7 +208,8 @@ def bench_cluster(*, points: int, dim: int, clusters: int, density: int, as_json
     _print_stages(result.stages)
     talk(
         f"moved in the second run: {result.moved_share:.1%}; RSS {result.before_mib:.0f} MiB "
-        f"before the first run, {result.peak_mib:.0f} at its peak"
+        f"before the first run, {result.peak_mib:.0f} at its peak, {result.fit_mib:.0f} of the "
+        f"fit's process; {NEWCOMERS:,} newcomers had a cluster within {result.newcomers_s:.1f} s"
     )
     print_table(
         ("hdbscan points", "s"),

@@ -69,6 +69,8 @@ def test_bench_cluster_prints_its_three_tables(tmp_path: Path, run_shoal: Any) -
     assert 0.01 <= result["moved_share"] <= 0.03
     assert [row["points"] for row in result["growth"]] == [100, 200, 400, 800]
     assert 0 < result["before_mib"] <= result["peak_mib"]
+    assert result["fit_mib"] > 20
+    assert result["newcomers_s"] > 0
 
 
 def test_bench_embed_ceiling_follows_from_its_rows(tmp_path: Path, run_shoal: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 import torch
 from hard_classes import Classes, accuracy
 from reclustering import DIM, Bench, blobs
+from serving import serving
 
 from clusterer.child import fit_in_child
+from clusterer.config import ClustererConfig
 from clusterer.head_graph import from_onnx, to_onnx
 from clusterer.head_training import HeadOptions, ObjectiveName, train_head
 from clusterer.heads import HeadStore, manifest_of
@@ -21,6 +24,7 @@ from clusterer.network import Branch, Layer, Network
 from clusterer.pairs import Pairs, nearest_neighbours
 from clusterer.retraining import retrain
 from clusterer.scp import Scp, ScpOptions
+from clusterer.service import ClustererService
 from clusterer.task import Outcome
 from clusterer.temi import Temi, TemiOptions
 from shoal.errors import (
@@ -33,6 +37,7 @@ from shoal.errors import (
 )
 from shoal.store.model import Collection, VectorSpec
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.v1 import clusterer_pb2_grpc
 from shoal.vectors import Vectors, unit
 
 SPEC = VectorSpec("toy", DIM, "f" * 64)
@@ -175,6 +180,50 @@ def test_a_run_trains_on_and_its_head_is_kept_once_it_is_active(
     late = newest.model_copy(update={"name": "toys", "created_at": time.time(), "parent": first})
     with pytest.raises(Conflict, match=rf"comes of {first}, and {newest.id} is newer"):
         keep_fit(plan(tmp_path), run._rule.model, {"manifest": late.model_dump()})
+
+
+def test_a_schedule_trains_the_head_on_when_drift_says_so(bench: Bench, tmp_path: Path) -> None:
+    """The service does all of it: applies the head, sees the drift, trains, applies the new one.
+
+    What comes in goes by the head too, all the while.
+    """
+    first = keep(tmp_path)
+    bench.put(blobs(200, spread=0.05))
+    config = ClustererConfig(assign_interval_s=0.05, heads=str(tmp_path), block_size=64)
+    request = pb.CreateRunRequest(
+        collection="toys", config=pb.ClusteringConfig(scp=pb.ScpHead(head="toys"), seed=1)
+    )
+    with serving(lambda: [ClustererService(config, bench.store)]) as served:
+        stub = clusterer_pb2_grpc.ClustererServiceStub(served.channel)
+        *_, run = stub.WatchRun(
+            pb.WatchRunRequest(collection="toys", run=stub.CreateRun(request).id)
+        )
+        assert run.state == pb.RUN_STATE_SUCCEEDED, run.error_message
+        request.config.scp.retrain = True
+        schedule = pb.Schedule(request=request, only_if_due=True)
+        schedule.interval.FromSeconds(1)
+        stub.SetSchedule(pb.SetScheduleRequest(collection="toys", schedule=schedule))
+        time.sleep(2.5)
+        assert bench.state.active_run == run.id  # its time came, and there was nothing to do
+
+        drifted = unit(blobs(600, seed=3) + 1.8 * unit(np.ones(DIM)))
+        late = bench.put(drifted, first=500)
+        wait_until(lambda: None not in bench.labels().values())
+        of_first = from_onnx(HeadStore(tmp_path).graph(HeadStore(tmp_path).find(first)))
+        votes = of_first.probabilities(drifted).argmax(axis=1)
+        labels = bench.labels()
+        assert len(
+            {(int(vote), labels[one]) for vote, one in zip(votes, late, strict=True)}
+        ) == len(np.unique(votes))
+        wait_until(lambda: HeadStore(tmp_path).find("toys").parent == first)
+        assert bench.state.active_run != run.id
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_a_head_that_gets_no_better_is_applied_as_it_is(tmp_path: Path) -> None:
