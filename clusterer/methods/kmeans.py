@@ -33,8 +33,8 @@ _SEEDS_PER_CLUSTER, _SEEDS_LEAST = 20, 5_000
 """Vectors that k-means++ chooses its seeds from."""
 
 _FULL_RESTART_WORK = 4_000_000
-"""N x K up to which ten starts take seconds; beyond, fewer, and never under 3: one start alone
-is unsafe, and with many clusters each start is less of a gamble."""
+"""N x K up to which ten starts take seconds; beyond, fewer, and never under 3, of which a warm one
+saves two: one start alone is unsafe, and with many clusters each start is less of a gamble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +109,14 @@ def fit(vectors: Vectors, options: KMeansOptions, *, warm: Vectors | None = None
         raise NotEnoughPoints(
             f"k = {options.k} is larger than the number of points, {len(vectors)}"
         )
-    starts = options.n_init or default_starts(len(vectors), options.k)
+    usable = warm is not None and len(warm) == options.k
+    starts = options.n_init or default_starts(len(vectors), options.k, warm=usable)
     rng = np.random.default_rng(options.seed)
     best = min(
         (_start(vectors, options, rng) for _ in range(starts)), key=lambda found: found.inertia
     )
     used_warm = False
-    if warm is not None and len(warm) == options.k:
+    if warm is not None and usable:
         warmed = lloyd(vectors, warm, most_steps=options.max_iterations)
         if warmed.inertia <= best.inertia * (1 + WARM_TOLERANCE):
             best, used_warm = warmed, True
@@ -123,9 +124,14 @@ def fit(vectors: Vectors, options: KMeansOptions, *, warm: Vectors | None = None
     return KMeansFit(best.centroids, best.inertia, used_warm)
 
 
-def default_starts(n: int, k: int) -> int:
-    """The number of k-means++ starts for ``n`` points and ``k`` clusters: 10, less when large."""
-    return 10 if n * k <= _FULL_RESTART_WORK else 3
+def default_starts(n: int, k: int, *, warm: bool = False) -> int:
+    """The number of k-means++ starts for ``n`` points and ``k`` clusters: 10, less when large.
+
+    A ``warm`` one, which is the best of earlier ones, is beside them.
+    """
+    if n * k <= _FULL_RESTART_WORK:
+        return 10
+    return 1 if warm else 3
 
 
 def _start(vectors: Vectors, options: KMeansOptions, rng: np.random.Generator) -> Converged:

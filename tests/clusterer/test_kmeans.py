@@ -71,9 +71,10 @@ def test_kmeans_needs_as_many_vectors_as_clusters() -> None:
 
 
 def test_kmeans_starts_fall_with_size_but_never_to_one() -> None:
-    """One start alone is unsafe."""
-    assert default_starts(1_797, 10) == 10
+    """One start alone is unsafe; one beside a warm one is not alone."""
+    assert default_starts(1_797, 10) == default_starts(1_797, 10, warm=True) == 10
     assert default_starts(50_000, 1000) > 1
+    assert default_starts(50_000, 1000, warm=True) == 1
 
 
 def test_tally_over_blocks_equals_the_whole_at_once() -> None:
