@@ -6,6 +6,7 @@ and one output, arrays in and out.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,9 @@ PROVIDERS: Final = {
 
 BREAKS_IN_FLOAT16: Final = "NchwcTransformer"
 """An optimisation of convolutions on CPUs: on some in float16 it kills the process (1.32)."""
+
+IDLE_S: Final = 10.0
+"""Seconds without a run after which the next one gives memory back."""
 
 _QUIET: Final = 3  # errors only: its warnings are about graph optimisations, not about us
 
@@ -86,10 +90,16 @@ class RuntimeConfig:
     def bucket(self, rows: int) -> int:
         """How many rows a batch of ``rows`` is run with: on a GPU the next power of two.
 
-        There each new shape costs memory that the arena keeps for good, a choice of algorithms
-        and, with TensorRT, an engine. A CPU takes any shape alike.
+        There each new shape costs memory that the arena keeps, a choice of algorithms and, with
+        TensorRT, an engine. A CPU takes any shape alike.
         """
         return rows if self.on_cpu else 1 << (rows - 1).bit_length()
+
+    @property
+    def arena(self) -> str:
+        """The name of the arena that can be told to shrink; empty for providers without one."""
+        names = {"cpu": "cpu:0", "cuda": f"gpu:{self.device}", "tensorrt": f"gpu:{self.device}"}
+        return names.get(self.provider, "")
 
     def options(self, graph: Path) -> dict[str, object]:
         """What ONNX Runtime is told of the provider, for ``graph``.
@@ -150,6 +160,11 @@ class Session:
         options.inter_op_num_threads = 1  # an image encoder is one chain of operators
         options.log_severity_level = _QUIET
         self._config = config
+        self._ran_at = time.monotonic()
+        self._giving_back: Any = None
+        if arena := config.arena:
+            self._giving_back = ort.RunOptions()
+            self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
         try:
             self._session: Any = ort.InferenceSession(
                 graph,
@@ -171,6 +186,9 @@ class Session:
     def run(self, feeds: dict[str, npt.NDArray[np.generic]], output: str) -> npt.NDArray[Any]:
         """The array ``output`` of one run; blocks, without holding the GIL.
 
+        The arenas keep what the largest batch took, which the next one needs again; the first run
+        after IDLE_S without one (the canary's, if nobody comes) gives back what it does not need.
+
         Raises:
             OperatorError: the run failed (memory, driver, a shape that the graph refuses).
         """
@@ -178,8 +196,10 @@ class Session:
         wanted = self._config.bucket(rows)
         if wanted != rows:
             feeds = {name: _padded(array, wanted) for name, array in feeds.items()}
+        before, self._ran_at = self._ran_at, time.monotonic()
+        idle = self._ran_at - before >= IDLE_S
         try:
-            (result,) = self._session.run([output], feeds)
+            (result,) = self._session.run([output], feeds, self._giving_back if idle else None)
         except Exception as exc:  # its exceptions have no common base
             msg = f"inference failed on {self.provider}: {_first_line(exc)}"
             raise OperatorError(msg, provider=self.provider) from exc

@@ -18,9 +18,21 @@ import torch
 from shoal.errors import ExportRefused
 
 _SHOWN: Final = 4
-_NESTS: Final = ("state_dict", "model_state_dict", "model", "teacher", "student", "network", "net")
+_NESTS: Final = (
+    "state_dict",
+    "model_state_dict",
+    "online_network_state_dict",
+    "classy_state_dict",
+    "base_model",
+    "model",
+    "trunk",
+    "teacher",
+    "student",
+    "network",
+    "net",
+)
 """Keys under which files keep a model's tensors, the better one first: DINO evaluates the
-teacher."""
+teacher. (VISSL nests them under classy_state_dict.base_model.model.trunk.)"""
 _BETTER: Final = ("encoder_q", "online", "teacher", "base_encoder", "backbone", "encoder")
 """Of several copies of a backbone in one file, the one to take (MoCo: the query encoder; BYOL: the
 online network), most telling first."""

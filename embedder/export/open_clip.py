@@ -182,7 +182,13 @@ def _check_tag(model: str, tag: str) -> None:
         raise ExportRefused(msg)
 
 
+_WRAPPED: Final = "module."
+"""What DistributedDataParallel puts before every name."""
+
+
 def _fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], file: Path) -> None:
+    if all(name.startswith(_WRAPPED) for name in tensors):  # as open_clip's own training saves
+        tensors = {name.removeprefix(_WRAPPED): tensor for name, tensor in tensors.items()}
     try:
         model.load_state_dict(tensors)
     except RuntimeError as exc:

@@ -148,18 +148,19 @@ def _in_process(
         loop = runner.get_loop()
         fleet = Fleet(config)
 
-        async def embed(images: Sequence[bytes]) -> None:
+        async def embed(images: Sequence[bytes]) -> Sequence[float]:
             room = asyncio.Semaphore(IN_PROCESS)
 
-            async def one(image: bytes) -> None:
+            async def one(image: bytes) -> float:
                 async with room:
+                    began = time.perf_counter()
                     await fleet.embed(image, (fleet.default,), Patience())
+                    return time.perf_counter() - began
 
-            await asyncio.gather(*(one(image) for image in images))
+            return await asyncio.gather(*(one(image) for image in images))
 
         def run(images: Sequence[bytes]) -> Sequence[float]:
-            loop.run_until_complete(embed(images))
-            return ()
+            return loop.run_until_complete(embed(images))
 
         loop.run_until_complete(fleet.start())
         try:
@@ -195,12 +196,21 @@ class _Ingestion:
         self._send(self._images[:1], "first")
 
     def run(self) -> Sequence[float]:
-        """Sends all images over one stream."""
-        self._send(self._images, "image")
-        return ()
+        """Sends all images over one stream; a latency is from sending to the answer."""
+        return self._send(self._images, "image")
 
-    def _send(self, images: Sequence[bytes], prefix: str) -> None:
-        items = (IngestItem(image, key=f"{prefix}/{n}") for n, image in enumerate(images))
-        for outcome in self._client.ingest(items, collection=f"round-{self._round}"):
+    def _send(self, images: Sequence[bytes], prefix: str) -> Sequence[float]:
+        sent: dict[str, float] = {}
+        latencies: list[float] = []
+
+        def items() -> Iterator[IngestItem]:
+            for number, image in enumerate(images):
+                key = f"{prefix}/{number}"
+                sent[key] = time.perf_counter()
+                yield IngestItem(image, key=key)
+
+        for outcome in self._client.ingest(items(), collection=f"round-{self._round}"):
             if outcome.status is not IngestStatus.STORED:
                 raise OperatorError(f"image {outcome.key} was not stored: {outcome}")
+            latencies.append(time.perf_counter() - sent[outcome.key])
+        return latencies

@@ -55,6 +55,42 @@ _OPTIONS: tuple[Decorator, ...] = (
         "the start, which takes a second or so; else all that a worker took.",
     ),
     option(
+        "--inference-workers",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Runs of a model at the same time. 0: one per core on a CPU, else 2.",
+    ),
+    option(
+        "--threads",
+        type=click.IntRange(min=0),
+        default=1,
+        metavar="N",
+        help="Threads of one run on a CPU, 0 for one per core. 1 and a run per core is never "
+        "slower where there are callers enough.",
+    ),
+    option(
+        "--decode-workers",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Images decoded at the same time where a GPU runs the model. 0: one per core.",
+    ),
+    option(
+        "--max-image-bytes",
+        type=click.IntRange(min=1),
+        default=20 * 2**20,
+        metavar="N",
+        help="Largest encoded image.",
+    ),
+    option(
+        "--max-image-pixels",
+        type=click.IntRange(min=1),
+        default=50_000_000,
+        metavar="N",
+        help="Largest image in pixels, by its header; at most 89,478,485.",
+    ),
+    option(
         "--engine-cache",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
@@ -126,6 +162,11 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
         require_gpu: bool,
         max_batch: int,
         run_size: int,
+        inference_workers: int,
+        threads: int,
+        decode_workers: int,
+        max_image_bytes: int,
+        max_image_pixels: int,
         engine_cache: Path | None,
         idle_encoder_s: float,
         roots: tuple[Path, ...],
@@ -138,16 +179,24 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         from embedder.config import EmbedderConfig
         from embedder.locations import LocationsConfig
+        from embedder.preprocess import ImageLimits
         from embedder.runtime import RuntimeConfig
 
         runtime = RuntimeConfig(
-            provider=provider, device=device, require_gpu=require_gpu, engine_cache=engine_cache
+            provider=provider,
+            threads=threads,
+            device=device,
+            require_gpu=require_gpu,
+            engine_cache=engine_cache,
         )
         embedder: EmbedderConfig = EmbedderConfig(
             encoders=encoders,
             runtime=runtime,
             max_batch=max_batch,
             run_size=run_size,
+            inference_workers=inference_workers,
+            decode_workers=decode_workers,
+            limits=ImageLimits(max_image_bytes, max_image_pixels),
             idle_encoder_s=idle_encoder_s,
             locations=LocationsConfig(
                 roots=roots,

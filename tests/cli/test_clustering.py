@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from shoal.client import Client, KMeans, RunState
+
 Run = Callable[..., Any]
 COLLECTION = ("--collection", "groups")
 N = 24
@@ -67,6 +69,38 @@ def test_refused_plan_exits_3_and_says_why(shoal: Run) -> None:
     assert last.startswith("shoal: error: run ")
     assert " was refused: " in last
     assert ask(shoal, "clusters") == before
+    forced = ("-k", "3", "--max-cluster-share", "0.1", "--force", "--clustering", "forced")
+    assert ask(shoal, "cluster", *forced)["active"]
+
+
+@pytest.mark.usefixtures("groups")
+def test_a_second_run_exits_4_until_the_first_is_cancelled(shoal: Run, server: Any) -> None:
+    """The status that a Kubernetes job takes for "somebody else does it"; the line says who."""
+    place = {"clustering": "busy"}
+    with Client(server.address) as client:
+        running = client.start_run(KMeans(3, n_init=1_000_000), collection="groups", **place)
+        result = shoal("cluster", "-k", "3", "--clustering", "busy", *COLLECTION)
+        assert result.code == 4
+        assert running.id in result.stderr.splitlines()[-1]
+        shown = shoal("runs", "cancel", running.id[:8], *COLLECTION)
+        assert shown.code == 0, shown.stderr
+        *_, ended = client.watch(running.id, collection="groups")
+    assert ended.state is RunState.CANCELLED
+    assert "cancelled" in shoal("runs", "--clustering", "busy", *COLLECTION).stdout
+    assert ask(shoal, "cluster", "-k", "3", "--clustering", "busy")["state"] == "succeeded"
+
+
+@pytest.mark.usefixtures("groups")
+def test_noise_that_there_is_not_cannot_be_clustered(shoal: Run) -> None:
+    """--noise-only looks at the noise that the active run left, and says how much that is."""
+    hdbscan = ("cluster", "--method", "hdbscan", "--min-cluster-size", "5")
+    place = ("--clustering", "calm")
+    assert ask(shoal, *hdbscan, *place)["plan"]["noise"] == 0
+    before = ask(shoal, "clusters", *place)
+    none = shoal(*hdbscan, "--noise-only", *place, *COLLECTION)
+    assert none.code == 1
+    assert "points of noise in collection 'groups', which is 0" in none.stderr.splitlines()[-1]
+    assert ask(shoal, "clusters", *place) == before
 
 
 @pytest.mark.usefixtures("groups")
@@ -145,7 +179,15 @@ def test_runs_show_takes_the_beginning_of_an_id(shoal: Run) -> None:
     """A run is found by its first characters; an unknown one is one line."""
     newest = ask(shoal, "runs", "-n", "1")[0]
     assert ask(shoal, "runs", "show", newest["id"][:8]) == newest
-    assert newest["id"] in shoal("runs", "show", newest["id"][:8], *COLLECTION).stdout
+    shown = shoal("runs", "show", newest["id"][:8], *COLLECTION).stdout
+    assert newest["id"] in shown
+    plan = newest["plan"]
+    assert f"{plan['clusters']} clusters over {N} points" in shown
+    table = [line.split() for line in shown[shown.index("lineage") :].splitlines()[1:]]
+    assert {(int(row[0]), int(row[1])) for row in table} >= {
+        (line["cluster"], line["size"]) for line in plan["lineage"]
+    }
+    assert {row[2] for row in table} <= {"continued", "born", "split", "merged", "retired"}
     result = shoal("runs", "show", "ffffffff-0000", *COLLECTION)
     assert result.code == 1
     assert result.stderr.startswith("shoal: error: ")

@@ -74,6 +74,22 @@ def test_up_reads_images_from_allowed_hosts_and_directories(
             assert client.info().uri_schemes == ("file", "http", "https")
 
 
+def test_up_holds_images_to_its_limits(
+    run_shoal: Run, start_server: Any, tmp_path: Path, one_picture: bytes
+) -> None:
+    """Bytes and pixels are the operator's to set; the others are told which limit it was."""
+    (tmp_path / "a.png").write_bytes(one_picture)  # 64 x 64
+    for option, limit, said in (
+        ("--max-image-bytes", "50", "IMAGE_TOO_LARGE"),
+        ("--max-image-pixels", "4095", "IMAGE_TOO_MANY_PIXELS"),
+    ):
+        server = start_server(tmp_path / option, option, limit)
+        done = run_shoal("ingest", "a.png", "--address", server.address, cwd=tmp_path)
+        assert done.code == 1
+        assert said in done.stderr
+        assert limit in done.stderr
+
+
 def test_locked_store_is_one_line(run_shoal: Run, server: Any, tmp_path: Path) -> None:
     """A second process on the same directory is refused before it opens a port."""
     arguments = ("up", "--data", str(server.data), "--address", "127.0.0.1:0")
@@ -131,6 +147,7 @@ def test_taken_port_is_one_line(run_shoal: Run, server: Any, tmp_path: Path) -> 
         (["--address", "127.0.0.1:0", "--tls-cert", "gone.pem"], "key"),
         (["--address", "127.0.0.1:0", "--metrics-address", "0.0.0.0:0"], "token"),
         (["--address", "127.0.0.1:0", "--encoder", "gone"], "gone"),
+        (["--address", "127.0.0.1:0", "--max-image-pixels", "89478486"], "89478485"),
     ],
 )
 def test_wrong_setting_is_one_line_and_opens_no_port(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hdbscan import HDBSCAN
 from reclustering import blobs
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
@@ -75,10 +75,36 @@ def test_gmm_labels_agree_with_scikit_learns(digits: Vectors) -> None:
 
 @pytest.mark.parametrize("mini_batch", [0, 512])
 def test_kmeans_labels_agree_with_scikit_learns(digits: Vectors, mini_batch: int) -> None:
-    """Full and in batches, k-means is within the noise of scikit-learn's own best of ten."""
+    """Full and in batches: the same where there is one answer, and within its noise elsewhere."""
+
+    def library(vectors: Vectors, k: int) -> Labels:
+        model = (
+            MiniBatchKMeans(k, n_init=10, batch_size=mini_batch, random_state=0)
+            if mini_batch
+            else KMeans(k, n_init=10, random_state=0)
+        )
+        found: Labels = model.fit_predict(vectors)
+        return found
+
+    clear = blobs(600, spread=0.1)
+    labels, _ = fit(clear, kmeans=pb.KMeans(k=5, n_init=10, mini_batch=mini_batch))
+    assert same(labels, library(clear, 5)) == same(labels, np.arange(600) % 5) == 1
     labels, _ = fit(digits, kmeans=pb.KMeans(k=10, n_init=10, mini_batch=mini_batch))
-    truth = KMeans(10, n_init=10, random_state=0).fit_predict(digits)
-    assert same(labels, truth) >= (0.7 if mini_batch else 0.9)
+    assert same(labels, library(digits, 10)) >= (0.7 if mini_batch else 0.9)
+
+
+def test_hdbscan_after_umap_finds_and_assigns(digits: Vectors) -> None:
+    """The other reduction: more of the digits' classes than PCA shows, and newcomers go by them."""
+    classes = load_digits().target
+    config = pb.Hdbscan(min_cluster_size=15, reduction="umap", reduced_dim=10)
+    labels, found = fit(digits, hdbscan=config)
+    kept = labels != NOISE
+    assert kept.mean() > 0.7
+    assert same(labels[kept], classes[kept]) > 0.75
+    given = found.model.assign(digits[:300])
+    there = given.labels != NOISE
+    assert there.mean() > 0.6
+    assert same(given.labels[there], classes[:300][there]) > 0.75
 
 
 def test_evoc_layers_go_from_fine_to_coarse(digits: Vectors) -> None:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from clusterer.config import Gates
-from clusterer.plan import Quality, objections, report, sampled_silhouette
+from clusterer.matching import Clusters
+from clusterer.plan import Quality, centroid_drift, objections, report, sampled_silhouette
 from clusterer.points import UNASSIGNED, PointTable, pack_ids, unpack_ids
 from shoal.store.model import point_id
 from shoal.vectors import NOISE
 
+QUALITY = Quality(0.0, None, 0.5, None)
 IDS = sorted(point_id(str(i)) for i in range(500))
 
 
@@ -54,8 +56,8 @@ def test_report_counts_what_moves_and_what_must_be_written() -> None:
 
 
 def test_objections_name_each_gate_that_is_past() -> None:
-    """Each threshold is checked alone, and says what it is and what it got."""
-    found = report(table([0, 1, 1, 1], [1, 1, 0, 0], [0] * 4), (), Quality(0.0, None, 0.5, None))
+    """Each that is past says what it is and what it got; one that is not says nothing."""
+    found = report(table([0, 1, 1, 1], [1, 1, 0, 0], [0] * 4), (), QUALITY)
     assert objections(found, Gates()) == ()
     told = objections(
         found,
@@ -66,6 +68,44 @@ def test_objections_name_each_gate_that_is_past() -> None:
         "share of the largest cluster",
         "agreement with the active run",
     ]
+
+
+def test_noise_past_its_gate_is_told() -> None:
+    """Its share is of all points."""
+    found = report(table([0, NOISE, 1, 1], [1, 1, 0, 0], [0] * 4), (), QUALITY)
+    assert objections(found, Gates(max_noise_share=0.25)) == ()
+    (told,) = objections(found, Gates(max_noise_share=0.2))
+    assert told == "noise share is 0.250, more than 0.200"
+
+
+def test_drift_of_centroids_is_that_of_the_clusters_that_stay() -> None:
+    """Their mean cosine distance, by size; with none, or none known, there is no number."""
+    east, north = np.eye(2, dtype=np.float32)
+    tilted = np.array([0.8, 0.6], np.float32)
+    old = Clusters(np.array([3, 7, 9], np.int32), np.stack([east, north, east]))
+    new = Clusters(np.array([7, 3, 11], np.int32), np.stack([north, tilted, north]))
+    drift = centroid_drift(old, new, np.array([10, 30, 99]))
+    assert drift == pytest.approx((10 * 0 + 30 * (1 - 0.8)) / 40)
+    others = Clusters(np.array([4], np.int32), tilted[None])
+    assert centroid_drift(old, others, np.array([5])) is None
+    unknown = Clusters(old.ids, np.zeros_like(old.centroids))
+    assert centroid_drift(unknown, new, np.array([10, 30, 99])) is None
+
+
+def test_silhouette_is_the_one_by_definition() -> None:
+    """(b - a) / max(a, b) of cosine distances, averaged, noise left out."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(30, 5)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = rng.integers(-1, 3, 30).astype(np.int32)
+    far = 1 - vectors.astype(np.float64) @ vectors.T
+    each = []
+    for i in np.nonzero(labels >= 0)[0]:
+        own = (labels == labels[i]) & (np.arange(30) != i)
+        a = far[i, own].mean()
+        b = min(far[i, labels == k].mean() for k in {0, 1, 2} - {int(labels[i])})
+        each.append((b - a) / max(a, b))
+    assert sampled_silhouette(vectors, labels) == pytest.approx(np.mean(each), abs=1e-5)
 
 
 def test_silhouette_needs_two_clusters() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +322,83 @@ def test_run_whose_store_fails_at_any_write_changes_nothing_for_readers(
     bench.recluster(6, seed=4, warm_start=False)
     assert len(set(bench.labels().values())) == 6
     assert None not in bench.labels().values()
+
+
+CHANGES = ("set_payload", "upsert", "delete", "delete_fields", "flush")
+"""The methods of a store that change it, or that a run relies on for that."""
+
+
+def test_run_whose_store_fails_at_any_change_leaves_a_whole_clustering(bench: Bench) -> None:
+    """Every change that a run makes is once the last: what readers see is one run or the other."""
+    bench.put(blobs(120))
+    bench.recluster(3)
+    fatal, done = 0, False
+    while not done:
+        fatal += 1
+        before, active = bench.labels(), bench.state.active_run
+        run, _ = bench.start(bench.task(3 + fatal % 2, seed=fatal, warm_start=False))
+        count = [0]
+        with pytest.MonkeyPatch.context() as patch:
+            for name in CHANGES:
+                patch.setattr(bench.store, name, _counted(bench, name, count, fatal))
+            try:
+                assert run.execute() == Outcome.SUCCEEDED
+                done = count[0] < fatal
+            except StoreUnavailable:
+                pass
+        run._lease.release()
+        after = bench.labels()
+        assert None not in after.values()
+        if bench.state.active_run == active:
+            assert after == before
+        else:
+            assert list(after.values()) == bench.nearest(bench.vectors(after))
+    assert fatal > 10
+
+
+def _counted(bench: Bench, name: str, count: list[int], fatal: int) -> Callable[..., object]:
+    real = getattr(bench.store, name)
+
+    def change(*arguments: object, **options: object) -> object:
+        renewal = threading.current_thread() is not threading.main_thread()
+        count[0] += not renewal
+        if count[0] >= fatal and not renewal:
+            raise StoreUnavailable("gone")
+        return real(*arguments, **options)
+
+    return change
+
+
+def test_run_cancelled_at_any_look_leaves_the_active_run_whole(bench: Bench) -> None:
+    """Wherever a run looks whether it is to stop, it may be told so."""
+    bench.put(blobs(120))
+    bench.recluster(3)
+    before, active = bench.labels(), bench.state.active_run
+    looks = 0
+    while True:
+        looks += 1
+        run, execute = bench.start(bench.task(6, warm_start=False))
+        left, real = [looks], run._check
+
+        def check(left: list[int] = left, real: Callable[[], None] = real) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                bench.cancelled.set()
+            real()
+
+        run._check = check  # type: ignore[method-assign]
+        run._writer = replace(run._writer, check=check)
+        try:
+            outcome = execute()
+        except Cancelled:
+            assert bench.labels() == before
+            assert bench.state.active_run == active
+        else:
+            assert outcome == Outcome.SUCCEEDED
+            assert left[0] > 0
+            break
+    assert looks > 15
+    assert len(set(bench.labels().values())) == 6
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first-run", "later-run"])

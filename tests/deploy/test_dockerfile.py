@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from embedder.runtime import RuntimeConfig
 from shoal.errors import ConfigError
 from shoal.rpc.server import ServerConfig
 
@@ -101,8 +102,34 @@ def test_image_listens_where_it_exposes_and_only_with_a_token(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_image_has_no_secret_built_in(stages: Stages, target: str) -> None:
-    """No ENV or ARG of an image sets an option of Shoal: all come from where it is deployed."""
-    assert "SHOAL_" not in " ".join([*stages[target].values("ENV"), *stages[target].values("ARG")])
+    """No ENV or ARG of an image sets an option of Shoal: all come from where it is deployed.
+
+    But for the GPU image, which is for GPUs.
+    """
+    said = " ".join([*stages[target].values("ENV"), *stages[target].values("ARG")])
+    found = set(re.findall(r"SHOAL_\w+=\w+", said))
+    assert found == (
+        {"SHOAL_PROVIDER=cuda", "SHOAL_REQUIRE_GPU=1"} if target == "embedder-gpu" else set()
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("serve", "embedder", "--max-batch", "32")])
+def test_gpu_image_requires_a_gpu_whatever_a_pod_says(
+    stages: Stages, parse: Any, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """With the image's own arguments and with those of a pod that forgets the GPU."""
+    for each in re.findall(r"SHOAL_\w+=\w+", " ".join(stages["embedder-gpu"].values("ENV"))):
+        monkeypatch.setenv(*each.split("="))
+    monkeypatch.setenv("SHOAL_STORE_URL", "http://qdrant:6333")
+    command = arguments or tuple(stages["embedder-gpu"].command("CMD"))
+    _, context = parse(command)
+    assert context.params["require_gpu"] is True
+    assert context.params["provider"] == "cuda"
+    _, context = parse((*command, "--provider", "cpu"))
+    with pytest.raises(ConfigError, match="a GPU is required"):
+        RuntimeConfig(
+            provider=context.params["provider"], require_gpu=context.params["require_gpu"]
+        )
 
 
 def test_context_is_what_is_copied_and_nothing_else(stages: Stages) -> None:

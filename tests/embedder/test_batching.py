@@ -297,7 +297,7 @@ ITEM = st.fixed_dictionaries(
     {
         "poison": st.sampled_from(["no", "no", "no", "batch", "item"]),
         "cancel": st.booleans(),
-        "expired": st.sampled_from([False, False, False, True]),
+        "patience_s": st.sampled_from([None, None, None, -1.0, 1e-4]),
         "lane": st.sampled_from(Lane),
         "pause": st.integers(0, 3),
     }
@@ -316,8 +316,8 @@ def test_batcher_answers_each_exactly_once_in_its_own_slot(  # noqa: C901 - one 
 ) -> None:
     """Under failures, cancels and deadlines each caller gets one answer, and it is its own.
 
-    Nothing cancelled before it was taken, and nothing expired, reaches the model; no item that
-    is not part of a failed batch is run twice.
+    Nothing that was cancelled at once, or had expired, reaches the model, also where it expired
+    while it waited; no item that is not part of a failed batch is run twice.
     """
     runs: dict[int, int] = {}
     failed: set[int] = set()
@@ -344,7 +344,9 @@ def test_batcher_answers_each_exactly_once_in_its_own_slot(  # noqa: C901 - one 
         tasks: list[asyncio.Task[str]] = []
         async with answering:
             for number, item in enumerate(items):
-                deadline = now - 1 if item["expired"] else None
+                patience = item["patience_s"]
+                assert patience is None or isinstance(patience, float)
+                deadline = None if patience is None else now + patience
                 lane = item["lane"]
                 assert isinstance(lane, Lane)
                 submission = answering.submit(number, lane=lane, deadline=deadline)
@@ -362,12 +364,14 @@ def test_batcher_answers_each_exactly_once_in_its_own_slot(  # noqa: C901 - one 
     for number, (item, answer) in enumerate(zip(items, answers, strict=True)):
         if isinstance(answer, asyncio.CancelledError):
             assert item["cancel"]
-        elif item["expired"]:
+        elif item["patience_s"] == -1 or isinstance(answer, DeadlineExceeded):
             assert isinstance(answer, DeadlineExceeded)
+            assert item["patience_s"] is not None
+            assert number not in runs or number in failed
         elif item["poison"] == "batch":
             assert str(answer) == f"batch [{number}]"
         else:
             assert str(answer) == f"{'item' if item['poison'] == 'item' else 'ok'} {number}"
-        if item["expired"]:
+        if item["patience_s"] == -1 or (item["cancel"] and item["pause"] == 0):
             assert number not in runs
         assert runs.get(number, 0) <= (2 if number in failed else 1)

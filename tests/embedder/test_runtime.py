@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from embedder import runtime
 from embedder.artefact import bundled_artefact, load_artefact, self_test_images
 from embedder.encoder import Encoder
 from embedder.preprocess import ImageLimits, decode
 from embedder.runtime import RuntimeConfig, Session
+from shoal.bench.machine import resident_mib
 from shoal.errors import ArtefactError, ConfigError, OperatorError, SelfTestFailed
 
 CPU = RuntimeConfig()
@@ -89,6 +92,24 @@ def test_session_refuses_a_file_that_is_no_graph(tmp_path: Path, content: bytes)
         Session(graph, CPU)
 
 
+def test_session_gives_memory_back_when_it_was_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a large batch took stays for the next one, and goes with the first run after a pause."""
+    artefact = load_artefact(bundled_artefact())
+    session = Session(artefact.image_model, RuntimeConfig(threads=1))
+    batch = np.zeros((64, 224, 224, 3), np.uint8)
+
+    def run(rows: int) -> float:
+        session.run({session.inputs[0]: batch[:rows]}, session.outputs[0])
+        return resident_mib(os.getpid())
+
+    before = run(1)
+    after = run(64)
+    assert after > before + 200
+    assert run(1) > after - 50
+    monkeypatch.setattr(runtime, "IDLE_S", 0.0)
+    assert run(1) < before + 100
+
+
 def test_session_run_maps_its_errors(encoder: Encoder) -> None:
     """Pixels of a shape that the graph refuses are an OperatorError, with the runtime's cause."""
     with pytest.raises(OperatorError, match="inference failed on CPUExecutionProvider") as caught:
@@ -158,7 +179,7 @@ def test_session_answers_what_it_was_asked_in_a_batch_that_was_filled_up(
     run = session._session.run
 
     class Counting:
-        def run(self, outputs: object, feeds: dict[str, np.ndarray]) -> object:
+        def run(self, outputs: object, feeds: dict[str, np.ndarray], _: object) -> object:
             ran.append(len(feeds["pixels"]))
             return run(outputs, feeds)
 

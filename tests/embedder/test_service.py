@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from prometheus_client import REGISTRY
 
@@ -28,6 +29,7 @@ from shoal.errors import (
     ConfigError,
     InvalidArgument,
     Overloaded,
+    SelfTestFailed,
     ServiceUnavailable,
     ShoalError,
 )
@@ -523,6 +525,52 @@ def test_service_is_not_ready_when_the_store_is_gone(serve: Serve) -> None:
                 await served.service.ready()
 
     asyncio.run(scenario())
+
+
+def test_service_is_not_ready_when_the_model_goes_wrong(serve: Serve) -> None:
+    """Memory of a GPU that rots, a driver that lies: the canary's vectors are not the reference's.
+
+    Health says so to whoever asks by the official client, and again when it is right again.
+    """
+
+    async def scenario() -> None:
+        config = EmbedderConfig(run_size=1, canary_interval_s=0.0)
+        async with (
+            serve(config) as served,
+            grpc.aio.insecure_channel(served.server.address) as channel,
+        ):
+            stub = health_pb2_grpc.HealthStub(channel)
+            request = health_pb2.HealthCheckRequest(service=served.service.name)
+
+            async def says(status: int) -> bool:
+                for _ in range(100):
+                    if (await stub.Check(request)).status == status:
+                        return True
+                    await asyncio.sleep(0.1)
+                return False
+
+            fleet = served.service._running.fleet
+            tower = fleet._berths[fleet.default].pipeline.encoder.towers[0]
+            sound = tower._session
+            assert await says(health_pb2.HealthCheckResponse.SERVING)
+            tower._session = Rotten(sound)
+            assert await says(health_pb2.HealthCheckResponse.NOT_SERVING)
+            with pytest.raises(SelfTestFailed):
+                await served.service.ready()
+            tower._session = sound
+            assert await says(health_pb2.HealthCheckResponse.SERVING)
+
+    asyncio.run(scenario())
+
+
+class Rotten:
+    """A session whose vectors have their components in other places."""
+
+    def __init__(self, sound: Any) -> None:
+        self._sound = sound
+
+    def run(self, feeds: dict[str, Any], output: str) -> Any:
+        return np.roll(self._sound.run(feeds, output), 1, axis=1)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -134,6 +134,11 @@ class Bench:
         clusters = self.clusterings.clusters("default", run or self.state.active_run)
         centroids = np.stack([c.centroid for c in clusters])
         return [clusters[row].cluster for row in (vectors @ centroids.T).argmax(axis=1)]
+
+    def vectors(self, ids: Iterable[str]) -> Vectors:
+        """The vectors of ``ids``, (N, DIM)."""
+        found = self.store.retrieve(self.collection, list(ids), vectors=(VECTOR,))
+        return np.stack([record.vectors[VECTOR] for record in found if record])
 
     def labels(self, slot: str | None = None) -> dict[str, int | None]:
         """What readers see: the cluster of every point; or what one slot holds."""

@@ -124,7 +124,8 @@ def test_activation_is_the_models(clip: EncoderArtefact, tmp_path: Path) -> None
     """The same weights under GELU are another encoder: -quickgelu in a name is no decoration."""
     register(tmp_path / "configs", "tiny-gelu", quick_gelu=False)
     state = tmp_path / "weights.pt"
-    torch.save(reference().state_dict(), state)
+    wrapped = {f"module.{name}": tensor for name, tensor in reference().state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": wrapped}, state)  # as open_clip's training leaves it
     plain = export_open_clip(OpenClipRequest("tiny-gelu", tmp_path / "gelu", checkpoint=state))
     quick = export_open_clip(
         OpenClipRequest("tiny-quickgelu", tmp_path / "quick", checkpoint=state)

@@ -110,12 +110,32 @@ def layouts(state: dict[str, torch.Tensor]) -> dict[str, Any]:
             }
         },
         "lightly": {"state_dict": under("backbone.", sequence)},
+        "byol-sthalles": {
+            "online_network_state_dict": under("encoder.", sequence),
+            "target_network_state_dict": under("encoder.", noise),
+        },
+        "vissl": {
+            "classy_state_dict": {
+                "base_model": {"model": {"trunk": under("_feature_blocks.", state), "heads": {}}}
+            }
+        },
         "dino": {"student": under("module.backbone.", noise), "teacher": under("backbone.", state)},
     }
 
 
 @pytest.mark.parametrize(
-    "layout", ["torchvision", "data-parallel", "simclr", "moco", "byol", "lightly", "dino"]
+    "layout",
+    [
+        "torchvision",
+        "data-parallel",
+        "simclr",
+        "moco",
+        "byol",
+        "byol-sthalles",
+        "vissl",
+        "lightly",
+        "dino",
+    ],
 )
 def test_checkpoint_layouts_are_recognised(layout: str, tmp_path: Path) -> None:
     """The right backbone is found behind every prefix, and every tensor of it."""

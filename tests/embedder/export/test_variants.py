@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from embedder.artefact import EncoderArtefact, bundled_artefact, load_any_artefact
 from embedder.config import EmbedderConfig
@@ -63,6 +65,30 @@ def test_variant_below_a_threshold_is_refused_and_not_written(
         with pytest.raises(ExportRefused, match=r"lowest cosine .* recall@10"):
             make_variant(VariantRequest(dino.directory, "float16", tmp_path / "half"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_variant_is_measured_by_classes_where_there_are_some(
+    dino: EncoderArtefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder CLASS/NAME gives the change in NMI, and its threshold can refuse too."""
+    rng = np.random.default_rng(0)
+    for name, colour in (("red", (200, 40, 40)), ("green", (40, 200, 40)), ("blue", (40, 40, 200))):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(8):
+            noise = rng.integers(0, 56, (80, 80, 3)).astype(np.uint8)
+            image = Image.fromarray(np.asarray(colour, np.uint8) + noise)
+            image.save(tmp_path / "images" / name / f"{number}.png")
+    request = VariantRequest(
+        dino.directory, "float16", tmp_path / "half", images=tmp_path / "images"
+    )
+    measured = make_variant(request).manifest.measured
+    assert measured is not None
+    assert measured.nmi_change is not None
+    assert abs(measured.nmi_change) <= 0.2
+    bar = Thresholds(min_cosine=0, min_recall=0, max_nmi_loss=-2)
+    monkeypatch.setitem(variants.THRESHOLDS, "float16", bar)
+    with pytest.raises(ExportRefused, match=r"NMI change .* \(at least -?-?2\)"):
+        make_variant(replace(request, output=tmp_path / "again"))
 
 
 def test_int8_of_the_bundled_encoder_is_refused(tmp_path: Path) -> None:
