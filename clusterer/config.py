@@ -80,6 +80,11 @@ class ClustererConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.sample_size > self.max_sample_size:
+            raise ConfigError(
+                f"sample_size: expected at most max_sample_size, {self.max_sample_size}, "
+                f"got {self.sample_size}"
+            )
         for name in ("lease_ttl_s", "assign_interval_s", "drift_interval_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected more than 0 s, got {getattr(self, name)}")

@@ -2,7 +2,8 @@
 
 The parent checks the request and turns it into plain options; the child process
 (``clusterer.fit``) looks the method up by name and runs it. A new method is one module with
-``plan`` and ``run``, and one row here.
+``plan`` and ``run``, and one row here; its parameters are a message of the contract and options of
+the command line.
 """
 
 from __future__ import annotations
@@ -43,28 +44,29 @@ class Method:
 
     ``run``'s third argument is the active clusters' centroids, to start from if it can. ``keep``,
     if there is one, gets the plan's options, the fit's model and its facts once the clusters are
-    the active ones.
+    the active ones. ``noise``: its models leave points without a cluster.
     """
 
     plan: Callable[[pb.ClusteringConfig, Surroundings], Plan]
     run: Callable[[Vectors, Mapping[str, Any], Vectors | None], Fit]
     keep: Callable[[Mapping[str, Any], Model, Mapping[str, Any]], None] | None = None
+    noise: bool = False
 
 
 DUPLICATE_COSINE: Final = 0.98
 """From here on two vectors count once. A JPEG saved anew is nearer than that to its original; of
 6,400 photographs under two encoders no two different ones were (README)."""
 
-LEAVES_NOISE: Final = ("hdbscan", "evoc")
-"""The methods whose models leave points without a cluster."""
-
 _METHODS: Final[Mapping[str, Method]] = {
     "kmeans": Method(kmeans.plan, kmeans.run),
     "gmm": Method(gmm.plan, gmm.run),
-    "hdbscan": Method(hdbscan.plan, hdbscan.run),
-    "evoc": Method(evoc.plan, evoc.run),
+    "hdbscan": Method(hdbscan.plan, hdbscan.run, noise=True),
+    "evoc": Method(evoc.plan, evoc.run, noise=True),
     "scp": Method(scp.plan, scp.run, scp.keep),
 }
+
+LEAVES_NOISE: Final = tuple(name for name, method in _METHODS.items() if method.noise)
+"""The methods whose models leave points without a cluster."""
 
 
 def plan_fit(config: pb.ClusteringConfig, surroundings: Surroundings | None = None) -> Plan:

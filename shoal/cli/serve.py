@@ -146,8 +146,24 @@ def _one_embedder(
     metavar="DIR|URL",
     help="Where `shoal train` keeps heads, for --method scp.",
 )
+@option(
+    "--sample-size",
+    type=click.IntRange(1),
+    default=50_000,
+    metavar="N",
+    help="Most points that a fit looks at, unless a request says otherwise.",
+)
+@option(
+    "--max-sample-size",
+    type=click.IntRange(1),
+    default=1_000_000,
+    metavar="N",
+    help="Most points that a request may say: with --sample-size, the bound of a run's memory.",
+)
 @_serving
-def clusterer(*, heads: str, hosting: Hosting, store: StoreConfig) -> None:
+def clusterer(
+    *, heads: str, sample_size: int, max_sample_size: int, hosting: Hosting, store: StoreConfig
+) -> None:
     """Group the stored vectors; run one of these per store.
 
     Example:
@@ -156,9 +172,11 @@ def clusterer(*, heads: str, hosting: Hosting, store: StoreConfig) -> None:
     from clusterer.config import ClustererConfig
     from clusterer.service import ClustererService
 
+    config = ClustererConfig(heads=heads, sample_size=sample_size, max_sample_size=max_sample_size)
+
     @contextlib.asynccontextmanager
     async def build(opened: Store) -> AsyncIterator[Service]:
-        yield ClustererService(ClustererConfig(heads=heads), opened)
+        yield ClustererService(config, opened)
 
     _run(hosting, store, name="clusterer", build=build)
 

@@ -90,6 +90,14 @@ def test_up_holds_images_to_its_limits(
         assert limit in done.stderr
 
 
+def test_a_sample_past_its_own_bound_is_one_line(run_shoal: Run, tmp_path: Path) -> None:
+    """The clusterer's settings are looked at before a port opens or the store is asked."""
+    sizes = ("--sample-size", "10", "--max-sample-size", "5")
+    store = ("--store-url", "http://127.0.0.1:9")
+    line = error_line(run_shoal("serve", "clusterer", *store, *sizes, cwd=tmp_path))
+    assert "sample_size: expected at most max_sample_size, 5, got 10" in line
+
+
 def test_locked_store_is_one_line(run_shoal: Run, server: Any, tmp_path: Path) -> None:
     """A second process on the same directory is refused before it opens a port."""
     arguments = ("up", "--data", str(server.data), "--address", "127.0.0.1:0")
