@@ -93,6 +93,7 @@ def test_kmeans_labels_agree_with_scikit_learns(digits: Vectors, mini_batch: int
     assert same(labels, library(digits, 10)) >= (0.7 if mini_batch else 0.9)
 
 
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
 def test_hdbscan_after_umap_finds_and_assigns(digits: Vectors) -> None:
     """The other reduction: more of the digits' classes than PCA shows, and newcomers go by them."""
     classes = load_digits().target
