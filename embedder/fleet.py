@@ -22,7 +22,7 @@ from embedder.decoding import Decoder
 from embedder.encoder import Encoder
 from embedder.pipeline import Patience, Picture, Pipeline, Vector
 from embedder.runtime import PROVIDERS, RuntimeConfig
-from embedder.tuning import best_run_size
+from embedder.tuning import best_run_size, warm_up
 from shoal.errors import ConfigError, NotFound, ServiceUnavailable, Unsupported
 
 _log = logging.getLogger(__name__)
@@ -245,6 +245,8 @@ class Fleet:
 
 
 def _run_size(encoder: Encoder, config: EmbedderConfig) -> int:
+    if not config.runtime.on_cpu:
+        warm_up(encoder, config.runtime, most=config.run_size or config.batch)
     if config.run_size or not config.runtime.on_cpu:
         return config.run_size or config.batch
     return best_run_size(encoder, workers=config.inferences, most=config.batch)

@@ -19,10 +19,10 @@ from embedder import decoding
 from embedder.artefact import Artefact, bundled_artefact, load_any_artefact
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
-from embedder.fleet import Fleet
+from embedder.fleet import Fleet, _run_size
 from embedder.pipeline import Patience
 from embedder.runtime import RuntimeConfig
-from embedder.tuning import BUDGET_S, best_run_size, smallest_near_best
+from embedder.tuning import BUDGET_S, best_run_size, smallest_near_best, warm_up
 from shoal import vectors
 from shoal.errors import (
     ArtefactError,
@@ -396,6 +396,17 @@ def test_run_size_is_at_most_what_a_worker_takes() -> None:
     encoder = _Timed(lambda _: 0.01)
     assert best_run_size(encoder, workers=1, most=3, clock=lambda: encoder.now) == 2  # type: ignore[arg-type]
     assert max(encoder.runs) == 2
+
+
+def test_a_gpu_sees_every_size_before_a_caller_does() -> None:
+    """All the sizes that batches are filled up to, once each: the first run of one is slow."""
+    encoder = _Timed(lambda _: 0.01)
+    config = RuntimeConfig(provider="tensorrt")
+    assert warm_up(encoder, config, most=48) == [1, 2, 4, 8, 16, 32, 64]  # type: ignore[arg-type]
+    assert encoder.runs == [1, 2, 4, 8, 16, 32, 64]
+    of_gpu = _Timed(lambda _: 0.01)
+    assert _run_size(of_gpu, EmbedderConfig(runtime=config, max_batch=4)) == 4  # type: ignore[arg-type]
+    assert of_gpu.runs == [1, 2, 4]
 
 
 def test_pipeline_runs_the_model_in_pieces_of_the_run_size(images: Any) -> None:
