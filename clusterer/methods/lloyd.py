@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from clusterer.assignment import Nearest, cluster_sums, directions, nearest
 from shoal.cores import usable_cores
@@ -62,11 +63,10 @@ def lloyd(
             if not len(found):
                 msg = "the vectors cancel out: their mean has no direction; use a larger k"
                 raise FitFailed(msg)
-            now = _nearest(vectors, found, threads)
+            now, sums = _step(vectors, found, threads)
             if labels is not None and np.array_equal(now.labels, labels):
                 break
             labels = now.labels
-            sums = cluster_sums(vectors, labels, len(found))
             inertia = 2 * (len(vectors) - float(np.linalg.norm(sums, axis=1).sum()))
             found = directions(sums)
             if len(found) < k:
@@ -80,10 +80,19 @@ def lloyd(
     return Converged(found, inertia)
 
 
-def _nearest(vectors: Vectors, centroids: Vectors, threads: ThreadPoolExecutor) -> Nearest:
+def _step(
+    vectors: Vectors, centroids: Vectors, threads: ThreadPoolExecutor
+) -> tuple[Nearest, npt.NDArray[np.float64]]:
+    """The nearest of ``centroids`` (K, D) for each vector, and the sum of each one's, (K, D)."""
+
+    def part(rows: Vectors) -> tuple[Nearest, npt.NDArray[np.float64]]:
+        found = nearest(rows, centroids)
+        return found, cluster_sums(rows, found.labels, len(centroids))
+
     parts = max(1, min(4 * usable_cores(), len(vectors) // _LEAST_ROWS))
-    found = list(threads.map(lambda rows: nearest(rows, centroids), np.array_split(vectors, parts)))
-    return Nearest(*(np.concatenate(each) for each in zip(*found, strict=True)))
+    found, sums = zip(*threads.map(part, np.array_split(vectors, parts)), strict=True)
+    whole = Nearest(*(np.concatenate(each) for each in zip(*found, strict=True)))
+    return whole, np.sum(sums, axis=0)
 
 
 def _refilled(vectors: Vectors, centroids: Vectors, now: Nearest, k: int) -> Vectors:

@@ -31,6 +31,8 @@ _INDEX_TYPES = {
     models.PayloadSchemaType.FLOAT: edge.PayloadSchemaType.Float,
     models.PayloadSchemaType.INTEGER: edge.PayloadSchemaType.Integer,
 }
+_HAS_MARKS = (str, dict, list)
+"""What a mark may be in."""
 _UPDATE_MODES = {
     models.UpdateMode.UPSERT: edge.UpdateMode.Upsert,
     models.UpdateMode.INSERT_ONLY: edge.UpdateMode.InsertOnly,
@@ -63,16 +65,20 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The inverse of ``encode``."""
+    """The inverse of ``encode``; a dict or list is changed in place, which is cheaper."""
     kind = type(value)
     if kind is str:
         if value[:1] != _MARK:
             return value
         return value == _TRUE if value in (_TRUE, _FALSE) else value[1:]
+    items: Iterable[tuple[Any, Any]] = ()
     if kind is dict:
-        return {key: decode(item) for key, item in value.items()}
-    if kind is list:
-        return [decode(item) for item in value]
+        items = value.items()
+    elif kind is list:
+        items = enumerate(value)
+    for key, item in items:
+        if type(item) in _HAS_MARKS:
+            value[key] = decode(item)
     return value
 
 
