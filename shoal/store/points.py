@@ -135,10 +135,10 @@ def to_block(records: Sequence[EngineRecord], using: Sequence[str]) -> Block:
         )
     ids: list[str] = []
     payloads: list[Payload] = []
-    rows: list[tuple[object, ...]] = []
+    rows: list[list[object]] = []
     for record in records:
-        vector = record.vector if isinstance(record.vector, Mapping) else {}
-        row = tuple(vector[name] for name in using if name in vector)
+        vectors = record.vector if isinstance(record.vector, dict) else {}
+        row = [vectors[name] for name in using if name in vectors]
         if len(row) == len(using):
             ids.append(str(record.id))
             payloads.append(record.payload or {})
