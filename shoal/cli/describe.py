@@ -52,7 +52,7 @@ def describe_plan(plan: Plan) -> list[str]:
     became = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     facts = [
         f"moved {plan.moved:,} ({plan.moved_share:.1%})",
-        f"noise {plan.noise:,}",
+        f"noise {plan.noise:,} ({plan.noise_share:.1%})",
         f"to write {plan.to_write:,}",
         f"inertia {plan.inertia:,.2f}",
     ]

@@ -194,6 +194,11 @@ class Plan:
     head: str = ""
     """For a trained head: its id, or that of what became of it."""
 
+    @property
+    def noise_share(self) -> float:
+        """Share of the points that are noise, 0 to 1; 0 where there are none."""
+        return self.noise / self.points if self.points else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
