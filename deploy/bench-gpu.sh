@@ -18,5 +18,6 @@ for model in $MODELS; do
     [ -d "$made" ] || shoal model export open_clip "$model" --random-seed 0 --output "$made"
     shoal model variant "$made" float16 --output "$ready"
   fi
-  shoal bench embed --model "$ready" --provider "$PROVIDER" --count "$COUNT" --rounds "$ROUNDS"
+  shoal bench embed --model "$ready" --provider "$PROVIDER" --count "$COUNT" --rounds "$ROUNDS" \
+    ${PROCESSES:+--processes "$PROCESSES"}
 done

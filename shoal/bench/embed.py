@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,15 +27,30 @@ from embedder.pipeline import Patience
 from embedder.preprocess import decode
 from embedder.runtime import RuntimeConfig
 from shoal.bench import machine
-from shoal.bench.process import UpProcess
+from shoal.bench.callers import callers, embed_once, ingest_once
+from shoal.bench.process import ServerProcess, UpProcess
 from shoal.bench.rounds import Row, Workload, measure
-from shoal.client import Client, IngestItem, IngestStatus
+from shoal.client import Client
 from shoal.cores import usable_cores
-from shoal.errors import OperatorError
 
 CALLERS = 16
 IN_PROCESS = 64
 """Images under way in the pipeline without gRPC: as many as an ingest stream has."""
+PER_CALL = 16
+"""Images of a call of several."""
+NO_STORE = "http://127.0.0.1:1"
+"""Embed needs no store: with this one, all that fails is readiness."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeveralProcesses:
+    """A server of several processes to measure too, by as many clients.
+
+    ``store`` are the options of ``shoal serve`` for a Qdrant server; without, nothing is ingested.
+    """
+
+    processes: int
+    store: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,7 @@ def bench_embed(
     rounds: int,
     encoder_directory: Path | None = None,
     provider: str = "cpu",
+    several: SeveralProcesses | None = None,
 ) -> EmbedResult:
     """Measures an encoder (None: the bundled one) on ``images`` (encoded files)."""
     config = EmbedderConfig(
@@ -67,11 +83,12 @@ def bench_embed(
         options += ["--encoder", str(encoder_directory)]
     encoder = Encoder.open(encoder_directory, config.runtime)
     with (
-        TemporaryDirectory(prefix="shoal-bench-") as directory,
-        UpProcess(Path(directory) / "data", *options) as up,
+        TemporaryDirectory(prefix="shoal-bench-") as name,
+        UpProcess(Path(name) / "data", *options) as up,
         Client(up.address) as client,
         ThreadPoolExecutor(max(CALLERS, usable_cores())) as threads,
         _in_process(config) as in_process,
+        ExitStack() as stack,
     ):
         ingestion = _Ingestion(images, client)
         pixels = [_decode(image, encoder, config) for image in images]
@@ -90,6 +107,9 @@ def bench_embed(
             Workload(f"gRPC Embed, {CALLERS} callers", units, _unary(images, client, threads)),
             Workload("gRPC Ingest, stored", units, ingestion.run, ingestion.prepare),
         ]
+        if several is not None:
+            log = Path(name) / "several.log"
+            workloads += stack.enter_context(_several(several, images, options, log))
         rows = measure(workloads, rounds)
         resident = machine.resident_mib(up.process.pid)
     bare = max(rows[1:3], key=lambda row: row.rate)
@@ -172,14 +192,7 @@ def _in_process(
 def _unary(
     images: Sequence[bytes], client: Client, threads: ThreadPoolExecutor
 ) -> Callable[[], Sequence[float]]:
-    def one(image: bytes) -> float:
-        began = time.perf_counter()
-        (answer,) = client.embed([image])
-        if answer.failure is not None:
-            raise OperatorError(f"an image was refused: {answer.failure.message}")
-        return time.perf_counter() - began
-
-    return lambda: list(threads.map(one, images))
+    return lambda: list(threads.map(lambda image: embed_once(client, [image]), images))
 
 
 class _Ingestion:
@@ -190,27 +203,51 @@ class _Ingestion:
         self._client = client
         self._round = 0
 
+    @property
+    def collection(self) -> str:
+        """This round's."""
+        return f"round-{self._round}"
+
     def prepare(self) -> None:
         """Makes the next collection, which takes half a second, by storing one image."""
         self._round += 1
-        self._send(self._images[:1], "first")
+        ingest_once(self._client, self._images[:1], self.collection, "first")
 
     def run(self) -> Sequence[float]:
         """Sends all images over one stream; a latency is from sending to the answer."""
-        return self._send(self._images, "image")
+        return ingest_once(self._client, self._images, self.collection, "image")
 
-    def _send(self, images: Sequence[bytes], prefix: str) -> Sequence[float]:
-        sent: dict[str, float] = {}
-        latencies: list[float] = []
 
-        def items() -> Iterator[IngestItem]:
-            for number, image in enumerate(images):
-                key = f"{prefix}/{number}"
-                sent[key] = time.perf_counter()
-                yield IngestItem(image, key=key)
-
-        for outcome in self._client.ingest(items(), collection=f"round-{self._round}"):
-            if outcome.status is not IngestStatus.STORED:
-                raise OperatorError(f"image {outcome.key} was not stored: {outcome}")
-            latencies.append(time.perf_counter() - sent[outcome.key])
-        return latencies
+@contextmanager
+def _several(
+    several: SeveralProcesses, images: Sequence[bytes], options: Sequence[str], log: Path
+) -> Iterator[list[Workload]]:
+    """What a server of several processes does, loaded by as many clients."""
+    count = several.processes
+    store = several.store or ("--store-url", NO_STORE)
+    serve = ["serve", "embedder", "--processes", str(count), *options, *store]
+    units = len(images)
+    with (
+        ServerProcess(log, *serve) as server,
+        Client(server.address) as client,
+        callers(server.address, images, count) as crowd,
+    ):
+        workloads = [
+            Workload(f"gRPC Embed, {count} processes", units, lambda: crowd.embed(CALLERS, 1)),
+            Workload(
+                f"gRPC Embed of {PER_CALL}, {count} processes",
+                units,
+                lambda: crowd.embed(CALLERS // 4, PER_CALL),
+            ),
+        ]
+        if several.store:
+            ingestion = _Ingestion(images, client)
+            workloads.append(
+                Workload(
+                    f"gRPC Ingest, {count} processes",
+                    units,
+                    lambda: crowd.ingest(ingestion.collection),
+                    ingestion.prepare,
+                )
+            )
+        yield workloads

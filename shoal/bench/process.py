@@ -1,4 +1,4 @@
-"""``shoal up`` as a process of its own, as a user would run it."""
+"""``shoal`` servers as processes of their own, as a user would run them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from typing import Self
 from shoal.errors import ServiceUnavailable
 
 _READY = "shoal: serving on "
-_START_S = 60.0
+_START_S = 300.0
+"""A large model on a GPU is warmed up with every size of batch first."""
 _STOP_S = 60.0
 
 
-class UpProcess:
-    """A running ``shoal up`` over ``data`` on a free loopback port; stopped on leaving.
+class ServerProcess:
+    """A running ``shoal`` command that serves, on a free loopback port; stopped on leaving.
 
-    ``options`` are more of its options.
+    Args:
+        log: File for what it prints.
+        arguments: The command and its options.
 
     Raises:
         ServiceUnavailable: it did not come up; the message ends with what it printed.
     """
 
-    def __init__(self, data: Path, *options: str) -> None:
-        self._log = data.with_suffix(".log")
-        command = [sys.executable, "-m", "shoal.cli", "up", "--data", str(data), *options]
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self._log = log
+        self._command = f"shoal {' '.join(arguments[:2])}"
+        command = [sys.executable, "-m", "shoal.cli", *arguments]
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SHOAL_")}
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as log_file:
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own module
                 [*command, "--address", "127.0.0.1:0", "--metrics-address", "off"],
-                stdout=log,
-                stderr=log,
+                stdout=log_file,
+                stderr=log_file,
                 env=clean,
             )
         self.address = self._wait_until_ready()
@@ -48,7 +52,7 @@ class UpProcess:
             time.sleep(0.02)
         self.process.kill()
         self.process.wait()
-        raise ServiceUnavailable(f"shoal up did not become ready: {self._log.read_text()}")
+        raise ServiceUnavailable(f"{self._command} did not become ready: {self._log.read_text()}")
 
     def __enter__(self) -> Self:
         return self
@@ -65,3 +69,10 @@ class UpProcess:
                 self.process.wait(timeout=_STOP_S)
             finally:
                 self.process.kill()
+
+
+class UpProcess(ServerProcess):
+    """A running ``shoal up`` over ``data``; ``options`` are more of its options."""
+
+    def __init__(self, data: Path, *options: str) -> None:
+        super().__init__(data.with_suffix(".log"), "up", "--data", str(data), *options)

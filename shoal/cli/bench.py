@@ -48,6 +48,24 @@ def bench() -> None:
     help="Encoder artefact to measure. Default: the one that ships with Shoal.",
 )
 @option("--provider", type=click.Choice(PROVIDERS), default="cpu", help="What runs the model.")
+@option(
+    "--processes",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Measure a server of so many processes too, with as many clients.",
+)
+@option(
+    "--store-url",
+    metavar="URL",
+    help="Qdrant server that they ingest into. Default: none; they only embed.",
+)
+@option(
+    "--store-grpc-port",
+    type=click.IntRange(1, 65535),
+    default=6334,
+    metavar="PORT",
+    help="The Qdrant server's gRPC port.",
+)
 @option("--count", type=click.IntRange(1), default=256, help="How many images per round.")
 @option("--rounds", type=click.IntRange(1), default=3, help="Rounds that count.")
 @json_option
@@ -56,6 +74,9 @@ def bench_embed(
     images: Path | None,
     encoder: Path | None,
     provider: str,
+    processes: int | None,
+    store_url: str | None,
+    store_grpc_port: int,
     count: int,
     rounds: int,
     as_json: bool,
@@ -65,11 +86,21 @@ def bench_embed(
     Example:
       shoal bench embed --count 256 --rounds 3
     """
+    from shoal.bench.embed import SeveralProcesses
     from shoal.bench.embed import bench_embed as measure_embed
     from shoal.bench.photos import photos
 
+    store: tuple[str, ...] = ()
+    if store_url:
+        store = ("--store-url", store_url, "--store-grpc-port", str(store_grpc_port))
     files = photos(count) if images is None else _read(images, count)
-    result = measure_embed(files, rounds=rounds, encoder_directory=encoder, provider=provider)
+    result = measure_embed(
+        files,
+        rounds=rounds,
+        encoder_directory=encoder,
+        provider=provider,
+        several=SeveralProcesses(processes, store) if processes else None,
+    )
     if as_json:
         print_json(asdict(result))
         return

@@ -122,6 +122,9 @@ def _options(config: ChannelConfig, address: Address) -> ChannelOptions:
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # Its own connection, not one that all channels of this process to that address share:
+        # several are what spreads load over the processes behind one port.
+        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.http2.max_pings_without_data", 0),  # no limit: a silent stream must stay up
         # One connection pins to one replica; round_robin uses all that the name resolves to.
         ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),

@@ -1,0 +1,144 @@
+"""Callers of an embedder in processes of their own.
+
+One Python process sends about as many images a second as one Python process serves. To load a
+server of several processes takes several clients; they stand on the same cores as the server, as
+all clients of ``shoal bench`` do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+from shoal.client import Client, IngestItem, IngestStatus
+from shoal.errors import OperatorError
+
+
+class Callers:
+    """Client processes, each with a share of the images and a few connections."""
+
+    def __init__(self, pipes: Sequence[Connection]) -> None:
+        """Use ``callers``."""
+        self._pipes = pipes
+
+    def embed(self, connections: int, per_call: int) -> list[float]:
+        """Sends all images once; the seconds of each call.
+
+        Args:
+            connections: Of each process; each has one call under way.
+            per_call: Images of one call.
+
+        Raises:
+            OperatorError: an image was refused.
+            ShoalError: a call failed.
+        """
+        return self._all(("embed", connections, per_call))
+
+    def ingest(self, collection: str) -> list[float]:
+        """Stores all images once, over one stream of each process; returns and raises alike."""
+        return self._all(("ingest", collection))
+
+    def _all(self, order: tuple[object, ...]) -> list[float]:
+        for pipe in self._pipes:
+            pipe.send(order)
+        answers = [pipe.recv() for pipe in self._pipes]
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return [seconds for answer in answers for seconds in answer]
+
+
+@contextmanager
+def callers(address: str, images: Sequence[bytes], processes: int) -> Iterator[Callers]:
+    """So many client processes of the server at ``address``, until the end of the block."""
+    context = get_context("spawn")  # a fork would copy gRPC's threads in whatever state
+    with ExitStack() as stack:
+        pipes = []
+        for index in range(processes):
+            here, there = context.Pipe()
+            share = images[index::processes]
+            process = context.Process(
+                target=_obey, args=(there, address, share, str(index)), daemon=True
+            )
+            process.start()
+            there.close()
+            stack.callback(process.join)
+            stack.callback(here.close)  # which ends it
+            pipes.append(here)
+        yield Callers(pipes)
+
+
+def _obey(orders: Connection, address: str, images: Sequence[bytes], name: str) -> None:
+    """The main function of a client process."""
+    with ExitStack() as stack:
+        clients: list[Client] = []
+        while True:
+            try:
+                what, *arguments = orders.recv()
+            except EOFError:
+                return
+            try:
+                if what == "embed":
+                    connections, per_call = arguments
+                    while len(clients) < connections:
+                        clients.append(stack.enter_context(Client(address)))
+                    seconds = _embed(images, clients[:connections], per_call)
+                else:
+                    (collection,) = arguments
+                    client = stack.enter_context(Client(address))
+                    seconds = ingest_once(client, images, collection, name)
+            except Exception as exc:  # noqa: BLE001 - raised where it was ordered
+                orders.send(exc)
+            else:
+                orders.send(seconds)
+
+
+def _embed(images: Sequence[bytes], clients: Sequence[Client], per_call: int) -> list[float]:
+    calls = [images[at : at + per_call] for at in range(0, len(images), per_call)]
+
+    def work(number: int) -> list[float]:
+        return [embed_once(clients[number], call) for call in calls[number :: len(clients)]]
+
+    with ThreadPoolExecutor(len(clients)) as threads:
+        return [seconds for done in threads.map(work, range(len(clients))) for seconds in done]
+
+
+def embed_once(client: Client, images: Sequence[bytes]) -> float:
+    """The seconds that one call took.
+
+    Raises:
+        OperatorError: an image was refused.
+    """
+    began = time.perf_counter()
+    for answer in client.embed(images):
+        if answer.failure is not None:
+            raise OperatorError(f"an image was refused: {answer.failure.message}")
+    return time.perf_counter() - began
+
+
+def ingest_once(
+    client: Client, images: Sequence[bytes], collection: str, prefix: str
+) -> list[float]:
+    """Stores the images over one stream; the seconds from sending each to its answer.
+
+    Raises:
+        OperatorError: an image was not stored.
+    """
+    sent: dict[str, float] = {}
+    latencies: list[float] = []
+
+    def items() -> Iterator[IngestItem]:
+        for number, image in enumerate(images):
+            key = f"{prefix}/{number}"
+            sent[key] = time.perf_counter()
+            yield IngestItem(image, key=key)
+
+    for outcome in client.ingest(items(), collection=collection):
+        if outcome.status is not IngestStatus.STORED:
+            raise OperatorError(f"image {outcome.key} was not stored: {outcome}")
+        latencies.append(time.perf_counter() - sent[outcome.key])
+    return latencies
