@@ -221,10 +221,12 @@ def test_half_precision_changes_no_cluster(objective: ObjectiveName) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch sees")
 @pytest.mark.parametrize("objective", ["scp", "temi"])
-def test_a_gpu_gives_the_head_that_a_cpu_gives(objective: ObjectiveName) -> None:
-    """One seed: the same clusters, and nearly the same votes."""
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_gpu_gives_the_head_that_a_cpu_gives(objective: ObjectiveName, *, amp: bool) -> None:
+    """One seed: the same clusters, and nearly the same votes, in half precision too."""
     vectors, _ = blobs()
-    votes = [head_by(vectors, objective, device=device) for device in ("cpu", "cuda")]
+    votes = [head_by(vectors, objective, device="cpu")]
+    votes.append(head_by(vectors, objective, device="cuda", amp=amp))
     np.testing.assert_array_equal(votes[0].argmax(axis=1), votes[1].argmax(axis=1))
     np.testing.assert_allclose(votes[1], votes[0], atol=0.05)
 
