@@ -35,7 +35,7 @@ def ingest_all(
 ) -> list[pb.IngestResponse]:
     """One answer per request, in no order; a bad image costs only itself.
 
-    ``requests`` are taken when there is room for them, ``config.stream_images`` at a time, and
+    ``requests`` are taken when there is room for them, ``config.stream_window`` at a time, and
     may read files. Without any, the encoders are opened and proven right, and the collection made.
 
     Raises:
@@ -73,7 +73,7 @@ async def _ingest_all(
                 task = asyncio.create_task(_answer(ingestor, destination, request, limit))
                 under_way.add(task)
                 del request, task  # an image is up to 20 MiB
-                if len(under_way) >= config.stream_images:
+                if len(under_way) >= config.stream_window:
                     under_way = await _some(under_way, answers)
             while under_way:
                 under_way = await _some(under_way, answers)

@@ -51,10 +51,11 @@ class EmbedderConfig:
     calls: Capacity = field(default_factory=lambda: Capacity(512, 256 * 2**20))
     """What all Embed calls together may have in process; past it they are refused. Two calls of
     the largest batch, a few seconds of work on a small machine."""
-    streams: Capacity = field(default_factory=lambda: Capacity(256, 256 * 2**20))
+    streams: Capacity = field(default_factory=lambda: Capacity(1024, 256 * 2**20))
     """What all Ingest streams together may have in process; past it they wait."""
-    stream_images: int = 64
-    """Images under way in one Ingest stream: enough to fill the batches of a GPU."""
+    stream_images: int = 0
+    """Images under way in one Ingest stream. 0: 64 on a CPU; 256 elsewhere, where two full batches
+    are in the model while others are decoded and stored."""
     store_workers: int = 2
     """Lookups, and writes, under way at the same time (so many of each)."""
     canary_interval_s: float = 30.0
@@ -67,7 +68,7 @@ class EmbedderConfig:
             "run_size": 0,
             "inference_workers": 0,
             "decode_workers": 0,
-            "stream_images": 1,
+            "stream_images": 0,
             "store_workers": 1,
         }
         for name, low in least.items():
@@ -103,6 +104,11 @@ class EmbedderConfig:
     def batch(self) -> int:
         """``max_batch`` with its default worked out."""
         return self.max_batch or (8 if self.runtime.on_cpu else 64)
+
+    @property
+    def stream_window(self) -> int:
+        """``stream_images`` with its default worked out."""
+        return self.stream_images or (64 if self.runtime.on_cpu else 256)
 
     @property
     def inferences(self) -> int:

@@ -34,6 +34,9 @@ BREAKS_IN_FLOAT16: Final = "NchwcTransformer"
 IDLE_S: Final = 10.0
 """Seconds without a run after which the next one gives memory back."""
 
+_STEP: Final = 8
+"""Rows from one size of batch on a GPU to the next."""
+
 _QUIET: Final = 3  # errors only: its warnings are about graph optimisations, not about us
 
 
@@ -88,12 +91,18 @@ class RuntimeConfig:
         return self.provider == "cpu"
 
     def bucket(self, rows: int) -> int:
-        """How many rows a batch of ``rows`` is run with: on a GPU the next power of two.
+        """How many rows a batch of ``rows`` is run with.
 
-        There each new shape costs memory that the arena keeps, a choice of algorithms and, with
-        TensorRT, an engine. A CPU takes any shape alike.
+        On a GPU the next power of two up to 8, and from there the next multiple of 8: each new
+        shape costs memory that the arena keeps and a choice of algorithms, and each row that only
+        fills up costs as much as one that is asked for. With TensorRT it costs an engine, minutes
+        to build: always a power of two. A CPU takes any shape alike.
         """
-        return rows if self.on_cpu else 1 << (rows - 1).bit_length()
+        if self.on_cpu:
+            return rows
+        if rows <= _STEP or self.provider == "tensorrt":
+            return 1 << (rows - 1).bit_length()
+        return -(-rows // _STEP) * _STEP
 
     @property
     def arena(self) -> str:

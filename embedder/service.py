@@ -181,7 +181,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
             return await _ingest(running.ingestor, destination, parsed)
 
         flow: Flow[_Parsed] = Flow(
-            self._config.stream_images, self._streams, size=_size, stop=self._draining
+            self._config.stream_window, self._streams, size=_size, stop=self._draining
         )
         reader = _Reader(first, request_iterator, max_bytes=self._config.limits.max_bytes)
         del first  # up to a whole message, for as long as the stream lives

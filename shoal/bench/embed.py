@@ -34,10 +34,10 @@ from shoal.client import Client
 from shoal.cores import usable_cores
 
 CALLERS = 16
-IN_PROCESS = 64
-"""Images under way in the pipeline without gRPC: as many as an ingest stream has."""
+CONNECTIONS = 64
+"""Of each client of several, one call under way on each: 256 images wait at 4 processes."""
 PER_CALL = 16
-"""Images of a call of several."""
+"""Images of a call of several; a quarter of the connections are used for those."""
 NO_STORE = "http://127.0.0.1:1"
 """Embed needs no store: with this one, all that fails is readiness."""
 
@@ -169,7 +169,7 @@ def _in_process(
         fleet = Fleet(config)
 
         async def embed(images: Sequence[bytes]) -> Sequence[float]:
-            room = asyncio.Semaphore(IN_PROCESS)
+            room = asyncio.Semaphore(config.stream_window)
 
             async def one(image: bytes) -> float:
                 async with room:
@@ -233,11 +233,11 @@ def _several(
         callers(server.address, images, count) as crowd,
     ):
         workloads = [
-            Workload(f"gRPC Embed, {count} processes", units, lambda: crowd.embed(CALLERS, 1)),
+            Workload(f"gRPC Embed, {count} processes", units, lambda: crowd.embed(CONNECTIONS, 1)),
             Workload(
                 f"gRPC Embed of {PER_CALL}, {count} processes",
                 units,
-                lambda: crowd.embed(CALLERS // 4, PER_CALL),
+                lambda: crowd.embed(CONNECTIONS // 4, PER_CALL),
             ),
         ]
         if several.store:

@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 
 COLLECTION = "images"
 CLUSTERING = "default"
-WINDOW = 64
-"""Unanswered items of an ingestion: enough to keep an embedder's batches full."""
+WINDOW = 256
+"""Unanswered items of an ingestion: enough to keep the batches full of an embedder on a GPU."""
 
 
 class Client:

@@ -161,11 +161,13 @@ def test_encoder_refuses_a_graph_with_other_tensors(encoder: Encoder) -> None:
         Encoder(encoder.artefact, [Other()])
 
 
-def test_gpu_batches_are_run_in_powers_of_two() -> None:
-    """On a GPU a batch is filled up to the next power of two; on a CPU it is run as it is."""
-    gpu = RuntimeConfig(provider="cuda")
-    assert [gpu.bucket(n) for n in (1, 2, 3, 5, 8, 9, 64)] == [1, 2, 4, 8, 8, 16, 64]
-    assert [CPU.bucket(n) for n in (1, 3, 64)] == [1, 3, 64]
+def test_gpu_batches_are_run_in_a_few_sizes() -> None:
+    """On a GPU a batch is filled up, to a power of two or a multiple of 8; on a CPU never."""
+    gpu, tensorrt = RuntimeConfig(provider="cuda"), RuntimeConfig(provider="tensorrt")
+    rows = (1, 2, 3, 5, 8, 9, 33, 64)
+    assert [gpu.bucket(n) for n in rows] == [1, 2, 4, 8, 8, 16, 40, 64]
+    assert [tensorrt.bucket(n) for n in rows] == [1, 2, 4, 8, 8, 16, 64, 64]
+    assert [CPU.bucket(n) for n in rows] == list(rows)
 
 
 def test_session_answers_what_it_was_asked_in_a_batch_that_was_filled_up(

@@ -578,7 +578,7 @@ class Rotten:
     [
         {"max_batch": -1},
         {"decode_workers": -1},
-        {"stream_images": 0},
+        {"stream_images": -1},
         {"store_workers": 0},
         {"calls": Capacity(0, 1)},
         {"streams": Capacity(1, 0)},
