@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stand_in import qdrant_server
 
 from embedder.artefact import bundled_artefact
+from shoal.bench.callers import callers
 from shoal.bench.embed import ceiling
 from shoal.bench.soak import _check, _slope, _Tally
-from shoal.errors import OperatorError
+from shoal.errors import OperatorError, ServiceUnavailable
 
 
 def test_bench_search_is_exact_and_prints_every_layer(tmp_path: Path, run_shoal: Any) -> None:
@@ -85,6 +87,29 @@ def test_bench_embed_ceiling_follows_from_its_rows(tmp_path: Path, run_shoal: An
     assert result["resident_mib"] > 50
 
 
+def test_bench_embed_of_several_processes(tmp_path: Path, run_shoal: Any) -> None:
+    """Their rows come beside the others: calls of one image, of 16, and, with a store, ingest."""
+    command = ("bench", "embed", "--count", "20", "--rounds", "1", "--processes", "2", "--json")
+    with qdrant_server() as (url, port):
+        store = ("--store-url", url, "--store-grpc-port", str(port))
+        done = run_shoal(*command, *store, cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    assert len(rows) == 9
+    calls = {name: len(row["latencies_s"]) for name, row in rows.items() if "2 processes" in name}
+    assert calls == {
+        "gRPC Embed, 2 processes": 20,
+        "gRPC Embed of 16, 2 processes": 2,
+        "gRPC Ingest, 2 processes": 20,
+    }
+
+
+def test_callers_raise_what_a_call_raised() -> None:
+    """A server that is not there is an error of the bench, not a row."""
+    with callers("127.0.0.1:1", [b"image"], 2) as crowd, pytest.raises(ServiceUnavailable):
+        crowd.embed(1, 1)
+
+
 def test_ceiling_beside_a_gpu_is_the_lower_rate() -> None:
     """Where decoding and the model use different hardware, the slower one decides."""
     assert ceiling(100, 400, shared=True) == pytest.approx(80)
@@ -105,10 +130,12 @@ def test_gpu_script_runs_dry_on_a_cpu(tmp_path: Path) -> None:
         "DIRECTORY": str(tmp_path),
         "COUNT": "6",
         "ROUNDS": "1",
+        "PROCESSES": "2",
     }
     done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "gRPC Ingest, stored" in done.stdout
+    assert "gRPC Embed, 2 processes" in done.stdout
     assert "efficientnet-lite0 (CPUExecutionProvider)" in done.stderr
     nothing = {**environment, "PROVIDER": "cuda"}
     refused = subprocess.run([script], env=nothing, capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,26 @@ def test_channel_loopback_ignores_a_web_proxy(
             await running.embedder.Embed(embedder_pb2.EmbedRequest())
 
     asyncio.run(scenario())
+
+
+def test_channel_has_a_connection_of_its_own() -> None:
+    """Two channels are two connections, which may end at two processes behind one port."""
+    peers: list[str] = []
+
+    class Embedder(embedder_pb2_grpc.EmbedderServiceServicer):
+        def Embed(self, _: Any, context: grpc.ServicerContext) -> embedder_pb2.EmbedResponse:
+            peers.append(context.peer())
+            return embedder_pb2.EmbedResponse()
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(Embedder(), server)
+    config = ChannelConfig(address=f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    server.start()
+    with open_channel(config) as one, open_channel(config) as other:
+        for channel in (one, one, other):
+            embedder_pb2_grpc.EmbedderServiceStub(channel).Embed(embedder_pb2.EmbedRequest())
+    server.stop(None).wait()
+    assert peers[0] == peers[1] != peers[2]
 
 
 def test_channel_deadline_is_set_on_unary_calls_only(serving: Any, fake_embedder: Any) -> None:
