@@ -104,7 +104,11 @@ def typical_distance(rows: Float32) -> float:
     distances = np.sqrt(np.maximum(2 - 2 * (wide @ wide.T), 0))
     median = float(np.median(distances[np.triu_indices(len(rows), 1)]))
     if not median > 1e-4:  # noqa: PLR2004 - a thousand times float32's precision
-        msg = f"the model gives one vector for all images (they are {median:.2g} apart)"
+        msg = (
+            f"the model gives one vector for all images (they are {median:.2g} apart): expected "
+            "weights that tell them apart; random ones do not where branches begin at nothing "
+            "(LayerScale, as in DINOv2)"
+        )
         raise ExportRefused(msg)
     return median
 

@@ -91,6 +91,42 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Largest image in pixels, by its header; at most 89,478,485.",
     ),
     option(
+        "--max-call-images",
+        type=click.IntRange(min=1),
+        default=512,
+        metavar="N",
+        help="Images that all Embed calls together may have in process; more are refused.",
+    ),
+    option(
+        "--max-call-mib",
+        type=click.IntRange(min=1),
+        default=256,
+        metavar="MIB",
+        help="MiB of encoded images that they may have in process.",
+    ),
+    option(
+        "--stream-images",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Images that one Ingest stream may have in process; more wait. 0: 64 on a CPU, else "
+        "256.",
+    ),
+    option(
+        "--max-stream-images",
+        type=click.IntRange(min=1),
+        default=1024,
+        metavar="N",
+        help="Images that all Ingest streams together may have in process; more wait.",
+    ),
+    option(
+        "--max-stream-mib",
+        type=click.IntRange(min=1),
+        default=256,
+        metavar="MIB",
+        help="MiB of encoded images that they may have in process.",
+    ),
+    option(
         "--engine-cache",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
@@ -167,6 +203,11 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
         decode_workers: int,
         max_image_bytes: int,
         max_image_pixels: int,
+        max_call_images: int,
+        max_call_mib: int,
+        stream_images: int,
+        max_stream_images: int,
+        max_stream_mib: int,
         engine_cache: Path | None,
         idle_encoder_s: float,
         roots: tuple[Path, ...],
@@ -177,6 +218,7 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
         read_timeout_s: float,
         **options: Any,
     ) -> Any:
+        from embedder.admission import Capacity
         from embedder.config import EmbedderConfig
         from embedder.locations import LocationsConfig
         from embedder.preprocess import ImageLimits
@@ -197,6 +239,9 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
             inference_workers=inference_workers,
             decode_workers=decode_workers,
             limits=ImageLimits(max_image_bytes, max_image_pixels),
+            calls=Capacity(max_call_images, max_call_mib * 2**20),
+            streams=Capacity(max_stream_images, max_stream_mib * 2**20),
+            stream_images=stream_images,
             idle_encoder_s=idle_encoder_s,
             locations=LocationsConfig(
                 roots=roots,
