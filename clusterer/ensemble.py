@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from scipy.optimize import linear_sum_assignment
 from clusterer.assignment import cluster_sums
 from clusterer.network import Float32, Network, together, with_order
 from shoal.vectors import Vectors
+
+Criterion: TypeAlias = Literal["agreement", "cohesion"]
+CRITERIA: Final = ("agreement", "cohesion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,9 @@ class Quality:
     cohesion: float
     used: int
 
-    @property
-    def rank(self) -> tuple[int, float]:
+    def rank(self, criterion: Criterion = "agreement") -> tuple[int, float]:
         """Larger is better. A head that lost a cluster agrees easily, and comes last."""
-        return self.used, self.agreement
+        return self.used, self.agreement if criterion == "agreement" else self.cohesion
 
 
 def quality(assignments: Float32, vectors: Vectors, neighbours: npt.NDArray[np.int32]) -> Quality:
@@ -59,9 +62,9 @@ def quality(assignments: Float32, vectors: Vectors, neighbours: npt.NDArray[np.i
     )
 
 
-def best(qualities: Sequence[Quality], count: int) -> list[int]:
-    """The places of the ``count`` best, best first."""
-    order = sorted(range(len(qualities)), key=lambda i: qualities[i].rank, reverse=True)
+def best(qualities: Sequence[Quality], count: int, criterion: Criterion = "agreement") -> list[int]:
+    """The places of the ``count`` best by ``criterion``, best first."""
+    order = sorted(range(len(qualities)), key=lambda i: qualities[i].rank(criterion), reverse=True)
     return order[:count]
 
 

@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from clusterer.ensemble import best
+from clusterer.ensemble import CRITERIA, best
 from clusterer.head_training import (
     HeadOptions,
     ObjectiveName,
@@ -138,6 +138,7 @@ def bench_heads(
     seeds: int,
     objectives: Sequence[ObjectiveName],
     kinds: Sequence[str] = (),
+    alpha: float | None = None,
 ) -> HeadsResult:
     """Every row, with K as many clusters as there are classes.
 
@@ -146,6 +147,7 @@ def bench_heads(
         seeds: of every row.
         objectives: ``scp``, ``temi``.
         kinds: of pairs; empty for all that there are vectors for.
+        alpha: SCP's weight of the entropy; None for its default.
 
     Raises:
         InvalidArgument: pairs of views are asked for, and there are none.
@@ -158,7 +160,7 @@ def bench_heads(
     rows = list(_kmeans_rows(data, clusters, seeds))
     judged: list[Judged] = []
     for objective, kind in itertools.product(objectives, kinds or possible):
-        options = HeadOptions(clusters, objective=objective, seeds=seeds)
+        options = HeadOptions(clusters, objective=objective, seeds=seeds, alpha=alpha)
         found, told = _head_rows(data, options, kind)
         rows += found
         judged += told
@@ -194,9 +196,7 @@ def _kmeans_rows(data: Labelled, clusters: int, seeds: int) -> Iterator[Row]:
             yield Row(f"k-means, {name}", found, (time.perf_counter() - began) / seeds)
 
 
-def _head_rows(
-    data: Labelled, options: HeadOptions, kind: str
-) -> tuple[tuple[Row, Row], list[Judged]]:
+def _head_rows(data: Labelled, options: HeadOptions, kind: str) -> tuple[list[Row], list[Judged]]:
     name = f"{options.objective}, {kind}"
     began = time.perf_counter()
     heads = train_seeds(_pairs(data, options, kind), options)
@@ -215,16 +215,18 @@ def _head_rows(
     ]
     size = min(HeadOptions(2).seeds, len(heads))
     rng = np.random.default_rng(0)
-    together = []
-    for _ in range(_GROUPS):
-        group = rng.choice(len(heads), size, replace=False)
-        kept = best([qualities[i] for i in group], options.keep)
-        network = vote([heads[group[i]] for i in kept])
-        together.append(scores(data.labels, network.probabilities(data.vectors).argmax(axis=1)))
-    voted = Row(
-        f"{name}: best {min(options.keep, size)} of {size}", tuple(together), seconds * size
-    )
-    return (Row(name, single, seconds), voted), judged
+    groups = [rng.choice(len(heads), size, replace=False) for _ in range(_GROUPS)]
+    rows = [Row(name, single, seconds)]
+    for criterion in CRITERIA:
+        together = []
+        for group in groups:
+            kept = best([qualities[i] for i in group], options.keep, criterion)
+            network = vote([heads[group[i]] for i in kept])
+            labels = network.probabilities(data.vectors).argmax(axis=1)
+            together.append(scores(data.labels, labels))
+        title = f"{name}: best {min(options.keep, size)} of {size} by {criterion}"
+        rows.append(Row(title, tuple(together), seconds * size))
+    return rows, judged
 
 
 def _follows(values: Sequence[float], accuracy: Sequence[float]) -> float | None:

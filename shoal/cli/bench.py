@@ -307,6 +307,7 @@ def bench_train(
     multiple=True,
     help="Only these pairs; repeat. Default: all for which there are views.",
 )
+@option("--alpha", type=click.FloatRange(min=0), help="SCP's weight of the entropy. Default: 5.")
 @json_option
 def bench_heads(
     *,
@@ -314,6 +315,7 @@ def bench_heads(
     seeds: int,
     objectives: tuple[ObjectiveName, ...],
     kinds: tuple[str, ...],
+    alpha: float | None,
     as_json: bool,
 ) -> None:
     """Heads against k-means on vectors whose classes are known.
@@ -331,7 +333,9 @@ def bench_heads(
     from shoal.bench.heads import load
 
     data = load(file)
-    result = measure_heads(data, seeds=seeds, objectives=objectives or OBJECTIVES, kinds=kinds)
+    result = measure_heads(
+        data, seeds=seeds, objectives=objectives or OBJECTIVES, kinds=kinds, alpha=alpha
+    )
     if as_json:
         print_json(asdict(result))
         return

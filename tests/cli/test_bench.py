@@ -43,8 +43,12 @@ def test_bench_heads_compares_with_kmeans_on_known_classes(tmp_path: Path, run_s
     done = run_shoal("bench", "heads", "set.npz", *few, "--json", cwd=tmp_path)
     assert done.code == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
-    assert [row["name"] for row in rows][-2:] == ["temi, both", "temi, both: best 2 of 2"]
-    assert len(rows) == 6
+    assert [row["name"] for row in rows][-3:] == [
+        "temi, both",
+        "temi, both: best 2 of 2 by agreement",
+        "temi, both: best 2 of 2 by cohesion",
+    ]
+    assert len(rows) == 7
     for row in rows[:5]:
         assert len(row["scores"]) == 2
         assert min(min(score) for score in row["scores"]) > 0.95

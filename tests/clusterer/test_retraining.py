@@ -138,7 +138,7 @@ def test_it_follows_a_shift_and_clusters_stay(objective: ObjectiveName, trained:
     before = network.probabilities(later).argmax(axis=1)
     found = retrain(network, later, options(objective))
     after = found.network.probabilities(later).argmax(axis=1)
-    assert found.after.rank > found.before.rank
+    assert found.after.rank() > found.before.rank()
     assert accuracy(classes, after) > accuracy(classes, before) + 0.08
     # The same cluster for the same kind, although no id was matched.
     then = network.probabilities(data()[0]).argmax(axis=1)

@@ -399,6 +399,7 @@ def test_heads_that_lost_a_cluster_come_last() -> None:
     """However well neighbours agree in what is left."""
     whole, less, lost = Quality(0.6, 0.1, 4), Quality(0.5, 0.9, 4), Quality(0.99, 0.9, 3)
     assert best([lost, less, whole], 2) == [2, 1]
+    assert best([lost, less, whole], 3, "cohesion") == [1, 2, 0]
 
 
 def test_a_head_is_made_of_the_best_seeds() -> None:
@@ -408,7 +409,7 @@ def test_a_head_is_made_of_the_best_seeds() -> None:
     network, report = train_head(neighbour_pairs(vectors), options)
     assert len(network.branches) == 1
     assert [each.seed for each in report.seeds] == [0, 1]
-    ranks = [each.quality.rank for each in report.seeds]
+    ranks = [each.quality.rank() for each in report.seeds]
     assert report.kept == (int(ranks[1] > ranks[0]),)
     with pytest.raises(FitFailed, match="seed 0: the training diverged"):
         train_head(neighbour_pairs(vectors), replace(options, learning_rate=1e30))
