@@ -155,6 +155,30 @@ def test_views_are_made_by_the_server(shoal: Run, heads: str, stored: Path) -> N
 
 
 @pytest.mark.usefixtures("stored")
+def test_views_alone_are_pairs(shoal: Run, heads: str) -> None:
+    """--pairs augment, as in the paper: two views of one image; the head remembers it."""
+    arguments = ("train", "scp", "-k", "2", *FAST, "--pairs", "augment", "--views", "2")
+    done = shoal(*arguments, "--heads", heads, "--name", "paper", "--json", *COLLECTION)
+    assert done.code == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert (made["pairs"], made["metrics"]["views"]) == ("augment", 3)
+    run = shoal("cluster", "--method", "scp", "--head", "paper", "--json", *COLLECTION)
+    assert json.loads(run.stdout)["state"] == "succeeded"
+
+
+@pytest.mark.usefixtures("stored")
+def test_the_number_of_clusters_is_estimated(shoal: Run, heads: str) -> None:
+    """-k auto without more: the votes of `cluster -k auto` decide, on the same vectors."""
+    done = shoal("train", "scp", "-k", "auto", *FAST, "--heads", heads, "--json", *COLLECTION)
+    assert done.code == 0, done.stderr
+    made = json.loads(done.stdout)
+    estimated = shoal("cluster", "-k", "auto", "--plan", "--json", *COLLECTION)
+    assert estimated.code == 0, estimated.stderr
+    assert made["clusters"] == json.loads(estimated.stdout)["plan"]["clusters"]
+    assert made["options"]["merge"] is False
+
+
+@pytest.mark.usefixtures("stored")
 def test_what_cannot_be_trained_is_said_in_a_line(shoal: Run, heads: str) -> None:
     """Too few points, no collection, a bad name, device or place; scp without a head."""
     few = shoal("train", "scp", "-k", "24", *FAST, "--heads", heads, *COLLECTION)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +54,31 @@ def keep(place: Path, made: Network | None = None, name: str = "toys") -> str:
 def head_plan(place: Path, head: str = "toys", spec: VectorSpec = SPEC) -> Plan:
     config = pb.ClusteringConfig(scp=pb.ScpHead(head=head))
     return plan_fit(config, Surroundings(str(place), spec))
+
+
+def test_a_head_is_applied_without_torch(tmp_path: Path) -> None:
+    """ONNX Runtime is all that it takes, though torch is installed here."""
+    np.save(tmp_path / "vectors.npy", blobs(20))
+    keep(tmp_path / "heads")
+    program = f"""
+import sys
+import numpy as np
+from clusterer.methods import Surroundings, plan_fit, run_fit
+from shoal.store.model import VectorSpec
+from shoal.v1 import clusterer_pb2 as pb
+
+spec = VectorSpec("toy", {DIM}, "f" * 64)
+config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys"))
+plan = plan_fit(config, Surroundings(sys.argv[1] + "/heads", spec))
+vectors = np.load(sys.argv[1] + "/vectors.npy")
+labels = run_fit(plan, vectors, None).model.assign(vectors)[0]
+assert "onnxruntime" in sys.modules
+print(len(set(labels.tolist())), "torch" in sys.modules)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert said.stdout.split() == ["5", "False"], said.stderr
 
 
 def test_a_run_gives_every_point_the_heads_cluster(bench: Bench, tmp_path: Path) -> None:
