@@ -58,6 +58,8 @@ class ClustererConfig:
     """Pause between looks for points that have no cluster yet."""
     drift_interval_s: float = 30.0
     """Pause between two measurements of drift: each counts the points of every cluster."""
+    kept_runs: int = 1_000
+    """Records of runs that are kept of each clustering: `shoal runs` reads them all."""
     silhouette_sample: int = 2_000
     """Points of the sampled silhouette: quadratic in time, 30 MB at this size."""
     clock_skew_s: float = 10.0
@@ -77,6 +79,7 @@ class ClustererConfig:
             "block_size",
             "write_chunk",
             "silhouette_sample",
+            "kept_runs",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")

@@ -65,6 +65,16 @@ class Runbook:
                 run.state = _fate(run.id, state)
         return run
 
+    def forget_old(self, clusterings: Clusterings, clustering: str, keep: int) -> None:
+        """Drops the records of all runs of ``clustering`` but the newest ``keep``.
+
+        Those that can be gone back to, or are under way, stay whatever their age.
+        """
+        old = [str(record["run"]) for record in clusterings.runs(clustering)[keep:]]
+        state = clusterings.state(clustering)
+        needed = {state.active_run, state.previous_run, state.lease_run}
+        clusterings.drop_runs([run for run in old if run not in needed])
+
     def close_record(self, clusterings: Clusterings, run: str, state: State) -> None:
         """Writes into the record of ``run``, whose process is dead, how it ended.
 

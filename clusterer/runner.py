@@ -181,8 +181,10 @@ class Runner:
             # First the lease, then the record: who sees the run ended may start the next.
             lease.release()
             clusterings.put_run(task.run, wire.to_record(message))
+            self.book.forget_old(clusterings, task.clustering, self._config.kept_runs)
         except ShoalError as exc:
-            # The lease expires by itself, and a run without one is read as ended.
+            # The lease expires by itself, and a run without one is read as ended. Old records are
+            # dropped after the next run.
             _LOG.warning("run %s: its end was not recorded: %s", task.run, exc.message)
         self._report(task, message, live.run.progress)
         with self._guard:

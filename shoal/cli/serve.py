@@ -160,9 +160,22 @@ def _one_embedder(
     metavar="N",
     help="Most points that a request may say: with --sample-size, the bound of a run's memory.",
 )
+@option(
+    "--kept-runs",
+    type=click.IntRange(1),
+    default=1_000,
+    metavar="N",
+    help="Records of runs to keep of each clustering; older ones go, but for those in use.",
+)
 @_serving
 def clusterer(
-    *, heads: str, sample_size: int, max_sample_size: int, hosting: Hosting, store: StoreConfig
+    *,
+    heads: str,
+    sample_size: int,
+    max_sample_size: int,
+    kept_runs: int,
+    hosting: Hosting,
+    store: StoreConfig,
 ) -> None:
     """Group the stored vectors; run one of these per store.
 
@@ -172,7 +185,12 @@ def clusterer(
     from clusterer.config import ClustererConfig
     from clusterer.service import ClustererService
 
-    config = ClustererConfig(heads=heads, sample_size=sample_size, max_sample_size=max_sample_size)
+    config = ClustererConfig(
+        heads=heads,
+        sample_size=sample_size,
+        max_sample_size=max_sample_size,
+        kept_runs=kept_runs,
+    )
 
     @contextlib.asynccontextmanager
     async def build(opened: Store) -> AsyncIterator[Service]:

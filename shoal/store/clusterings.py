@@ -331,6 +331,11 @@ class Clusterings:
             self._records, [Point(_run_id(run), {}, {**payload, "kind": "run", "run": run})]
         )
 
+    def drop_runs(self, runs: Sequence[str]) -> None:
+        """Forgets the records of ``runs``; unknown ones are ignored."""
+        if runs:
+            self._store.delete(self._records, Where(must=(IdIn([_run_id(run) for run in runs]),)))
+
     def run(self, run: str) -> Payload:
         """The record of ``run``.
 

@@ -279,6 +279,36 @@ def test_service_lists_runs_newest_first_in_pages(
     assert seen == made[::-1]
 
 
+def test_service_forgets_old_runs_but_those_in_use(bench: Bench) -> None:
+    """The newest two records stay, and of the older ones the active run's and the one before."""
+    bench.put(blobs(40))
+    config = ClustererConfig(assign_interval_s=0.05, block_size=64, kept_runs=2)
+    with serving(lambda: [ClustererService(config, bench.store, fit=fit_here)]) as served:
+        stub = clusterer_pb2_grpc.ClustererServiceStub(served.channel)
+
+        def made(k: int, *, plan_only: bool) -> str:
+            request = asked(k)
+            request.plan_only = plan_only
+            return finish(stub, stub.CreateRun(request)).id
+
+        used = [made(k, plan_only=False) for k in (2, 3)]
+        plans = [made(4, plan_only=True) for _ in range(4)]
+        expected = [*plans[:1:-1], *used[::-1]]
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            listed = stub.ListRuns(pb.ListRunsRequest(collection="toys")).runs
+            if len(listed) == len(expected):  # a run's end is told before old ones are dropped
+                break
+            time.sleep(0.02)
+        assert [run.id for run in listed] == expected
+        stub.Rollback(pb.RollbackRequest(collection="toys"))
+        state = stub.GetClustering(pb.GetClusteringRequest(collection="toys"))
+        assert state.active_run == used[0]
+        with pytest.raises(grpc.RpcError) as gone:
+            stub.GetRun(pb.GetRunRequest(collection="toys", run=plans[0]))
+        assert gone.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 def test_service_assigns_new_points_by_itself(
     bench: Bench, stub: clusterer_pb2_grpc.ClustererServiceStub
 ) -> None:
