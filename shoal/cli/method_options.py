@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from shoal.cli.gate_options import GATES
 from shoal.cli.options import Decorator, decorate, option
 from shoal.client import (
     Client,
@@ -131,22 +132,7 @@ _METHOD: tuple[Decorator, ...] = (
         metavar="FILE",
         help="Name clusters by the nearest of these words, one a line; needs a text tower.",
     ),
-    option(
-        "--max-moved-share",
-        type=click.FloatRange(0, 1),
-        help="Gate: largest share of points that change cluster.",
-    ),
-    option("--max-noise-share", type=click.FloatRange(0, 1), help="Gate: largest share of noise."),
-    option(
-        "--min-agreement",
-        type=click.FloatRange(-1, 1),
-        help="Gate: least adjusted Rand index against the active run.",
-    ),
-    option(
-        "--max-cluster-share",
-        type=click.FloatRange(0, 1),
-        help="Gate: largest share of points in one cluster.",
-    ),
+    *GATES,
 )
 _ONLY: dict[str, tuple[str, tuple[str, ...]]] = {
     "texts": ("--text", ("text",)),

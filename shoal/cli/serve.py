@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from shoal.cli.command import Group
 from shoal.cli.embedder_options import embedder_options
+from shoal.cli.gate_options import GATES
 from shoal.cli.options import Decorator, decorate, option
 from shoal.cli.server_options import Hosting, hosting_options
 from shoal.local import Build, ServeConfig
@@ -57,6 +58,10 @@ def _serving(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(**options, store=store)
 
     return decorate(command, _STORE)
+
+
+def _gated(function: Callable[..., Any]) -> Callable[..., Any]:
+    return decorate(function, GATES)
 
 
 def _run(hosting: Hosting, store: StoreConfig, *, name: str, build: Build) -> None:
@@ -167,6 +172,7 @@ def _one_embedder(
     metavar="N",
     help="Records of runs to keep of each clustering; older ones go, but for those in use.",
 )
+@_gated
 @_serving
 def clusterer(
     *,
@@ -176,13 +182,16 @@ def clusterer(
     kept_runs: int,
     hosting: Hosting,
     store: StoreConfig,
+    **gates: float | None,
 ) -> None:
     """Group the stored vectors; run one of these per store.
+
+    Gates hold for runs, scheduled ones too, that bring none of their own.
 
     Example:
       shoal serve clusterer --store-url http://qdrant:6333 --address 127.0.0.1:7802
     """
-    from clusterer.config import ClustererConfig
+    from clusterer.config import ClustererConfig, Gates
     from clusterer.service import ClustererService
 
     config = ClustererConfig(
@@ -190,6 +199,7 @@ def clusterer(
         sample_size=sample_size,
         max_sample_size=max_sample_size,
         kept_runs=kept_runs,
+        gates=Gates(**gates),
     )
 
     @contextlib.asynccontextmanager

@@ -17,7 +17,7 @@ import pytest
 from reclustering import DIM, blobs
 from stand_in import qdrant_server
 
-from shoal.client import Client, KMeans, Run, RunState
+from shoal.client import Client, Gates, KMeans, Run, RunOptions, RunState
 from shoal.errors import LeaseHeld, ShoalError
 from shoal.store import Point, Store, StoreConfig, VectorSpec, open_store, point_id
 from shoal.store.clusterings import Clusterings, cluster_of
@@ -29,14 +29,14 @@ POINTS = blobs(N, spread=0.3)
 class Replica:
     """A ``shoal serve clusterer`` and a client of it."""
 
-    def __init__(self, place: tuple[str, int], ready: Path) -> None:
+    def __init__(self, place: tuple[str, int], ready: Path, *options: str) -> None:
         url, port = place
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "shoal.cli", "serve", "clusterer"),
                 *("--store-url", url, "--store-grpc-port", str(port)),
                 *("--address", "127.0.0.1:0", "--metrics-address", "off"),
-                *("--ready-file", str(ready), "--log-level", "warning"),
+                *("--ready-file", str(ready), "--log-level", "warning", *options),
             ]
         )
         until = time.monotonic() + 60
@@ -54,8 +54,11 @@ class Replica:
 
 
 @contextmanager
-def replicas(tmp_path: Path) -> Iterator[tuple[Store, str, list[Replica]]]:
-    """A store on a server with a collection of N points, and two clusterers over it."""
+def replicas(tmp_path: Path, *options: str) -> Iterator[tuple[Store, str, list[Replica]]]:
+    """A store on a server with a collection of N points, and two clusterers over it.
+
+    ``options`` are of both.
+    """
     collection = f"test-{uuid.uuid4().hex[:12]}"
     with ExitStack() as stack:
         place = stack.enter_context(qdrant_server())
@@ -73,7 +76,7 @@ def replicas(tmp_path: Path) -> Iterator[tuple[Store, str, list[Replica]]]:
             )
         both = []
         for name in ("one", "two"):
-            both.append(Replica(place, tmp_path / name))
+            both.append(Replica(place, tmp_path / name, *options))
             stack.callback(both[-1].stop)
         yield store, collection, both
 
@@ -115,6 +118,18 @@ def test_of_concurrent_starts_exactly_one_runs(tmp_path: Path) -> None:
         assert ended.state is RunState.SUCCEEDED
         assert len(list(both[1].client.runs(collection=collection))) == 1
         whole(store, collection, started.id)
+
+
+def test_gates_of_a_service_hold_for_runs_that_bring_none(tmp_path: Path) -> None:
+    """A run past them is refused; one with gates of its own is judged by those."""
+    with replicas(tmp_path, "--max-cluster-share", "0.3") as (_, collection, both):
+        client = both[0].client
+        refused = client.cluster(KMeans(2), collection=collection)
+        assert refused.state is RunState.REFUSED
+        assert "more than 0.300" in " ".join(refused.plan.objections)
+        own = RunOptions(gates=Gates(max_cluster_share=0.9))
+        done = client.cluster(KMeans(2), collection=collection, options=own)
+        assert done.state is RunState.SUCCEEDED
 
 
 def test_owner_paused_past_its_lease_changes_nothing_when_it_wakes(tmp_path: Path) -> None:
