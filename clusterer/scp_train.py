@@ -3,7 +3,9 @@
 One loop for all objectives: Adam with a cosine schedule (as arXiv 2502.04226 has it), batches of
 pairs that are drawn anew in each epoch. Everything random comes from the seed and the number of the
 epoch, and is drawn on the CPU, so that a training that was killed goes on as if it had not been,
-and one seed gives one head, up to what rounding makes of it, wherever it is trained.
+and one seed gives one head, up to what rounding makes of it, wherever it is trained. On a GPU a
+step is recorded once and replayed (a CUDA graph): its hundred small kernels take ten times as long
+to start from Python as to run.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ class Objective(Protocol):
     def loss(self, views: Tensor) -> tuple[Tensor, ...]:
         """The loss to minimise, then whatever else is worth a curve: scalars.
 
-        ``views`` (2B, D): the first of B pairs, then the second.
+        ``views`` (2B, D): the first of B pairs, then the second. Nothing in it, nor in ``stepped``,
+        may wait for the GPU, or take another way in another step: it is run once and recorded.
         """
 
     def stepped(self) -> None:
@@ -123,29 +126,32 @@ def train(
     module = objective.module.to(device)
     weights = [each for each in module.parameters() if each.requires_grad]
     adam = torch.optim.Adam(weights, lr=training.learning_rate, fused=True)
+    sums = torch.zeros(len(objective.terms), device=device)
     batch = min(training.batch, pairs.pictures)
     steps = pairs.pictures // batch
     epochs = max(training.epochs, math.ceil(training.least_steps / steps))
     saved = _Checkpoint(checkpoint, pairs, training)
     curve = saved.load(module, adam)
     module.train()
+
+    def step(rows: Tensor) -> None:
+        """One step on the pairs whose ``rows`` (2B,) these are."""
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
+            loss = objective.loss(vectors[rows])
+        adam.zero_grad(set_to_none=True)
+        loss[0].backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        objective.stepped()
+        sums.add_(torch.stack([each.detach() for each in loss]))
+
+    take = _Replayed(step, adam, 2 * batch) if device.type == "cuda" else _Plain(step, adam)
     for epoch in range(len(curve), epochs):
-        rows = pairs.epoch(training.seed, epoch)
-        first, second = (torch.from_numpy(each).to(device) for each in rows)
-        sums = torch.zeros(len(objective.terms), device=device)
-        for step in range(steps):
-            rate = scheduled_rate(training, epoch * steps + step, epochs * steps)
-            for group in adam.param_groups:
-                group["lr"] = rate
-            at = slice(step * batch, (step + 1) * batch)
-            views = vectors[torch.cat([first[at], second[at]])]  # (2B, D)
-            with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
-                loss = objective.loss(views)
-            adam.zero_grad(set_to_none=True)
-            loss[0].backward()  # type: ignore[no-untyped-call]
-            adam.step()
-            objective.stepped()
-            sums += torch.stack([each.detach() for each in loss])
+        drawn = np.stack(pairs.epoch(training.seed, epoch))[:, : steps * batch]  # (2, N')
+        rows = torch.from_numpy(drawn).to(device).reshape(2, steps, batch).transpose(0, 1)
+        sums.zero_()
+        for number in range(steps):
+            rate = scheduled_rate(training, epoch * steps + number, epochs * steps)
+            take(rows[number].reshape(-1), rate)
         curve.append(tuple((sums / steps).tolist()))
         saved.save(module, adam, curve)
         progress(len(curve), epochs)
@@ -169,6 +175,61 @@ def fingerprint(pairs: Pairs, training: Training) -> str:
     if pairs.neighbours is not None:
         digest.update(np.ascontiguousarray(pairs.neighbours).data)
     return digest.hexdigest()
+
+
+Step = Callable[["Tensor"], None]
+"""One step of the training, on the pairs with these rows (2B,)."""
+
+
+class _Plain:
+    """A step as it is written."""
+
+    def __init__(self, step: Step, adam: torch.optim.Optimizer) -> None:
+        self._step, self._adam = step, adam
+        for group in adam.param_groups:  # a checkpoint may be from a GPU
+            group["capturable"] = False
+
+    def __call__(self, rows: Tensor, rate: float) -> None:
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        self._step(rows)
+
+
+class _Replayed:
+    """A step as a CUDA graph: the first few are taken as written, the next is recorded.
+
+    As PyTorch's notes on CUDA graphs have it: libraries and the optimiser's state are made by steps
+    on a side stream; then all that changes is in tensors of fixed places.
+    """
+
+    WARM = 3
+
+    def __init__(self, step: Step, adam: torch.optim.Optimizer, width: int) -> None:
+        device = adam.param_groups[0]["params"][0].device
+        self._step = step
+        self._rows = torch.zeros(width, dtype=torch.int64, device=device)
+        self._rate = torch.zeros((), device=device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._taken = 0
+        for group in adam.param_groups:  # a checkpoint may be from a CPU
+            group["capturable"], group["lr"] = True, self._rate
+
+    def __call__(self, rows: Tensor, rate: float) -> None:
+        self._rows.copy_(rows)
+        self._rate.fill_(rate)
+        if self._taken < self.WARM:
+            self._taken += 1
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                self._step(self._rows)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._step(self._rows)
+        self._graph.replay()
 
 
 class _Checkpoint:
