@@ -104,7 +104,8 @@ def test_a_killed_training_goes_on_to_the_same_head(
     shoal: Run, heads: str, server: Any, tmp_path: Path
 ) -> None:
     """SIGKILL between two seeds, the same command again: the head of one that nobody killed."""
-    command = ("train", "scp", "-k", "3", "--epochs", "60", "--seeds", "3", "--device", "cpu")
+    # Seeds enough that it is not done before the kill comes, however late on a busy machine.
+    command = ("train", "scp", "-k", "3", "--epochs", "30", "--seeds", "6", "--device", "cpu")
     to = (*COLLECTION, "--heads", heads, "--name", "killed", "--json")
     whole = json.loads(shoal(*command, *to, "--work", "whole").stdout)
     environment = {**clean_environment(), "SHOAL_ADDRESS": server.address}
