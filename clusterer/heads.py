@@ -38,11 +38,23 @@ class HeadVector(BaseModel):
     fingerprint: str
 
 
+class HeadSeed(BaseModel):
+    """One of the trainings that a head was made of: what was known of it, and whether it votes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    agreement: float
+    cohesion: float
+    used: int
+    kept: bool
+
+
 class HeadManifest(BaseModel):
     """What is known of a head.
 
-    ``curves`` hold, per seed and epoch, the mean of each term; ``parent`` is the head that this
-    one was trained on from.
+    ``curves`` hold, per seed and epoch, the mean of each term; ``seeds`` what the choice among
+    them was made by; ``parent`` is the head that this one was trained on from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,14 +72,16 @@ class HeadManifest(BaseModel):
     metrics: dict[str, float] = {}
     terms: list[str] = []
     curves: dict[str, list[list[float]]] = {}
+    seeds: list[HeadSeed] = []
 
     @property
     def hash(self) -> str:
         """The head's identity: of its graph and all that is said of it.
 
-        Without a parent as if there were no such field, which once there was not.
+        Without a parent or seeds as if there were no such fields, which once there were not.
         """
-        said = self.model_dump_json(exclude=None if self.parent else {"parent"})
+        unsaid = {name for name in ("parent", "seeds") if not getattr(self, name)}
+        said = self.model_dump_json(exclude=unsaid)
         return hashlib.sha256(said.encode()).hexdigest()[:_HASH_DIGITS]
 
     @property
@@ -123,14 +137,44 @@ class HeadStore:
         return manifest.id
 
     def manifests(self) -> list[HeadManifest]:
-        """All heads, newest first; none if the place is not there."""
+        """All heads that are whole, newest first; none if the place is not there."""
+        return self.survey()[0]
+
+    def survey(self) -> tuple[list[HeadManifest], dict[str, ArtefactError]]:
+        """The heads that are whole, newest first, and what is wrong with others, by their ids."""
         # An object store lists from a cache: another process may have written since.
         self._files.invalidate_cache()
         if not self._files.isdir(self._root):
-            return []
-        places = self._files.ls(self._root, detail=False)
-        found = [self._manifest(place) for place in places]
-        return sorted((m for m in found if m), key=lambda m: m.created_at, reverse=True)
+            return [], {}
+        found: list[HeadManifest] = []
+        damaged: dict[str, ArtefactError] = {}
+        for place in self._files.ls(self._root, detail=False):
+            try:
+                manifest = self._manifest(place)
+            except ArtefactError as exc:
+                damaged[_last(place)] = exc
+                continue
+            if manifest is not None:
+                found.append(manifest)
+        return sorted(found, key=lambda m: m.created_at, reverse=True), damaged
+
+    def drop_retrained(self, name: str, *, keep: int) -> None:
+        """Removes heads called ``name`` that came of training another on, but the newest ``keep``.
+
+        Raises:
+            ConfigError: one cannot be removed.
+        """
+        retrained = [each for each in self.manifests() if each.name == name and each.parent]
+        for manifest in retrained[keep:]:
+            place = f"{self._root}/{manifest.id}"
+            try:
+                self._files.rm_file(f"{place}/{_MANIFEST}")  # from here on it is not there
+                self._files.rm(place, recursive=True)
+            except FileNotFoundError:  # an object store has no directories, or another was first
+                continue
+            except OSError as exc:
+                msg = f"heads: {place} cannot be removed: {exc}"
+                raise ConfigError(msg, field="heads") from exc
 
     def find(self, reference: str) -> HeadManifest:
         """The newest head called ``reference``, or the one of that id or beginning of a hash.
@@ -138,18 +182,21 @@ class HeadStore:
         Raises:
             NotFound: there is none; the message names those that there are.
             InvalidArgument: several hashes begin so.
+            ArtefactError: one that it may mean is damaged. Others that are do not matter.
         """
         if _ID.fullmatch(reference):
             found = self._manifest(f"{self._root}/{reference}")
             if found is not None:
                 return found
-        there = self.manifests()
+        there, damaged = self.survey()
+        for place, error in damaged.items():
+            name, _, digits = place.rpartition("-")
+            if reference == name or _begins(digits, reference):
+                raise error
         for manifest in there:
             if reference in (manifest.name, manifest.id):
                 return manifest
-        begun = [
-            m for m in there if len(reference) >= _LEAST_DIGITS and m.hash.startswith(reference)
-        ]
+        begun = [m for m in there if _begins(m.hash, reference)]
         if len(begun) > 1:
             msg = f"head {reference!r}: expected one head, got {', '.join(m.id for m in begun)}"
             raise InvalidArgument(msg, field="head")
@@ -188,10 +235,18 @@ class HeadStore:
         except (ValueError, ValidationError) as exc:
             msg = f"{file}: expected a head's manifest, got {exc}"
             raise ArtefactError(msg, file=file) from exc
-        if place.rstrip("/").rpartition("/")[2] != found.id:
+        if _last(place) != found.id:
             msg = f"{file}: expected the manifest of this directory's head, got that of {found.id}"
             raise ArtefactError(msg, file=file)
         return found
+
+
+def _last(place: str) -> str:
+    return place.rstrip("/").rpartition("/")[2]
+
+
+def _begins(digits: str, reference: str) -> bool:
+    return len(reference) >= _LEAST_DIGITS and digits.startswith(reference)
 
 
 def check_name(name: str) -> str:
@@ -216,6 +271,7 @@ def manifest_of(  # noqa: PLR0913 - what a manifest consists of
     options: dict[str, Any],
     metrics: dict[str, float],
     curves: tuple[Sequence[str], dict[str, list[list[float]]]],
+    seeds: Sequence[HeadSeed] = (),
     parent: str = "",
 ) -> HeadManifest:
     """The manifest of a head that was trained just now; ``curves`` with the names of the terms."""
@@ -231,5 +287,6 @@ def manifest_of(  # noqa: PLR0913 - what a manifest consists of
         metrics=metrics,
         terms=list(curves[0]),
         curves=curves[1],
+        seeds=list(seeds),
         parent=parent,
     )

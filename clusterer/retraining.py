@@ -35,11 +35,16 @@ LEAST_STEPS: Final = {"scp": 100, "temi": 300}
 
 @dataclass(frozen=True, slots=True)
 class Retrained:
-    """The head as it is now, and its quality ``before`` and ``after``, on the same vectors."""
+    """The head as it is now, and its quality ``before`` and ``after``, on the same vectors.
+
+    ``curves`` are the branches', with the means of ``terms`` in each epoch.
+    """
 
     network: Network
     before: Quality
     after: Quality
+    terms: tuple[str, ...]
+    curves: tuple[tuple[tuple[float, ...], ...], ...]
 
 
 def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrained:
@@ -69,19 +74,29 @@ def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrain
         epochs=options.epochs or EPOCHS,
         least_steps=1 if options.epochs else LEAST_STEPS[options.objective],
     )
-    branches: list[Branch] = []
-    for number, branch in enumerate(network.branches):
-        objective = _objective(branch, vectors, options)
-        seeded = replace(training, seed=options.seed + number)
-        branches += train(pairs, objective, seeded).network.branches
-    found = replace(network, branches=tuple(branches))
+    trained = [
+        train(
+            pairs,
+            _objective(branch, vectors, options),
+            replace(training, seed=options.seed + number),
+        )
+        for number, branch in enumerate(network.branches)
+    ]
+    branches = tuple(branch for each in trained for branch in each.network.branches)
+    found = replace(network, branches=branches)
     judges = pairs.nearest(JUDGED_BY)
     before, after = (
         quality(each.probabilities(vectors), vectors, judges) for each in (network, found)
     )
     # Not by their rank: a cluster more is no gain if neighbours agree less.
     better = after.used >= before.used and after.agreement > before.agreement
-    return Retrained(found if better else network, before, after)
+    return Retrained(
+        found if better else network,
+        before,
+        after,
+        terms=trained[0].terms,
+        curves=tuple(each.curve for each in trained),
+    )
 
 
 def _objective(branch: Branch, vectors: Vectors, options: HeadOptions) -> Objective:

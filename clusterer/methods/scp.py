@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -20,6 +21,11 @@ from shoal.errors import ConfigError, Conflict, FitFailed, InvalidArgument, Unsu
 from shoal.store.model import VectorSpec
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
+
+KEPT_RETRAINED: Final = 10
+"""Heads of one name that training on has made; a schedule makes one each time that it is due."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> Plan:
@@ -81,6 +87,7 @@ def keep(options: Mapping[str, Any], model: Model, facts: Mapping[str, Any]) -> 
     """Puts a head that was trained on beside the one that it comes from, under the same name.
 
     Called once its clusters are the active ones: what a gate refused is nobody's next beginning.
+    Of those that came about so the newest stay; runs hold their own copies.
 
     Raises:
         Conflict: the newest of that name is another by now, whose place it would take.
@@ -93,6 +100,10 @@ def keep(options: Mapping[str, Any], model: Model, facts: Mapping[str, Any]) -> 
             msg = f"head {manifest.id} comes of {manifest.parent}, and {newest.id} is newer"
             raise Conflict(msg)
         heads.put(manifest, model.graph.tobytes())
+        try:
+            heads.drop_retrained(manifest.name, keep=KEPT_RETRAINED)
+        except ConfigError as exc:  # the head is there, and that is what the run is for
+            _LOG.warning("%s", exc)
 
 
 def missing_package() -> str:
@@ -141,8 +152,19 @@ def _trained_on(
         objective=manifest.objective,
         pairs="neighbours",
         options={**said, "seed": seed, "learning_rate": wanted.learning_rate},
-        metrics={**asdict(found.after), "pictures": len(vectors), "views": 1},
-        curves=((), {}),
+        metrics={
+            **asdict(found.after),
+            "agreement_before": found.before.agreement,
+            "pictures": len(vectors),
+            "views": 1,
+        },
+        curves=(
+            found.terms,
+            {
+                str(seed + number): [list(row) for row in curve]
+                for number, curve in enumerate(found.curves)
+            },
+        ),
         parent=manifest.id,
     )
     return made, trained

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ from shoal.cli.command import Command, Group
 from shoal.cli.options import Decorator, Target, decorate, json_option, option, target_options
 from shoal.cli.output import print_json, print_table, short_time, talk
 from shoal.cli.train import DEFAULT_HEADS
-from shoal.errors import ConfigError
+from shoal.errors import ArtefactError, ConfigError
 
 if TYPE_CHECKING:
+    from clusterer.heads import HeadManifest
     from embedder.artefact import Artefact, EncoderArtefact
 
 FINGERPRINT_CHARS = 12
@@ -87,12 +88,19 @@ def _artefact_argument(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _list_heads(place: str, *, as_json: bool) -> None:
+    """Those that are whole; then what is wrong with others, as an error."""
     from clusterer.heads import HeadStore
 
-    found = HeadStore(place).manifests()
+    found, damaged = HeadStore(place).survey()
     if as_json:
         print_json([{"id": each.id, **each.model_dump(exclude={"curves"})} for each in found])
-        return
+    else:
+        _print_heads(found)
+    if damaged:
+        raise ArtefactError("\n".join(map(str, damaged.values())))
+
+
+def _print_heads(heads: Sequence[HeadManifest]) -> None:
     print_table(
         ("head", "clusters", "objective", "pairs", "vector", "agreement", "made"),
         [
@@ -105,7 +113,7 @@ def _list_heads(place: str, *, as_json: bool) -> None:
                 f"{each.metrics.get('agreement', float('nan')):.4f}",
                 short_time(datetime.fromtimestamp(each.created_at, UTC)),
             )
-            for each in found
+            for each in heads
         ],
     )
 

@@ -29,7 +29,7 @@ from clusterer.head_training import (
     default_neighbours,
     train_head,
 )
-from clusterer.heads import HeadManifest, HeadStore, check_name, manifest_of
+from clusterer.heads import HeadManifest, HeadSeed, HeadStore, check_name, manifest_of
 from clusterer.methods.counts import DEFAULT_LEAST, DEFAULT_MOST, Count, decide
 from clusterer.pairs import Pairs, nearest_neighbours
 from clusterer.views import ViewCache, drop_oldest, with_views
@@ -106,6 +106,10 @@ def train_and_keep(
             report.terms,
             {str(each.seed): [list(row) for row in each.curve] for each in report.seeds},
         ),
+        seeds=[
+            HeadSeed(seed=each.seed, kept=each.seed in report.kept, **asdict(each.quality))
+            for each in report.seeds
+        ],
     )
     store.put(manifest, graph)
     shutil.rmtree(checkpoints, ignore_errors=True)

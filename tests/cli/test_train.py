@@ -51,6 +51,9 @@ def test_a_head_is_trained_listed_and_applied(objective: str, shoal: Run, heads:
     assert (made["objective"], made["pairs"]) == (objective, "neighbours")
     assert made["metrics"]["pictures"] == N
     assert len(made["curves"]) == 2
+    assert [str(each["seed"]) for each in made["seeds"]] == list(made["curves"])
+    judged = [each for each in made["seeds"] if each["kept"]]
+    assert 0 < max(each["agreement"] for each in judged) <= 1
     listed = json.loads(shoal("model", "list", "--heads", heads, "--json").stdout)
     assert made["id"] in [each["id"] for each in listed]
     run = shoal("cluster", "--method", "scp", "--head", made["hash"], "--json", *COLLECTION)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from clusterer.augment import open_picture, random_view, to_file
-from clusterer.heads import HeadManifest, HeadStore, manifest_of
+from clusterer.heads import HeadManifest, HeadSeed, HeadStore, manifest_of
 from clusterer.views import ViewCache, drop_oldest, with_views
 from shoal.errors import ArtefactError, EncoderMismatch, InvalidArgument, NotFound
 from shoal.store.model import VectorSpec
@@ -77,21 +77,46 @@ def test_a_damaged_head_is_named(tmp_path: Path) -> None:
         store.graph(made)
     file = tmp_path / made.id / "head.json"
     file.write_text(file.read_text().replace('"clusters": 4', '"clusters": 5'))
-    with pytest.raises(ArtefactError, match="expected the manifest of this directory's head"):
-        store.manifests()
+    for reference in (made.id, made.name, made.hash[:6]):
+        with pytest.raises(ArtefactError, match="expected the manifest of this directory's head"):
+            store.find(reference)
     file.write_text("{")
     with pytest.raises(ArtefactError, match="expected a head's manifest"):
-        store.manifests()
+        store.find(made.name)
+    other = store.put(manifest("other"), b"graph")  # which is none the worse for it
+    assert store.find("other").id == other
+    whole, damaged = store.survey()
+    assert ([each.id for each in whole], list(damaged)) == ([other], [made.id])
+
+
+def test_heads_of_training_on_do_not_pile_up(place: str) -> None:
+    """The newest few stay, with all that were trained from nothing and those of other names."""
+    store = HeadStore(place)
+    first = store.put(manifest(made=0.0), b"graph")
+    retrained = [
+        manifest(name, made=float(made)).model_copy(update={"parent": first})
+        for made, name in enumerate(("h", "h", "other", "h", "h"), start=1)
+    ]
+    ids = [store.put(each, b"graph") for each in retrained]
+    store.drop_retrained("h", keep=2)
+    assert [each.id for each in store.manifests()] == [ids[4], ids[3], ids[2], first]
+    store.put(retrained[0], b"graph")
+    assert store.graph(store.find(ids[0])) == b"graph"
+    store.drop_retrained("h", keep=2)
+    with pytest.raises(ArtefactError, match="cannot be read"):
+        store.graph(retrained[0])
 
 
 def test_a_head_of_before_there_were_parents_keeps_its_id() -> None:
     """A field that is new says nothing of heads that were made without it."""
     made = manifest()
     said = json.loads(made.model_dump_json())
-    del said["parent"]
+    del said["parent"], said["seeds"]
     text = json.dumps(said, separators=(",", ":"), ensure_ascii=False)
     assert made.hash == hashlib.sha256(text.encode()).hexdigest()[:12]
     assert made.model_copy(update={"parent": "x-000000000000"}).hash != made.hash
+    seed = HeadSeed(seed=1, agreement=0.5, cohesion=0.5, used=4, kept=True)
+    assert made.model_copy(update={"seeds": [seed]}).hash != made.hash
 
 
 def test_a_head_for_another_encoder_is_refused() -> None:

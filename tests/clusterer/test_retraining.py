@@ -170,7 +170,9 @@ def test_a_run_trains_on_and_its_head_is_kept_once_it_is_active(
     assert (newest.parent, oldest.id) == (first, first)
     assert run.progress.facts["head"] == newest.id
     assert newest.options["neighbours"] == 10
-    assert newest.metrics["agreement"] > 0
+    assert newest.metrics["agreement"] > newest.metrics["agreement_before"] > 0
+    assert newest.curves.keys() == {"1"}  # of the run's seed, for the head's one branch
+    assert all(len(row) == len(newest.terms) for row in newest.curves["1"])
     labels = bench.labels()
     expected = from_onnx(HeadStore(tmp_path).graph(newest)).probabilities(drifted).argmax(axis=1)
     pairs = {(int(want), labels[point]) for want, point in zip(expected, ids, strict=True)}
