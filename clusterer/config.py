@@ -20,7 +20,11 @@ class Gates:
 
 @dataclass(frozen=True, slots=True)
 class MatchThresholds:
-    """When a new cluster is an old one (METHODS: MONIC, Spiliopoulou et al., KDD 2006)."""
+    """When a new cluster is an old one (MONIC: Spiliopoulou et al., KDD 2006).
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
 
     continued_jaccard: float = 0.5
     """Least Jaccard overlap of a cluster that keeps its id. At 0.5 and above, at most one
@@ -31,6 +35,16 @@ class MatchThresholds:
     """Least share of a cluster's points from one old cluster that makes it a split."""
     centroid_cosine: float = 0.9
     """Least cosine of centroids that keeps an id when the runs have no point in common."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("continued_jaccard", 0.5),
+            ("related_share", 0.0),
+            ("split_share", 0.0),
+            ("centroid_cosine", -1.0),
+        ):
+            if not least <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: expected {least} to 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)

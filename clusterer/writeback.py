@@ -149,18 +149,27 @@ def clear_strays(writer: SlotWriter, table: PointTable, state: State, vector: st
         The number of points.
     """
     cleared = 0
-    options = Scan(where=Where(must_not=(Empty(state.inactive_field),)), fields=())
-    for block in writer.store.scan(writer.collection, options):
-        writer.check()
+    for block in writer.store.scan(writer.collection, labelled(state)):
         others = [block.ids[i] for i in np.nonzero(table.find(block.ids) < 0)[0]]
-        found = writer.store.retrieve(writer.collection, others, vectors=(vector,))
-        strays = [record.id for record in found if record and vector not in record.vectors]
-        if strays:
-            writer.store.delete_fields(
-                writer.collection, [state.inactive_field], where=Where(must=(IdIn(strays),))
-            )
-        cleared += len(strays)
+        cleared += clear_those_without(writer, others, state, vector)
     return cleared
+
+
+def labelled(state: State) -> Scan:
+    """A scan of the ids of points that have a label in the inactive slot."""
+    return Scan(where=Where(must_not=(Empty(state.inactive_field),)), fields=())
+
+
+def clear_those_without(writer: SlotWriter, ids: Sequence[str], state: State, vector: str) -> int:
+    """Empties the inactive slot of those of ``ids`` that have no ``vector``; returns how many."""
+    writer.check()
+    found = writer.store.retrieve(writer.collection, ids, vectors=(vector,))
+    strays = [record.id for record in found if record and vector not in record.vectors]
+    if strays:
+        writer.store.delete_fields(
+            writer.collection, [state.inactive_field], where=Where(must=(IdIn(strays),))
+        )
+    return len(strays)
 
 
 def _counts_agree(

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from clusterer.assigning import Rule, Totals
 from clusterer.matching import named
 from clusterer.points import UNASSIGNED
-from clusterer.writeback import Seal, SlotWriter, as_read, slot_labels
+from clusterer.writeback import (
+    Seal,
+    SlotWriter,
+    as_read,
+    clear_those_without,
+    labelled,
+    slot_labels,
+)
 from shoal.errors import LeaseLost
 from shoal.spark import Slice, scan_slice
 from shoal.store import Store, StoreConfig, open_store
@@ -141,14 +148,7 @@ def write_slice(orders: Orders, ids: Labels, where: Where, part: Slice) -> Writt
     """
     done = Written()
     with open_store(orders.store) as store:
-        writer = SlotWriter(
-            store,
-            orders.collection,
-            orders.state.clustering,
-            orders.write_chunk,
-            fence_check(store, orders),
-            Seal(orders.fence, sealing=orders.state.unsettled),
-        )
+        writer = _writer(store, orders)
         options = Scan(
             where=where,
             vector=orders.vector,
@@ -160,6 +160,32 @@ def write_slice(orders: Orders, ids: Labels, where: Where, part: Slice) -> Writt
             _write(orders, ids, block, waiting, done)
         waiting.write_all()
     return done
+
+
+def clear_slice(orders: Orders, part: Slice) -> int:
+    """Empties the inactive slot of the points of ``part`` that lack the run's vector; how many.
+
+    Raises:
+        LeaseLost: as ``write_slice``.
+    """
+    options = replace(labelled(orders.state), block_size=orders.block_size)
+    with open_store(orders.store) as store:
+        writer = _writer(store, orders)
+        return sum(
+            clear_those_without(writer, block.ids, orders.state, orders.vector)
+            for block in scan_slice(store, orders.collection, part, options)
+        )
+
+
+def _writer(store: Store, orders: Orders) -> SlotWriter:
+    return SlotWriter(
+        store,
+        orders.collection,
+        orders.state.clustering,
+        orders.write_chunk,
+        fence_check(store, orders),
+        Seal(orders.fence, sealing=orders.state.unsettled),
+    )
 
 
 class _Waiting:

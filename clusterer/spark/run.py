@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,14 @@ from clusterer.points import UNASSIGNED
 from clusterer.run import Run
 from clusterer.sampling import Sample
 from clusterer.spark.fits import FitRequest, check_plan, fit_mllib
-from clusterer.spark.passes import Orders, SliceTotals, Written, count_slice, write_slice
+from clusterer.spark.passes import (
+    Orders,
+    SliceTotals,
+    Written,
+    clear_slice,
+    count_slice,
+    write_slice,
+)
 from clusterer.task import Progress, RunContext, Task, not_enough
 from shoal.errors import Conflict, Unsupported
 from shoal.spark import Slice, SparkCluster, slices_of, window_of
@@ -187,6 +195,13 @@ class SparkRun(Run):
         return done.written
 
     def _settle(self, state: State, matching: Matching, began: float) -> None:
+        if self._context.store.count(self._task.collection) > self._totals.points:
+            self._engine.cluster.reduce(
+                functools.partial(clear_slice, self._orders),
+                operator.add,
+                self._slices,
+                check=self._check,
+            )
         late = self._pass(matching, self._late(state, began))
         self.progress.points_written += late.written
         self._labels.update(late.gained)

@@ -172,6 +172,20 @@ def _one_embedder(
     metavar="N",
     help="Records of runs to keep of each clustering; older ones go, but for those in use.",
 )
+@option(
+    "--continued-jaccard",
+    type=click.FloatRange(0.5, 1),
+    default=0.5,
+    metavar="SHARE",
+    help="Least overlap (Jaccard) with an old cluster by which a new one keeps its id.",
+)
+@option(
+    "--related-share",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    metavar="SHARE",
+    help="Least share of a cluster's points for which another is named in its lineage.",
+)
 @_gated
 @_serving
 def clusterer(
@@ -180,6 +194,8 @@ def clusterer(
     sample_size: int,
     max_sample_size: int,
     kept_runs: int,
+    continued_jaccard: float,
+    related_share: float,
     hosting: Hosting,
     store: StoreConfig,
     **gates: float | None,
@@ -191,7 +207,7 @@ def clusterer(
     Example:
       shoal serve clusterer --store-url http://qdrant:6333 --address 127.0.0.1:7802
     """
-    from clusterer.config import ClustererConfig, Gates
+    from clusterer.config import ClustererConfig, Gates, MatchThresholds
     from clusterer.service import ClustererService
 
     config = ClustererConfig(
@@ -200,6 +216,7 @@ def clusterer(
         max_sample_size=max_sample_size,
         kept_runs=kept_runs,
         gates=Gates(**gates),
+        matching=MatchThresholds(continued_jaccard, related_share),
     )
 
     @contextlib.asynccontextmanager

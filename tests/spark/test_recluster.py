@@ -6,12 +6,13 @@ import functools
 import os
 import signal
 import time
+import uuid
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from pond import CONFIG, Pond
-from reclustering import VECTOR, blobs
+from reclustering import DIM, VECTOR, blobs
 from sklearn.metrics import adjusted_rand_score
 from standalone import Standalone
 
@@ -26,7 +27,8 @@ from shoal.client import Gates, GaussianMixture, KMeans, Run, RunOptions, RunSta
 from shoal.client.wire_runs import to_request
 from shoal.errors import LeaseHeld, LeaseLost, OperatorError
 from shoal.spark import SparkCluster, slices_of
-from shoal.store.model import EVERYWHERE, Payload
+from shoal.store import Store, StoreConfig
+from shoal.store.model import EVERYWHERE, Payload, Point, VectorSpec
 
 N = 1500
 POINTS = blobs(N, spread=0.2)
@@ -85,6 +87,29 @@ def test_second_run_keeps_the_ids_and_writes_next_to_nothing(
     assert second.points_written == second.plan.to_write == second.plan.moved
     assert second.plan.agreement == pytest.approx(adjusted_rand_score(before, pond.of(ids)))
     assert (pond.state.active_run, pond.state.previous_run) == (second.id, first.id)
+
+
+def test_points_without_the_vector_lose_an_earlier_label(
+    store: Store, place: StoreConfig, spark: SparkCluster
+) -> None:
+    """What a run of another vector gave them is not taken for this one's."""
+    specs = [VectorSpec(VECTOR, DIM, "f" * 64), VectorSpec("other", 2, "e" * 64)]
+    pond = Pond(store, place, f"test-{uuid.uuid4().hex[:12]}")
+    store.create_collection(pond.name, specs)
+    try:
+        ids = pond.put(POINTS)
+        (only,) = pond.put(POINTS[:1], first=N)
+        pond.recluster(spark, KMeans(5, n_init=1), vector=VECTOR)
+        (label,) = pond.of([only])
+        assert label is not None
+        payload = {"clusters": {"default": {"a": label, "b": label}}, "ingested_at": 1.0}
+        store.upsert(pond.name, [Point(only, {"other": np.array([1, 0], np.float32)}, payload)])
+        run = pond.recluster(spark, KMeans(5, n_init=1), vector=VECTOR)
+        assert run.state is RunState.SUCCEEDED, run.error_message
+        assert pond.of([only]) == [None]
+        assert None not in pond.of(ids)
+    finally:
+        store.drop_collection(pond.name)
 
 
 def test_plan_is_that_of_the_points_and_writes_nothing(pond: Pond, spark: SparkCluster) -> None:
