@@ -96,6 +96,10 @@ def test_a_sample_past_its_own_bound_is_one_line(run_shoal: Run, tmp_path: Path)
     store = ("--store-url", "http://127.0.0.1:9")
     line = error_line(run_shoal("serve", "clusterer", *store, *sizes, cwd=tmp_path))
     assert "sample_size: expected at most max_sample_size, 5, got 10" in line
+    overlap = ("--continued-jaccard", "0.4")  # two old clusters could be the new one
+    refused = run_shoal("serve", "clusterer", *store, *overlap, cwd=tmp_path)
+    assert refused.code == 2
+    assert "0.4 is not in the range 0.5<=x<=1" in refused.stderr
 
 
 def test_locked_store_is_one_line(run_shoal: Run, server: Any, tmp_path: Path) -> None:

@@ -132,6 +132,24 @@ def test_gates_of_a_service_hold_for_runs_that_bring_none(tmp_path: Path) -> Non
         assert done.state is RunState.SUCCEEDED
 
 
+@pytest.mark.parametrize(
+    ("options", "continues"), [((), True), (("--continued-jaccard", "1"), False)]
+)
+def test_a_service_is_told_when_a_cluster_is_an_old_one(
+    tmp_path: Path, options: tuple[str, ...], *, continues: bool
+) -> None:
+    """Nearly the same points keep an id by default; where all must be the same, none does."""
+    with replicas(tmp_path, *options) as (_, collection, both):
+        client = both[0].client
+        first = client.cluster(KMeans(5, n_init=1), collection=collection)
+        assert first.state is RunState.SUCCEEDED
+        other = RunOptions(plan_only=True, cold_start=True, seed=1)
+        planned = client.cluster(KMeans(7, n_init=1), collection=collection, options=other)
+        assert planned.plan is not None
+        kinds = {line.kind for line in planned.plan.lineage}
+        assert ("continued" in kinds) == continues
+
+
 def test_owner_paused_past_its_lease_changes_nothing_when_it_wakes(tmp_path: Path) -> None:
     """The other process takes over and finishes; the sleeper's run ends as failed."""
     with replicas(tmp_path) as (store, collection, both):
