@@ -124,6 +124,45 @@ def bench_embed(
     talk(f"ceiling = {how}; server RSS {result.resident_mib:.0f} MiB")
 
 
+@bench.command("decode")
+@option(
+    "--images",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="JPEG files to use. Default: 400x533 crops of scikit-learn's two photographs.",
+)
+@option("--count", type=click.IntRange(1), default=256, help="How many images per round.")
+@option("--rounds", type=click.IntRange(1), default=3, help="Rounds that count.")
+@json_option
+def bench_decode(*, images: Path | None, count: int, rounds: int, as_json: bool) -> None:
+    """Time what serving does to a JPEG before the model, on one core, and other decoders.
+
+    OpenCV (opencv-python-headless) and simplejpeg are compared where they are installed.
+
+    Example:
+      shoal bench decode --count 256
+    """
+    from shoal.bench.decode import bench_decode as measure_decode
+    from shoal.bench.photos import photos
+
+    files = photos(count) if images is None else _read(images, count)
+    result = measure_decode(files, rounds=rounds)
+    if as_json:
+        print_json(asdict(result))
+        return
+    talk(result.machine)
+    served = result.rows[0]
+    print_table(
+        ("row", "ms per image", "of served"),
+        [
+            (row.name, f"{1e3 / row.rate:.3f}", f"{served.rate / row.rate:.2f}")
+            for row in result.rows
+        ],
+    )
+    if result.missing:
+        talk(f"not installed, and not compared: {', '.join(result.missing)}")
+
+
 @bench.command("soak")
 @option(
     "--minutes",

@@ -122,8 +122,8 @@ def _head_options(function: Any) -> Any:
 @option(
     "--alpha",
     type=click.FloatRange(min=0),
-    help="Weight of equal sizes. Default: 5, from 100 clusters on 10; 2 suits unequal ones, and "
-    "with 0 clusters stay unused.",
+    help="Weight of equal sizes. Default: 5, from 100 clusters on 10; 1 or 2 suit unequal ones, "
+    "and with 0 clusters stay unused.",
 )
 @heads_option
 @json_option

@@ -79,6 +79,20 @@ def test_bench_cluster_prints_its_three_tables(tmp_path: Path, run_shoal: Any) -
     assert result["newcomers_s"] > 0
 
 
+def test_bench_decode_compares_what_is_served_with_its_parts(
+    tmp_path: Path, run_shoal: Any
+) -> None:
+    """A row each for serving, the batch and Pillow alone; what is not installed is named."""
+    done = run_shoal("bench", "decode", "--count", "3", "--rounds", "1", "--json", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    result = json.loads(done.stdout)
+    names = [row["name"] for row in result["rows"]]
+    assert names[:3] == ["as served: decode, resize, crop", "copy into the batch", "Pillow, decode"]
+    assert all(row["rates"][0] > 0 for row in result["rows"])
+    for package, word in (("opencv-python-headless", "OpenCV"), ("simplejpeg", "simplejpeg")):
+        assert (package in result["missing"]) != any(word in name for name in names)
+
+
 def test_bench_embed_ceiling_follows_from_its_rows(tmp_path: Path, run_shoal: Any) -> None:
     """The ceiling is 1 / (1/bare + 1/decode) of the same run, and each row has its rate."""
     done = run_shoal("bench", "embed", "--count", "6", "--rounds", "1", "--json", cwd=tmp_path)

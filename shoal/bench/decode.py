@@ -1,0 +1,95 @@
+"""Decoding on one core: JPEG files to pixels by several libraries, and what serving adds.
+
+The floor is the JPEG decoder; the rest of what is served is the resize, the crop and the copy into
+a batch. The other libraries are compared where they are installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from embedder.config import EmbedderConfig
+from embedder.encoder import Encoder
+from embedder.preprocess import decode
+from shoal.bench import machine
+from shoal.bench.rounds import Row, Workload, measure
+
+BATCH = 64
+"""Images of the batch that is copied together."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeResult:
+    """The rows, the first of which is what is served, and the packages that were not there."""
+
+    machine: str
+    rows: list[Row]
+    missing: list[str]
+
+
+def bench_decode(images: Sequence[bytes], *, rounds: int) -> DecodeResult:
+    """Measures ``images`` (JPEG files), one after the other, on one thread."""
+    config = EmbedderConfig()
+    spec = Encoder.open(None, config.runtime).preprocessings[0]
+
+    def served(image: bytes) -> object:
+        return decode(image, limits=config.limits, spec=spec)
+
+    pixels = [decode(image, limits=config.limits, spec=spec) for image in images]
+    batches = [pixels[at : at + BATCH] for at in range(0, len(pixels), BATCH)]
+    workloads = [
+        _each("as served: decode, resize, crop", images, served),
+        Workload("copy into the batch", len(images), lambda: _done(map(np.stack, batches))),
+        _each("Pillow, decode", images, _pillow),
+    ]
+    missing = []
+    for package, module, add in (
+        ("opencv-python-headless", "cv2", _opencv),
+        ("simplejpeg", "simplejpeg", _simplejpeg),
+    ):
+        if importlib.util.find_spec(module) is None:
+            missing.append(package)
+        else:
+            workloads += [_each(name, images, call) for name, call in add(spec.resize.size).items()]
+    return DecodeResult(machine.describe(), measure(workloads, rounds), missing)
+
+
+def _each(name: str, images: Sequence[bytes], call: Callable[[bytes], object]) -> Workload:
+    return Workload(name, len(images), lambda: _done(map(call, images)))
+
+
+def _done(results: Iterable[object]) -> Sequence[float]:
+    for _ in results:
+        pass
+    return ()
+
+
+def _pillow(image: bytes) -> object:
+    return Image.open(io.BytesIO(image)).convert("RGB")
+
+
+def _opencv(size: int) -> dict[str, Callable[[bytes], object]]:
+    import cv2  # noqa: PLC0415 - not ours to install
+
+    cv2.setNumThreads(1)
+
+    def pixels(image: bytes) -> object:
+        return cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+    def resized(image: bytes) -> object:
+        return cv2.resize(pixels(image), (size, size), interpolation=cv2.INTER_AREA)
+
+    return {"OpenCV, decode": pixels, "OpenCV, decode, resize by areas": resized}
+
+
+def _simplejpeg(size: int) -> dict[str, Callable[[bytes], object]]:
+    del size
+    import simplejpeg  # noqa: PLC0415 - not ours to install
+
+    return {"simplejpeg, decode": simplejpeg.decode_jpeg}
