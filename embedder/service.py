@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -97,6 +97,12 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         await self._running.points.reachable()
         await self._running.fleet.canary()
         return True
+
+    @property
+    def details(self) -> Sequence[str]:
+        """The execution provider of the default encoder, for health."""
+        fleet = self._running.fleet if self._running else None
+        return () if fleet is None else (fleet.provider(fleet.default),)
 
     def drain(self) -> None:
         """Refuse new work from now on; streams end once what they have read is answered."""

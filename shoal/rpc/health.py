@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grpc
 import grpc.aio
@@ -37,6 +37,18 @@ class Probed(Protocol):
 
     async def ready(self) -> bool:
         """True when a call would be answered now."""
+
+
+@runtime_checkable
+class Detailed(Protocol):
+    """A service that says more of how it works than that it does."""
+
+    @property
+    def details(self) -> Sequence[str]:
+        """Each is a health name of its own, NAME/DETAIL, with the service's status; once started.
+
+        Who needs one of them probes for that name, which is unknown to a server without it.
+        """
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no types
@@ -80,8 +92,14 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
         """Ask every service now. A service that fails to answer is not ready."""
         answers = await asyncio.gather(*(self._ask(service) for service in self._services))
         ready = {service.name: up for service, up in zip(self._services, answers, strict=True)}
+        details = {
+            f"{service.name}/{detail}": ready[service.name]
+            for service in self._services
+            if isinstance(service, Detailed)
+            for detail in service.details
+        }
         if not self._stopped:
-            await self._publish({**ready, OVERALL: all(answers)})
+            await self._publish({**ready, **details, OVERALL: all(answers)})
 
     async def _poll(self) -> None:
         while True:
@@ -109,9 +127,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
         return up
 
     async def _publish(self, ready: dict[str, bool]) -> None:
+        services = {service.name for service in self._services}
         async with self._changed:
             for name, up in ready.items():
-                if name != OVERALL and up != self._ready[name]:
+                if name in services and up != self._ready[name]:
                     _log.info(
                         "service is %s", "ready" if up else "not ready", extra={"service": name}
                     )

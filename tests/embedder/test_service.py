@@ -563,6 +563,29 @@ def test_service_is_not_ready_when_the_model_goes_wrong(serve: Serve) -> None:
     asyncio.run(scenario())
 
 
+def test_health_names_the_provider_in_use(serve: Serve) -> None:
+    """It is a name to probe for: one that is not in use is unknown, for the official client."""
+
+    async def scenario() -> None:
+        async with (
+            serve() as served,
+            grpc.aio.insecure_channel(served.server.address) as channel,
+        ):
+            stub = health_pb2_grpc.HealthStub(channel)
+            here = "shoal.v1.EmbedderService/CPUExecutionProvider"
+            there = "shoal.v1.EmbedderService/CUDAExecutionProvider"
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=here))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            everything = await stub.List(health_pb2.HealthListRequest())
+            assert set(everything.statuses) == {"", "shoal.v1.EmbedderService", here}
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.Check(health_pb2.HealthCheckRequest(service=there))
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+            assert here in refused.value.details()
+
+    asyncio.run(scenario())
+
+
 class Rotten:
     """A session whose vectors have their components in other places."""
 
