@@ -66,17 +66,29 @@ class SlotWriter:
         Of those only that meet all ``conditions`` and none of ``unless``.
         """
         written: Payload = {**values}
-        if self.seal is not None:
-            field = slot_field(self.clustering, FENCE)
-            unless = (*unless, Within(field, gt=self.seal.fence))
-            if self.seal.sealing:
-                written[FENCE] = self.seal.fence
+        if self.seal is not None and self.seal.sealing:
+            written[FENCE] = self.seal.fence
         key = f"clusters.{self.clustering}"
         for at in range(0, len(ids), self.chunk):
             self.check()
             must = (IdIn(ids[at : at + self.chunk]), *conditions)
-            where = Where(must, must_not=unless)
+            where = Where(must, must_not=(*unless, *self._sealed))
             self.store.set_payload(self.collection, dict(written), where=where, key=key)
+
+    def clear(self, ids: list[str], slot: str) -> None:
+        """Empties ``slot`` of the points ``ids``."""
+        field = slot_field(self.clustering, slot)
+        for at in range(0, len(ids), self.chunk):
+            self.check()
+            where = Where((IdIn(ids[at : at + self.chunk]),), must_not=self._sealed)
+            self.store.delete_fields(self.collection, [field], where=where)
+
+    @property
+    def _sealed(self) -> tuple[Condition, ...]:
+        """What holds of a point that a later run has sealed."""
+        if self.seal is None:
+            return ()
+        return (Within(slot_field(self.clustering, FENCE), gt=self.seal.fence),)
 
 
 def write_differences(
@@ -165,10 +177,7 @@ def clear_those_without(writer: SlotWriter, ids: Sequence[str], state: State, ve
     writer.check()
     found = writer.store.retrieve(writer.collection, ids, vectors=(vector,))
     strays = [record.id for record in found if record and vector not in record.vectors]
-    if strays:
-        writer.store.delete_fields(
-            writer.collection, [state.inactive_field], where=Where(must=(IdIn(strays),))
-        )
+    writer.clear(strays, state.inactive_slot)
     return len(strays)
 
 

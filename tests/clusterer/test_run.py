@@ -20,6 +20,7 @@ from clusterer.points import unpack_ids
 from clusterer.run import Run
 from clusterer.sampling import sample_vectors
 from clusterer.task import Outcome
+from clusterer.writeback import Seal, SlotWriter
 from shoal.errors import (
     Cancelled,
     Conflict,
@@ -756,6 +757,22 @@ def test_noise_of_another_vector_cannot_be_clustered(store: Store) -> None:
     with pytest.raises(Conflict, match="expected the active run's vector, toy, got other"):
         execute()
     assert bench.labels() == before
+
+
+@pytest.mark.parametrize(("sealed_by", "left"), [(2, None), (3, 0)])
+def test_a_late_clearing_leaves_what_a_later_run_sealed(
+    bench: Bench, sealed_by: int, left: int | None
+) -> None:
+    """As with labels: what fence 2 sends reaches no point that fence 3 has sealed."""
+    ids = bench.put(blobs(3))
+    writer = SlotWriter(
+        bench.store, "toys", "default", 2, lambda: None, Seal(sealed_by, sealing=True)
+    )
+    writer.write(ids, {"a": 0, "b": 0})
+    late = replace(writer, seal=Seal(2, sealing=False))
+    late.clear(ids, "a")
+    held = [r.payload["clusters"]["default"] for r in bench.store.retrieve("toys", ids) if r]
+    assert [(one.get("a"), one["b"]) for one in held] == [(left, 0)] * 3
 
 
 def test_points_without_the_vector_have_no_label_of_an_earlier_run(tmp_path: Path) -> None:
