@@ -71,7 +71,7 @@ def _done(results: Iterable[object]) -> Sequence[float]:
 
 
 def _pillow(image: bytes) -> object:
-    return Image.open(io.BytesIO(image)).convert("RGB")
+    return Image.open(io.BytesIO(image)).load()
 
 
 def _opencv(size: int) -> dict[str, Callable[[bytes], object]]:
