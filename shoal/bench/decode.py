@@ -6,6 +6,7 @@ a batch. The other libraries are compared where they are installed.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 from collections.abc import Callable, Iterable, Sequence
@@ -50,13 +51,13 @@ def bench_decode(images: Sequence[bytes], *, rounds: int) -> DecodeResult:
     ]
     missing = []
     for package, module, add in (
-        ("opencv-python-headless", "cv2", _opencv),
+        ("opencv-python-headless", "cv2", functools.partial(_opencv, spec.resize.size)),
         ("simplejpeg", "simplejpeg", _simplejpeg),
     ):
         if importlib.util.find_spec(module) is None:
             missing.append(package)
         else:
-            workloads += [_each(name, images, call) for name, call in add(spec.resize.size).items()]
+            workloads += [_each(name, images, call) for name, call in add().items()]
     return DecodeResult(machine.describe(), measure(workloads, rounds), missing)
 
 
@@ -88,8 +89,7 @@ def _opencv(size: int) -> dict[str, Callable[[bytes], object]]:
     return {"OpenCV, decode": pixels, "OpenCV, decode, resize by areas": resized}
 
 
-def _simplejpeg(size: int) -> dict[str, Callable[[bytes], object]]:
-    del size
+def _simplejpeg() -> dict[str, Callable[[bytes], object]]:
     import simplejpeg  # noqa: PLC0415 - not ours to install
 
     return {"simplejpeg, decode": simplejpeg.decode_jpeg}

@@ -21,12 +21,24 @@ if TYPE_CHECKING:
     from shoal.bench.rounds import Row
 
 
+_images_option = option(
+    "--images",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="JPEG files to use. Default: 400x533 crops of scikit-learn's two photographs.",
+)
+_count_option = option(
+    "--count", type=click.IntRange(1), default=256, help="How many images per round."
+)
+_rounds_option = option("--rounds", type=click.IntRange(1), default=3, help="Rounds that count.")
+
+
 @click.group(cls=Group)
 def bench() -> None:
     """Measure Shoal on this machine, against its own parts.
 
-    Each command starts a server of its own in a temporary directory, runs all rows in turn,
-    several times over, and prints the medians. Close other programs first.
+    What needs a server starts one of its own in a temporary directory. Rows are run in turn,
+    most of them several times over, with the medians printed. Close other programs first.
 
     Example:
       shoal bench embed
@@ -34,12 +46,7 @@ def bench() -> None:
 
 
 @bench.command("embed")
-@option(
-    "--images",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    metavar="DIR",
-    help="JPEG files to use. Default: 400x533 crops of scikit-learn's two photographs.",
-)
+@_images_option
 @option(
     "--model",
     "encoder",
@@ -66,8 +73,8 @@ def bench() -> None:
     metavar="PORT",
     help="The Qdrant server's gRPC port.",
 )
-@option("--count", type=click.IntRange(1), default=256, help="How many images per round.")
-@option("--rounds", type=click.IntRange(1), default=3, help="Rounds that count.")
+@_count_option
+@_rounds_option
 @json_option
 def bench_embed(
     *,
@@ -125,14 +132,9 @@ def bench_embed(
 
 
 @bench.command("decode")
-@option(
-    "--images",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    metavar="DIR",
-    help="JPEG files to use. Default: 400x533 crops of scikit-learn's two photographs.",
-)
-@option("--count", type=click.IntRange(1), default=256, help="How many images per round.")
-@option("--rounds", type=click.IntRange(1), default=3, help="Rounds that count.")
+@_images_option
+@_count_option
+@_rounds_option
 @json_option
 def bench_decode(*, images: Path | None, count: int, rounds: int, as_json: bool) -> None:
     """Time what serving does to a JPEG before the model, on one core, and other decoders.
@@ -201,7 +203,7 @@ def bench_soak(*, minutes: float, seed: int, as_json: bool) -> None:
 @option("--dim", type=click.IntRange(2), default=512, help="Components of a vector.")
 @option("--clusters", type=click.IntRange(2), default=50, help="Clusters to make.")
 @option("--queries", type=click.IntRange(10), default=500, help="Searches per round.")
-@option("--rounds", type=click.IntRange(1), default=3, help="Rounds that count.")
+@_rounds_option
 @json_option
 def bench_search(
     *, points: int, dim: int, clusters: int, queries: int, rounds: int, as_json: bool

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clusterer.head_session import HeadSession
@@ -52,8 +53,6 @@ def test_a_head_is_trained_listed_and_applied(objective: str, shoal: Run, heads:
     assert made["metrics"]["pictures"] == N
     assert len(made["curves"]) == 2
     assert [str(each["seed"]) for each in made["seeds"]] == list(made["curves"])
-    judged = [each for each in made["seeds"] if each["kept"]]
-    assert 0 < max(each["agreement"] for each in judged) <= 1
     listed = json.loads(shoal("model", "list", "--heads", heads, "--json").stdout)
     assert made["id"] in [each["id"] for each in listed]
     run = shoal("cluster", "--method", "scp", "--head", made["hash"], "--json", *COLLECTION)
@@ -102,7 +101,16 @@ def test_without_a_number_many_clusters_are_trained_and_merged(shoal: Run, heads
     assert json.loads(run.stdout)["plan"]["clusters"] <= made["clusters"]
 
 
-@pytest.mark.usefixtures("stored")
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Of torch: on a busy machine two add up in another order each time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("stored", "one_thread")
 def test_a_killed_training_goes_on_to_the_same_head(
     shoal: Run, heads: str, server: Any, tmp_path: Path
 ) -> None:
@@ -111,7 +119,13 @@ def test_a_killed_training_goes_on_to_the_same_head(
     command = ("train", "scp", "-k", "3", "--epochs", "30", "--seeds", "6", "--device", "cpu")
     to = (*COLLECTION, "--heads", heads, "--name", "killed", "--json")
     whole = json.loads(shoal(*command, *to, "--work", "whole").stdout)
-    environment = {**clean_environment(), "SHOAL_ADDRESS": server.address}
+    ranked = sorted(whole["seeds"], key=lambda one: (one["used"], one["agreement"]), reverse=True)
+    assert [one["kept"] for one in ranked] == [True] * 3 + [False] * 3
+    environment = {
+        **clean_environment(),
+        "SHOAL_ADDRESS": server.address,
+        "OMP_NUM_THREADS": "1",
+    }
     arguments = [sys.executable, "-m", "shoal.cli", *command, *to, "--work", "work"]
     with subprocess.Popen(arguments, cwd=tmp_path, env=environment) as process:
         while not list(Path("work").glob("seeds-*/seed-1.pt")):

@@ -182,6 +182,12 @@ def test_a_run_trains_on_and_its_head_is_kept_once_it_is_active(
     late = newest.model_copy(update={"name": "toys", "created_at": time.time(), "parent": first})
     with pytest.raises(Conflict, match=rf"comes of {first}, and {newest.id} is newer"):
         keep_fit(plan(tmp_path), run._rule.model, {"manifest": late.model_dump()})
+    for made in range(1, 12):  # of many that came about so the newest ten stay
+        update = {"parent": newest.id, "created_at": newest.created_at + made}
+        newest = newest.model_copy(update=update)
+        keep_fit(plan(tmp_path), run._rule.model, {"manifest": newest.model_dump()})
+    there = HeadStore(tmp_path).manifests()
+    assert (len(there), there[0].id, there[-1].id) == (11, newest.id, first)
 
 
 def test_a_schedule_trains_the_head_on_when_drift_says_so(bench: Bench, tmp_path: Path) -> None:
