@@ -60,6 +60,9 @@ class EmbedderConfig:
     """Lookups, and writes, under way at the same time (so many of each)."""
     canary_interval_s: float = 30.0
     """How long a right answer of the model vouches for the next."""
+    canary_timeout_s: float = 60.0
+    """How long an answer may take, behind the batches that are under way; the last one counts
+    meanwhile. A batch of eight takes a large ViT on two cores half a minute."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -87,9 +90,11 @@ class EmbedderConfig:
                 f"got {self.canary_interval_s}"
             )
             raise ConfigError(msg, field="canary_interval_s")
-        if not self.idle_encoder_s > 0:
-            msg = f"embedder idle_encoder_s: expected more than 0 s, got {self.idle_encoder_s}"
-            raise ConfigError(msg, field="idle_encoder_s")
+        for name in ("idle_encoder_s", "canary_timeout_s"):
+            seconds = getattr(self, name)
+            if not seconds > 0:
+                msg = f"embedder {name}: expected more than 0 s, got {seconds}"
+                raise ConfigError(msg, field=name)
 
     def among(self, processes: int) -> EmbedderConfig:
         """These settings for each of so many ``processes``, which share the cores."""

@@ -217,15 +217,15 @@ class Fleet:
         async with self.use(name) as pipeline:
             return await pipeline.embed_text(text, patience)
 
-    async def canary(self) -> None:
-        """Return when every open encoder gave its reference vectors lately, or gives them now.
+    def check(self) -> None:
+        """Return if every open encoder gave its reference vectors when it was last asked.
 
         Raises:
-            SelfTestFailed, OperatorError: one does not.
+            SelfTestFailed, OperatorError: one did not, or does not answer.
         """
         for berth in self._berths.values():
             if berth.pipeline is not None:
-                await berth.pipeline.canary()
+                berth.pipeline.check()
 
     async def _close_idle(self) -> None:
         """Closes encoders, but the default one, that nobody has used for a while."""

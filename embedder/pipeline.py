@@ -11,7 +11,6 @@ callers' business (``embedder.admission``).
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from embedder import metrics
 from embedder.batching import Batcher, Lane
+from embedder.canary import Canary
 from embedder.config import EmbedderConfig
 from embedder.decoding import Decoder, Pixels
 from embedder.encoder import Encoder
@@ -65,7 +65,12 @@ class Pipeline:
         self._texts: Batcher[str, Vector] = Batcher(
             self._infer_texts, name="text inference", workers=1, max_batch=config.batch
         )
-        self._vouched_at = time.monotonic()  # an encoder is proven right when it is opened
+        self._canary = Canary(
+            self._self_test,
+            name=encoder.name,
+            interval_s=config.canary_interval_s,
+            timeout_s=config.canary_timeout_s,
+        )
 
     def start(self) -> None:
         """Start the workers, as tasks of the running loop."""
@@ -75,7 +80,7 @@ class Pipeline:
     async def close(self) -> None:
         """Answer what waits, then end the threads."""
         try:
-            await asyncio.gather(self._images.close(), self._texts.close())
+            await asyncio.gather(self._images.close(), self._texts.close(), self._canary.close())
         finally:
             self._inferring.shutdown(wait=False, cancel_futures=True)
 
@@ -94,17 +99,17 @@ class Pipeline:
         """The vector (D,) of a text; raises as ``embed``, and Unsupported without a text tower."""
         return await self._texts.submit(text, lane=patience.lane, deadline=patience.deadline)
 
-    async def canary(self) -> None:
-        """Return when the model gave its reference vectors a short while ago, or gives them now.
+    def check(self) -> None:
+        """Return if the model gave its reference vectors when it was last asked, a while ago.
 
         Raises:
-            SelfTestFailed, OperatorError: it does not.
+            SelfTestFailed, OperatorError: it did not, or does not answer.
         """
-        if time.monotonic() - self._vouched_at < self._config.canary_interval_s:
-            return
+        self._canary.check()
+
+    async def _self_test(self) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._inferring, self.encoder.self_test)
-        self._vouched_at = time.monotonic()
 
     async def _infer_images(self, batch: Sequence[Picture]) -> list[Vector | Exception]:
         metrics.BATCH.labels("inference").observe(len(batch))

@@ -95,7 +95,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         if self._running is None or self._draining.is_set():
             return False
         await self._running.points.reachable()
-        await self._running.fleet.canary()
+        self._running.fleet.check()
         return True
 
     @property

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from shoal.errors import (
     ArtefactError,
     ConfigError,
     InvalidArgument,
+    OperatorError,
     Overloaded,
     SelfTestFailed,
     ServiceUnavailable,
@@ -586,6 +588,46 @@ def test_health_names_the_provider_in_use(serve: Serve) -> None:
     asyncio.run(scenario())
 
 
+def test_service_stays_ready_while_the_model_is_slow_but_not_for_ever(serve: Serve) -> None:
+    """The canary waits behind a batch of minutes; one that never ends is a model that hangs."""
+
+    async def scenario() -> None:
+        async with serve(EmbedderConfig(canary_interval_s=0.0, canary_timeout_s=2.0)) as served:
+            fleet = served.service._running.fleet
+            tower = fleet._berths[fleet.default].pipeline.encoder.towers[0]
+            slow = Slow(tower._session)
+            tower._session = slow
+            assert await served.service.ready()
+            await asyncio.to_thread(slow.reached.wait, 20)
+            assert await served.service.ready()
+            await asyncio.sleep(2.1)
+            with pytest.raises(OperatorError, match="self-test"):
+                await served.service.ready()
+            slow.go_on.set()
+            for _ in range(200):
+                await asyncio.sleep(0.05)
+                with suppress(OperatorError):
+                    assert await served.service.ready()
+                    return
+            pytest.fail("never ready again")
+
+    asyncio.run(scenario())
+
+
+class Slow:
+    """A session that runs nothing until told to."""
+
+    def __init__(self, sound: Any) -> None:
+        self._sound = sound
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    def run(self, feeds: dict[str, Any], output: str) -> Any:
+        self.reached.set()
+        self.go_on.wait(60)
+        return self._sound.run(feeds, output)
+
+
 class Rotten:
     """A session whose vectors have their components in other places."""
 
@@ -606,6 +648,7 @@ class Rotten:
         {"calls": Capacity(0, 1)},
         {"streams": Capacity(1, 0)},
         {"canary_interval_s": float("nan")},
+        {"canary_timeout_s": 0},
     ],
 )
 def test_config_refuses_what_cannot_be(bad: dict[str, Any]) -> None:

@@ -1,0 +1,139 @@
+"""The canary: asked in the background, believed until it answers otherwise. A clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from embedder.canary import Canary
+from shoal.errors import OperatorError, SelfTestFailed
+
+
+class Model:
+    """A model that answers when it may, and rightly unless it is broken; and the time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.asked = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.broken = False
+
+    async def __call__(self) -> None:
+        self.asked += 1
+        await self.may_answer.wait()
+        if self.broken:
+            msg = "other vectors"
+            raise SelfTestFailed(msg)
+
+    def canary(self) -> Canary:
+        return Canary(self, name="m", interval_s=30, timeout_s=60, clock=lambda: self.now)
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, 20))
+
+
+def test_canary_asks_again_when_the_last_answer_is_old() -> None:
+    """One test per interval, however often it is looked at; the first when the opening's is old."""
+
+    async def scenario() -> None:
+        model = Model()
+        canary = model.canary()
+        for model.now in (0.0, 29.0, 30.0, 31.0, 59.0, 60.5, 61.0):
+            canary.check()
+            await settled()
+        assert model.asked == 2
+
+    run(scenario())
+
+
+def test_canary_believes_the_last_answer_while_the_next_is_under_way() -> None:
+    """A model behind a long batch is slow, not wrong; it is not asked twice at a time."""
+
+    async def scenario() -> None:
+        model = Model()
+        model.may_answer.clear()
+        canary = model.canary()
+        for model.now in (30.0, 45.0, 90.0):
+            canary.check()
+            await settled()
+        model.may_answer.set()
+        await settled()
+        model.now = 91.0
+        canary.check()
+        await settled()
+        assert model.asked == 1
+
+    run(scenario())
+
+
+def test_canary_that_stays_out_too_long_is_a_failure_until_it_comes() -> None:
+    """A GPU that hangs answers nothing, wrong or right."""
+
+    async def scenario() -> None:
+        model = Model()
+        model.may_answer.clear()
+        canary = model.canary()
+        model.now = 30.0
+        canary.check()
+        await settled()
+        model.now = 90.5
+        with pytest.raises(OperatorError, match="has not answered its self-test in 60 s"):
+            canary.check()
+        model.may_answer.set()
+        await settled()
+        canary.check()
+
+    run(scenario())
+
+
+def test_canary_doubts_a_model_that_failed_until_a_test_succeeds() -> None:
+    """Wrong once, it is asked at every look, and not believed while it is asked."""
+
+    async def scenario() -> None:
+        model = Model()
+        canary = model.canary()
+        model.broken = True
+        model.now = 30.0
+        canary.check()
+        await settled()
+        for model.now in (31.0, 32.0):
+            with pytest.raises(SelfTestFailed):
+                canary.check()
+            await settled()
+        assert model.asked == 3
+        model.broken = False
+        with pytest.raises(SelfTestFailed):
+            canary.check()
+        await settled()
+        canary.check()
+
+    run(scenario())
+
+
+def test_canary_closes_with_a_test_under_way() -> None:
+    """Nothing of it is left behind."""
+
+    async def scenario() -> None:
+        others = asyncio.all_tasks()
+        model = Model()
+        model.may_answer.clear()
+        canary = model.canary()
+        await canary.close()
+        model.now = 30.0
+        canary.check()
+        await settled()
+        await canary.close()
+        assert model.asked == 1
+        assert asyncio.all_tasks() == others
+
+    run(scenario())
