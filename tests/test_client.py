@@ -66,7 +66,9 @@ class Fake(
         self.error: errors.ShoalError | None = None
         self.gate = threading.Event()
         self.gate.set()
+        self.released = threading.Event()
         self.received = 0
+        self.peers: list[str] = []
 
     def answer(self, request: Any, context: grpc.ServicerContext) -> Any:
         copy = type(request)()
@@ -86,12 +88,15 @@ class Fake(
     def Ingest(
         self, requests: Iterator[embedder_pb2.IngestRequest], context: grpc.ServicerContext
     ) -> Iterator[embedder_pb2.IngestResponse]:
+        self.peers.append(context.peer())
         for request in requests:
             self.received += 1
             self.requests.append(request)
             self.gate.wait(10)
             response = embedder_pb2.IngestResponse(sequence=request.sequence, key=request.key)
             data = request.image.data
+            if data.startswith(b"wait"):
+                self.released.wait(10)
             if data.startswith(b"drop"):
                 context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
             if data.startswith(b"end"):
@@ -365,6 +370,114 @@ def test_ingest_left_early_stops_reading(client: Client, fake: Fake) -> None:
     fake.gate.set()
     assert len(list(client.ingest(make_items("a", "b")))) == 2
     assert read <= before + 1  # the one being read when the iterator was closed
+
+
+def test_ingest_sends_over_several_connections(client: Client, fake: Fake) -> None:
+    """Each item is sent once, by whichever stream; the streams share no connection."""
+    names = [str(number) for number in range(200)]
+    found = list(client.ingest(iter(make_items(*names)), window=4, streams=3))
+    assert sorted(each.key for each in found) == sorted(names)
+    assert {each.status for each in found} == {IngestStatus.STORED}
+    assert sorted(request.key for request in fake.requests) == sorted(names)
+    assert len(set(fake.peers)) == 3
+    assert len(list(client.ingest(make_items("a"), streams=3))) == 1
+    assert len(set(fake.peers)) == 3  # kept, and used again
+
+
+def test_ingest_leaves_a_slow_stream_behind(client: Client, fake: Fake) -> None:
+    """A stream takes as many items as it answers: a slow one holds up its own window, no more."""
+    names = ["wait", *map(str, range(60))]
+    outcomes = client.ingest(make_items(*names), window=3, streams=2)
+    before = {next(outcomes).key for _ in range(len(names) - 3)}  # 3 are in the slow window
+    assert "wait" not in before
+    fake.released.set()
+    assert before | {each.key for each in outcomes} == set(names)
+
+
+def test_ingest_reads_one_item_at_a_time(client: Client) -> None:
+    """The caller's iterable is never entered by two streams at once."""
+    inside = threading.Lock()
+
+    class Items:
+        left = 100
+
+        def __iter__(self) -> Iterator[IngestItem]:
+            return self
+
+        def __next__(self) -> IngestItem:
+            assert inside.acquire(blocking=False)
+            try:
+                threading.Event().wait(0.001)
+                self.left -= 1
+                if self.left < 0:
+                    raise StopIteration
+                return make_items(str(self.left))[0]
+            finally:
+                inside.release()
+
+    assert len(list(client.ingest(Items(), streams=4))) == 100
+
+
+def test_ingest_error_of_one_stream_ends_all(client: Client, fake: Fake) -> None:
+    """What the other streams have sent is still answered; nothing more is read."""
+    dropped = threading.Event()
+    read = 0
+
+    def items() -> Iterator[IngestItem]:
+        nonlocal read
+        yield from make_items("wait", "drop")
+        dropped.wait(10)
+        for number in range(1_000_000):
+            read += 1
+            yield from make_items(str(number))
+
+    outcomes = client.ingest(items(), window=1, streams=2)
+    threading.Timer(0.3, fake.released.set).start()
+    assert next(outcomes).name == "<wait>"
+    with pytest.raises(errors.ServiceUnavailable, match="gone"):
+        next(outcomes)
+    dropped.set()
+    assert list(client.ingest(make_items("a", "b"), streams=2))
+    assert read <= 1
+
+
+def test_ingest_error_of_one_stream_does_not_wait_for_items(client: Client) -> None:
+    """An ingestion that has failed says so, though the next item may be an hour away."""
+    arrived = threading.Event()
+
+    def items() -> Iterator[IngestItem]:
+        yield from make_items("drop")
+        arrived.wait(10)
+
+    with pytest.raises(errors.ServiceUnavailable, match="gone"):
+        next(client.ingest(items(), streams=3))
+    assert not arrived.is_set()
+    arrived.set()
+
+
+def test_ingest_error_of_the_items_comes_after_the_answers_of_all_streams(
+    client: Client, fake: Fake
+) -> None:
+    """With several streams too, what was sent before the caller's iterable raised is answered."""
+
+    def items() -> Iterator[IngestItem]:
+        yield from make_items("wait", "a", "b")
+        message = "the disk is gone"
+        raise LookupError(message)
+
+    outcomes = client.ingest(items(), window=1, streams=2)
+    found = [next(outcomes).name, next(outcomes).name]
+    fake.released.set()
+    assert {*found, next(outcomes).name} == {"<wait>", "<a>", "<b>"}
+    with pytest.raises(LookupError, match="the disk is gone"):
+        next(outcomes)
+
+
+@pytest.mark.parametrize("streams", [0, -1])
+def test_ingest_refuses_no_streams(client: Client, streams: int) -> None:
+    """There is at least 1 stream."""
+    with pytest.raises(errors.InvalidArgument, match="streams: expected at least 1"):
+        list(client.ingest([], streams=streams))
 
 
 @pytest.mark.parametrize("window", [0, -1])

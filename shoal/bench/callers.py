@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from shoal.client import Client, IngestItem, IngestStatus
+from shoal.client import WINDOW, Client, IngestItem, IngestStatus
 from shoal.errors import OperatorError
 
 
@@ -38,9 +38,16 @@ class Callers:
         """
         return self._all(("embed", connections, per_call))
 
-    def ingest(self, collection: str) -> list[float]:
-        """Stores all images once, over one stream of each process; returns and raises alike."""
-        return self._all(("ingest", collection))
+    def ingest(self, collection: str, streams: int) -> list[float]:
+        """Stores all images once, over so many streams of each process.
+
+        Returns the seconds from sending each image to its answer.
+
+        Raises:
+            OperatorError: an image was not stored.
+            ShoalError: the ingestion failed.
+        """
+        return self._all(("ingest", collection, streams))
 
     def _all(self, order: tuple[object, ...]) -> list[float]:
         for pipe in self._pipes:
@@ -88,9 +95,9 @@ def _obey(orders: Connection, address: str, images: Sequence[bytes], name: str) 
                         clients.append(stack.enter_context(Client(address)))
                     seconds = _embed(images, clients[:connections], per_call)
                 else:
-                    (collection,) = arguments
-                    client = stack.enter_context(Client(address))
-                    seconds = ingest_once(client, images, collection, name)
+                    collection, streams = arguments
+                    with Client(address) as client:  # a new one: connections fall as they fall
+                        seconds = ingest_once(client, images, collection, name, streams)
             except Exception as exc:  # noqa: BLE001 - raised where it was ordered
                 orders.send(exc)
             else:
@@ -121,9 +128,9 @@ def embed_once(client: Client, images: Sequence[bytes]) -> float:
 
 
 def ingest_once(
-    client: Client, images: Sequence[bytes], collection: str, prefix: str
+    client: Client, images: Sequence[bytes], collection: str, prefix: str, streams: int = 1
 ) -> list[float]:
-    """Stores the images over one stream; the seconds from sending each to its answer.
+    """Stores the images, ``WINDOW`` of them in flight; the seconds from sending each to its answer.
 
     Raises:
         OperatorError: an image was not stored.
@@ -137,7 +144,10 @@ def ingest_once(
             sent[key] = time.perf_counter()
             yield IngestItem(image, key=key)
 
-    for outcome in client.ingest(items(), collection=collection):
+    outcomes = client.ingest(
+        items(), collection=collection, streams=streams, window=WINDOW // streams
+    )
+    for outcome in outcomes:
         if outcome.status is not IngestStatus.STORED:
             raise OperatorError(f"image {outcome.key} was not stored: {outcome}")
         latencies.append(time.perf_counter() - sent[outcome.key])

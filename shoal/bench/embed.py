@@ -38,6 +38,9 @@ CONNECTIONS = 64
 """Of each client of several, one call under way on each: 256 images wait at 4 processes."""
 PER_CALL = 16
 """Images of a call of several; a quarter of the connections are used for those."""
+STREAMS = 8
+"""Of each client of several: with one each, the system would leave a third of the processes of a
+server without any, and give others two or three."""
 NO_STORE = "http://127.0.0.1:1"
 """Embed needs no store: with this one, all that fails is readiness."""
 
@@ -246,7 +249,7 @@ def _several(
                 Workload(
                     f"gRPC Ingest, {count} processes",
                     units,
-                    lambda: crowd.ingest(ingestion.collection),
+                    lambda: crowd.ingest(ingestion.collection, STREAMS),
                     ingestion.prepare,
                 )
             )

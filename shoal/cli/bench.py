@@ -12,7 +12,7 @@ from shoal.cli.command import Group
 from shoal.cli.embedder_options import PROVIDERS
 from shoal.cli.options import json_option, option
 from shoal.cli.output import print_json, print_table, talk
-from shoal.errors import InvalidArgument
+from shoal.errors import ImageInvalid, InvalidArgument
 
 if TYPE_CHECKING:
     from clusterer.head_training import ObjectiveName
@@ -432,8 +432,27 @@ def _share(of_bare: float) -> tuple[str, str, str, str, str]:
 
 
 def _read(directory: Path, count: int) -> list[bytes]:
-    """The first ``count`` JPEG files under ``directory``, in the order of their names."""
+    """The first ``count`` JPEG files under ``directory``, in the order of their names.
+
+    Each is decoded once, so that a bad one is named here, and not in the middle of a measurement.
+    """
+    from embedder.config import EmbedderConfig
+    from embedder.encoder import Encoder
+    from embedder.preprocess import decode
+
     files = sorted(p for p in directory.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg"})
     if not files:
         raise InvalidArgument(f"--images {directory}: expected JPEG files, found none")
-    return [file.read_bytes() for file in files[:count]]
+    config = EmbedderConfig()
+    spec = Encoder.open(None, config.runtime).preprocessings[0]
+    images = []
+    for file in files[:count]:
+        try:
+            data = file.read_bytes()
+            decode(data, limits=config.limits, spec=spec)
+        except OSError as exc:
+            raise InvalidArgument(f"--images {file}: cannot be read: {exc.strerror}") from exc
+        except ImageInvalid as exc:
+            raise InvalidArgument(f"--images {file}: {exc.message}") from exc
+        images.append(data)
+    return images

@@ -128,7 +128,13 @@ def parse_fields(
     "--window",
     type=click.IntRange(1, 10_000),
     default=WINDOW,
-    help="Images in flight.",
+    help="Images in flight, of each stream.",
+)
+@option(
+    "--streams",
+    type=click.IntRange(1, 256),
+    default=1,
+    help="Connections to send over: for an embedder of several processes, a few for each.",
 )
 @option(
     "--progress/--no-progress",
@@ -148,6 +154,7 @@ def ingest(
     fields: dict[str, Json],
     encoders: tuple[str, ...],
     window: int,
+    streams: int,
     progress: bool | None,
     as_json: bool,
     target: Target,
@@ -188,7 +195,11 @@ def ingest(
             file=sys.stderr,
         ) as bar:
             outcomes = client.ingest(
-                items, collection=target.collection, encoders=encoders, window=window
+                items,
+                collection=target.collection,
+                encoders=encoders,
+                window=window,
+                streams=streams,
             )
             try:
                 follow(outcomes, report, bar)

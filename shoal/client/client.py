@@ -17,6 +17,7 @@ import grpc
 from pydantic import SecretStr
 
 from shoal.client import wire, wire_runs
+from shoal.client.connections import Connections
 from shoal.client.runs import (
     Cluster,
     Clustering,
@@ -28,7 +29,7 @@ from shoal.client.runs import (
     Schedule,
     VectorSample,
 )
-from shoal.client.stream import IngestStream
+from shoal.client.stream import Ingestion
 from shoal.client.values import (
     Collection,
     Embedding,
@@ -41,7 +42,8 @@ from shoal.client.values import (
     SearchResult,
 )
 from shoal.client.wire_ingest import IngestTarget
-from shoal.rpc.channel import ChannelConfig, open_channel
+from shoal.errors import InvalidArgument
+from shoal.rpc.channel import ChannelConfig
 from shoal.rpc.status import from_rpc_error
 from shoal.v1 import (
     clusterer_pb2,
@@ -104,10 +106,11 @@ class Client:
         )
         self._address = address
         self._max_message_bytes = config.max_message_bytes
-        self._channel = open_channel(config)
-        self._embedder = embedder_pb2_grpc.EmbedderServiceStub(self._channel)
-        self._clusterer = clusterer_pb2_grpc.ClustererServiceStub(self._channel)
-        self._search = search_pb2_grpc.SearchServiceStub(self._channel)
+        self._connections = Connections(config)
+        channel = self._connections.first
+        self._embedder = embedder_pb2_grpc.EmbedderServiceStub(channel)
+        self._clusterer = clusterer_pb2_grpc.ClustererServiceStub(channel)
+        self._search = search_pb2_grpc.SearchServiceStub(channel)
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -124,7 +127,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; calls under way fail with Cancelled."""
-        self._channel.close()
+        self._connections.close()
 
     @contextlib.contextmanager
     def _translating(self) -> Iterator[None]:
@@ -164,25 +167,38 @@ class Client:
         collection: str = COLLECTION,
         encoders: Sequence[str] = (),
         window: int = WINDOW,
+        streams: int = 1,
     ) -> Generator[IngestOutcome, None, None]:
         """Store ``items``; one outcome per item, in the order in which they finish.
 
-        Items are read lazily, from another thread, when fewer than ``window`` have no outcome
-        yet or one that was not taken. An item that cannot be sent FAILED, and touches no other.
+        Items are read lazily, from other threads, one at a time: when, of a stream, fewer than
+        ``window`` have no outcome yet or one that was not taken. An item that cannot be sent
+        FAILED, and touches no other.
         An outcome other than FAILED means that the point survives a crash of the server. To
         resume after an interruption, send everything again: what is there costs little and
         changes nothing. An IngestOutcome among the items is passed through without being sent.
         ``encoders`` names those that fill the collection; by default the server's first for a new
         collection, and those that it has for another.
-        Closing the iterator early ends the stream.
+        ``streams`` is how many to send over, each over a connection of its own. One is served by
+        one process, which suffices unless the server has several. Two items with one key are
+        stored in their order by one stream, by several in any.
+        Closing the iterator early ends the streams.
 
         Raises:
-            ServiceUnavailable: the connection broke; outcomes so far hold.
+            InvalidArgument: ``window`` or ``streams`` is below 1.
+            ServiceUnavailable: a connection broke; outcomes so far hold.
         """
+        if streams < 1:
+            message = f"streams: expected at least 1, got {streams}"
+            raise InvalidArgument(message, field="streams")
         target = IngestTarget(collection, tuple(encoders), self._max_message_bytes)
-        stream = IngestStream(items, target, window=window)
+        ingestion = Ingestion(items, target, window=window)
+        calls = [
+            embedder_pb2_grpc.EmbedderServiceStub(channel).Ingest
+            for channel in self._connections.several(streams)
+        ]
         with self._translating():
-            yield from stream.exchange(self._embedder.Ingest)
+            yield from ingestion.exchange(calls)
 
     # Clusterer
 

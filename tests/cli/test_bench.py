@@ -122,6 +122,20 @@ def test_bench_embed_of_several_processes(tmp_path: Path, run_shoal: Any) -> Non
     }
 
 
+@pytest.mark.parametrize("command", ["embed", "decode"])
+def test_bench_names_a_file_that_does_not_decode(
+    tmp_path: Path, run_shoal: Any, pictures: Any, command: str
+) -> None:
+    """Before anything is measured, and in one line."""
+    folder = pictures(tmp_path / "p", ["a.jpg", "b.jpg"])
+    (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:500])
+    done = run_shoal("bench", command, "--images", "p", "--count", "2", cwd=tmp_path)
+    assert done.code == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("shoal: error: --images p/b.jpg: ")
+    assert not done.stdout
+
+
 def test_callers_raise_what_a_call_raised() -> None:
     """A server that is not there is an error of the bench, not a row."""
     with callers("127.0.0.1:1", [b"image"], 2) as crowd, pytest.raises(ServiceUnavailable):

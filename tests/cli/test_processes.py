@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -120,14 +122,14 @@ def two_ports() -> int:
         return port
 
 
-def answered(port: int) -> float:
-    """The images that the process with this metrics port has embedded."""
+def counted(port: int, counter: str, label: str) -> float:
+    """The sum of a counter, of its rows with this label, by the process with this metrics port."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
     return sum(
         float(line.split()[-1])
         for line in lines
-        if line.startswith("shoal_rpc_requests_total{") and '/Embed"' in line
+        if line.startswith(f"{counter}{{") and label in line
     )
 
 
@@ -141,7 +143,8 @@ def test_connections_spread_over_the_processes(
     members = running.members()
     assert len(members) == PROCESSES
     assert {embed(address, one_picture) for _ in range(CALLS)} == {1280}
-    counts = [answered(port + index) for index in range(PROCESSES)]
+    embedded = ("shoal_rpc_requests_total", '/Embed"')
+    counts = [counted(port + index, *embedded) for index in range(PROCESSES)]
     assert sum(counts) == CALLS
     assert min(counts) > 0  # all on one: 2 in 65,536
     assert '"worker": 1' in running.errors
@@ -151,6 +154,30 @@ def test_connections_spread_over_the_processes(
     assert not any(command(member) for member in members)
     host, _, bound = address.rpartition(":")
     socket.create_server((host, int(bound))).close()
+
+
+def test_streams_of_one_ingestion_spread_over_the_processes(
+    crew: Callable[..., Crew], tmp_path: Path, pictures: Any, run_shoal: Any
+) -> None:
+    """With one stream one process does all; with several each has its share."""
+    port = two_ports()
+    address = crew("--metrics-address", f"127.0.0.1:{port}").address
+    pictures(tmp_path / "p", [f"{number}.png" for number in range(120)])
+
+    def ingest(collection: str, *options: str) -> list[float]:
+        """How many images each process has stored."""
+        before = [counted(port + index, *stored) for index in range(PROCESSES)]
+        where = ("--collection", collection, "--address", address)
+        result = run_shoal("ingest", "p", "--json", *where, *options, cwd=tmp_path)
+        assert json.loads(result.stdout)["stored"] == 120, result.stderr
+        after = [counted(port + index, *stored) for index in range(PROCESSES)]
+        return [now - then for now, then in zip(after, before, strict=True)]
+
+    stored = ("shoal_embedder_images_total", 'outcome="stored",rpc="Ingest"')
+    assert sorted(ingest("one")) == [0, 120]
+    spread = ingest("several", "--streams", "16", "--window", "1")
+    assert sum(spread) == 120
+    assert min(spread) > 0  # all on one: 2 in 65,536
 
 
 def test_one_that_dies_ends_all(crew: Callable[..., Crew]) -> None:
