@@ -375,7 +375,7 @@ def test_ingest_left_early_stops_reading(client: Client, fake: Fake) -> None:
 def test_ingest_sends_over_several_connections(client: Client, fake: Fake) -> None:
     """Each item is sent once, by whichever stream; the streams share no connection."""
     names = [str(number) for number in range(200)]
-    found = list(client.ingest(iter(make_items(*names)), window=4, streams=3))
+    found = list(client.ingest(iter(make_items(*names)), window=12, streams=3))
     assert sorted(each.key for each in found) == sorted(names)
     assert {each.status for each in found} == {IngestStatus.STORED}
     assert sorted(request.key for request in fake.requests) == sorted(names)
@@ -385,10 +385,10 @@ def test_ingest_sends_over_several_connections(client: Client, fake: Fake) -> No
 
 
 def test_ingest_leaves_a_slow_stream_behind(client: Client, fake: Fake) -> None:
-    """A stream takes as many items as it answers: a slow one holds up its own window, no more."""
+    """A stream takes as many items as it answers: a slow one holds up its share, no more."""
     names = ["wait", *map(str, range(60))]
-    outcomes = client.ingest(make_items(*names), window=3, streams=2)
-    before = {next(outcomes).key for _ in range(len(names) - 3)}  # 3 are in the slow window
+    outcomes = client.ingest(make_items(*names), window=6, streams=2)
+    before = {next(outcomes).key for _ in range(len(names) - 3)}  # 3 are on the slow one
     assert "wait" not in before
     fake.released.set()
     assert before | {each.key for each in outcomes} == set(names)

@@ -11,11 +11,20 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 from shoal.client import WINDOW, Client, IngestItem, IngestStatus
 from shoal.errors import OperatorError
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How one client ingests: over so many streams, so many images in flight on all of them."""
+
+    streams: int = 1
+    window: int = WINDOW
 
 
 class Callers:
@@ -38,16 +47,14 @@ class Callers:
         """
         return self._all(("embed", connections, per_call))
 
-    def ingest(self, collection: str, streams: int) -> list[float]:
-        """Stores all images once, over so many streams of each process.
-
-        Returns the seconds from sending each image to its answer.
+    def ingest(self, collection: str, flow: Flow) -> list[float]:
+        """Stores all images once; the seconds from sending each to its answer.
 
         Raises:
             OperatorError: an image was not stored.
             ShoalError: the ingestion failed.
         """
-        return self._all(("ingest", collection, streams))
+        return self._all(("ingest", collection, flow))
 
     def _all(self, order: tuple[object, ...]) -> list[float]:
         for pipe in self._pipes:
@@ -95,9 +102,9 @@ def _obey(orders: Connection, address: str, images: Sequence[bytes], name: str) 
                         clients.append(stack.enter_context(Client(address)))
                     seconds = _embed(images, clients[:connections], per_call)
                 else:
-                    collection, streams = arguments
+                    collection, flow = arguments
                     with Client(address) as client:  # a new one: connections fall as they fall
-                        seconds = ingest_once(client, images, collection, name, streams)
+                        seconds = ingest_once(client, images, collection, name, flow)
             except Exception as exc:  # noqa: BLE001 - raised where it was ordered
                 orders.send(exc)
             else:
@@ -105,13 +112,13 @@ def _obey(orders: Connection, address: str, images: Sequence[bytes], name: str) 
 
 
 def _embed(images: Sequence[bytes], clients: Sequence[Client], per_call: int) -> list[float]:
-    calls = [images[at : at + per_call] for at in range(0, len(images), per_call)]
+    calls = iter([images[at : at + per_call] for at in range(0, len(images), per_call)])
 
-    def work(number: int) -> list[float]:
-        return [embed_once(clients[number], call) for call in calls[number :: len(clients)]]
+    def work(client: Client) -> list[float]:
+        return [embed_once(client, call) for call in calls]  # each takes the next that is left
 
     with ThreadPoolExecutor(len(clients)) as threads:
-        return [seconds for done in threads.map(work, range(len(clients))) for seconds in done]
+        return [seconds for done in threads.map(work, clients) for seconds in done]
 
 
 def embed_once(client: Client, images: Sequence[bytes]) -> float:
@@ -128,9 +135,9 @@ def embed_once(client: Client, images: Sequence[bytes]) -> float:
 
 
 def ingest_once(
-    client: Client, images: Sequence[bytes], collection: str, prefix: str, streams: int = 1
+    client: Client, images: Sequence[bytes], collection: str, prefix: str, flow: Flow | None = None
 ) -> list[float]:
-    """Stores the images, ``WINDOW`` of them in flight; the seconds from sending each to its answer.
+    """Stores the images under keys that begin so; the seconds from sending each to its answer.
 
     Raises:
         OperatorError: an image was not stored.
@@ -144,8 +151,9 @@ def ingest_once(
             sent[key] = time.perf_counter()
             yield IngestItem(image, key=key)
 
+    flow = flow or Flow()
     outcomes = client.ingest(
-        items(), collection=collection, streams=streams, window=WINDOW // streams
+        items(), collection=collection, streams=flow.streams, window=flow.window
     )
     for outcome in outcomes:
         if outcome.status is not IngestStatus.STORED:

@@ -27,7 +27,7 @@ from embedder.pipeline import Patience
 from embedder.preprocess import decode
 from embedder.runtime import RuntimeConfig
 from shoal.bench import machine
-from shoal.bench.callers import callers, embed_once, ingest_once
+from shoal.bench.callers import Flow, callers, embed_once, ingest_once
 from shoal.bench.process import ServerProcess, UpProcess
 from shoal.bench.rounds import Row, Workload, measure
 from shoal.client import Client
@@ -38,9 +38,9 @@ CONNECTIONS = 64
 """Of each client of several, one call under way on each: 256 images wait at 4 processes."""
 PER_CALL = 16
 """Images of a call of several; a quarter of the connections are used for those."""
-STREAMS = 8
-"""Of each client of several: with one each, the system would leave a third of the processes of a
-server without any, and give others two or three."""
+FLOW = Flow(streams=8, window=CONNECTIONS)
+"""Of each client of several, with as many images in flight as calls under way: with one stream
+each, the system would leave a third of the processes of a server without any."""
 NO_STORE = "http://127.0.0.1:1"
 """Embed needs no store: with this one, all that fails is readiness."""
 
@@ -249,7 +249,7 @@ def _several(
                 Workload(
                     f"gRPC Ingest, {count} processes",
                     units,
-                    lambda: crowd.ingest(ingestion.collection, STREAMS),
+                    lambda: crowd.ingest(ingestion.collection, FLOW),
                     ingestion.prepare,
                 )
             )

@@ -128,13 +128,13 @@ def parse_fields(
     "--window",
     type=click.IntRange(1, 10_000),
     default=WINDOW,
-    help="Images in flight, of each stream.",
+    help="Images in flight.",
 )
 @option(
     "--streams",
     type=click.IntRange(1, 256),
     default=1,
-    help="Connections to send over: for an embedder of several processes, a few for each.",
+    help="Connections that share those: for an embedder of several processes, a few for each.",
 )
 @option(
     "--progress/--no-progress",

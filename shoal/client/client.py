@@ -171,16 +171,16 @@ class Client:
     ) -> Generator[IngestOutcome, None, None]:
         """Store ``items``; one outcome per item, in the order in which they finish.
 
-        Items are read lazily, from other threads, one at a time: when, of a stream, fewer than
-        ``window`` have no outcome yet or one that was not taken. An item that cannot be sent
-        FAILED, and touches no other.
+        Items are read lazily, from other threads, one at a time, when fewer than ``window`` have
+        no outcome yet or one that was not taken. An item that cannot be sent FAILED, and touches
+        no other.
         An outcome other than FAILED means that the point survives a crash of the server. To
         resume after an interruption, send everything again: what is there costs little and
         changes nothing. An IngestOutcome among the items is passed through without being sent.
         ``encoders`` names those that fill the collection; by default the server's first for a new
         collection, and those that it has for another.
-        ``streams`` is how many to send over, each over a connection of its own. One is served by
-        one process, which suffices unless the server has several. Two items with one key are
+        ``streams`` is how many share the window, each over a connection of its own. One is served
+        by one process, which suffices unless the server has several. Two items with one key are
         stored in their order by one stream, by several in any.
         Closing the iterator early ends the streams.
 

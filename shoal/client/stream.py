@@ -1,4 +1,4 @@
-"""The sending side of an ingestion: a lazy, bounded window of items in flight on each stream.
+"""The sending side of an ingestion: a lazy, bounded window of items in flight, on a few streams.
 
 gRPC pulls the requests of each stream from a thread of its own, so what the sides share is behind
 one lock. An item is read only when there is room for it; its bytes are let go once sent.
@@ -49,11 +49,11 @@ class _Stream:
 class Ingestion:
     """Turns items into requests of one or more streams, and matches the answers.
 
-    The streams take from the same items, each as it has room: at most ``window`` of the items of
-    one are unfinished. An item is unfinished from when it is read until its outcome is taken,
-    whoever decided that. An IngestOutcome among the items was decided by the caller (a file that
-    cannot be read): it is not sent, and comes out as it is. An item whose message would be larger
-    than the target's ``max_bytes`` fails unsent.
+    The streams take from the same items, each as it has room. At most ``window`` items are
+    unfinished, an equal share on each stream (at least one). An item is unfinished from when it is
+    read until its outcome is taken, whoever decided that. An IngestOutcome among the items was
+    decided by the caller (a file that cannot be read): it is not sent, and comes out as it is. An
+    item whose message would be larger than the target's ``max_bytes`` fails unsent.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Ingestion:
         self._items = enumerate(items)
         self._target = target
         self._window = window
+        self._share = window  # of one stream
         self._lock = threading.Lock()
         self._streams: list[_Stream] = []
         self._ready: deque[tuple[_Stream, IngestOutcome]] = deque()
@@ -90,6 +91,7 @@ class Ingestion:
             ServiceUnavailable: the server ended a stream before the items ended.
         """
         self._streams = [_Stream(self._lock) for _ in calls]
+        self._share = max(1, self._window // len(calls))
         under_way: list[Responses] = []
         try:
             for stream, call in zip(self._streams, calls, strict=True):
@@ -119,7 +121,7 @@ class Ingestion:
             raise ServiceUnavailable(message)
 
     def _requests(self, stream: _Stream) -> Iterator[embedder_pb2.IngestRequest]:
-        """The requests of ``stream``; blocks while its window is full, ends early once closed."""
+        """The requests of ``stream``; blocks while its share is full, ends early once closed."""
         while self._begin_to_read(stream):
             try:
                 sequence, item = next(self._items)
@@ -135,13 +137,13 @@ class Ingestion:
                     yield request
 
     def _begin_to_read(self, stream: _Stream) -> bool:
-        """Wait for room in the window, then for one's turn; False if nothing is to be read.
+        """Wait for room, then for one's turn; False if nothing is to be read.
 
         Counts the item before it is read, so that none is held by a stream without room for it
         while another has some.
         """
         with self._lock:
-            stream.room.wait_for(lambda: self._over or stream.unfinished < self._window)
+            stream.room.wait_for(lambda: self._over or stream.unfinished < self._share)
             self._turn.wait_for(lambda: self._over or not self._reading)
             if self._over:
                 stream.complete = self._exhausted

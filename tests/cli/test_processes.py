@@ -175,7 +175,7 @@ def test_streams_of_one_ingestion_spread_over_the_processes(
 
     stored = ("shoal_embedder_images_total", 'outcome="stored",rpc="Ingest"')
     assert sorted(ingest("one")) == [0, 120]
-    spread = ingest("several", "--streams", "16", "--window", "1")
+    spread = ingest("several", "--streams", "16", "--window", "16")
     assert sum(spread) == 120
     assert min(spread) > 0  # all on one: 2 in 65,536
 
