@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from datetime import UTC, datetime
 from typing import Any
@@ -471,6 +471,66 @@ def test_ingest_error_of_the_items_comes_after_the_answers_of_all_streams(
     assert {*found, next(outcomes).name} == {"<wait>", "<a>", "<b>"}
     with pytest.raises(LookupError, match="the disk is gone"):
         next(outcomes)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.search(StoredId("k"), limit=-1),
+        lambda client: client.search(StoredId("k"), within=2**63),
+        lambda client: client.search(StoredId("\ud800")),
+        lambda client: client.clusters(exemplars=2**32),
+        lambda client: client.sample_vectors(seed=-1),
+        lambda client: client.start_run(KMeans(k=-1)),
+        lambda client: client.embed_text(["\ud800"]),
+        lambda client: list(client.runs(clustering="\ud800")),
+    ],
+)
+def test_a_value_that_no_field_holds_is_an_invalid_argument(
+    client: Client, fake: Fake, call: Callable[[Client], object]
+) -> None:
+    """Numbers out of range and texts that are not Unicode fail unsent, as errors of Shoal's."""
+    with pytest.raises(errors.InvalidArgument, match="request: "):
+        call(client)
+    assert not fake.requests
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.info(),
+        lambda client: next(client.watch("r")),
+        lambda client: next(client.ingest(make_items("a"))),
+        lambda client: next(client.ingest(make_items("a"), streams=3)),
+    ],
+)
+def test_a_closed_client_says_so(client: Client, call: Callable[[Client], object]) -> None:
+    """Also where a call would open a connection more."""
+    client.close()
+    with pytest.raises(errors.InvalidArgument, match="the client is closed"):
+        call(client)
+
+
+def test_closing_beside_first_calls_is_safe() -> None:
+    """A first call while another thread closes is an error, and no crash of the process."""
+    calls: list[Callable[[Client], object]] = [
+        lambda client: client.info(),
+        lambda client: client.clusterings(),
+        lambda client: client.collection(),
+        lambda client: client.get_run("r"),
+    ]
+
+    def try_call(call: Callable[[Client], object], client: Client) -> None:
+        with pytest.raises(errors.ShoalError):
+            call(client)
+
+    with futures.ThreadPoolExecutor(len(calls)) as threads:
+        for _ in range(50):
+            client = Client("127.0.0.1:1")
+            under_way = [threads.submit(try_call, call, client) for call in calls]
+            client.close()
+            for each in under_way:
+                each.result(10)
 
 
 @pytest.mark.parametrize("streams", [0, -1])

@@ -135,6 +135,9 @@ class Client:
             yield
         except grpc.RpcError as exc:
             raise from_rpc_error(exc, self._address) from exc
+        except ValueError as exc:  # of protobuf: a number out of range, a text that is not Unicode
+            self._connections.check_open()
+            raise InvalidArgument(f"request: {exc}") from exc
 
     # Embedder
 
@@ -146,17 +149,17 @@ class Client:
 
     def embed(self, images: Sequence[bytes], *, encoder: str = "") -> list[Embedding]:
         """One Embedding per image (an encoded file), in order; nothing is stored."""
-        request = embedder_pb2.EmbedRequest(
-            images=[common_pb2.Image(data=data) for data in images], encoder=encoder
-        )
         with self._translating():
+            request = embedder_pb2.EmbedRequest(
+                images=[common_pb2.Image(data=data) for data in images], encoder=encoder
+            )
             response = self._embedder.Embed(request)
         return [wire.from_embed_result(result) for result in response.results]
 
     def embed_text(self, texts: Sequence[str], *, encoder: str = "") -> list[Embedding]:
         """One Embedding per text, in order; nothing is stored."""
-        request = embedder_pb2.EmbedTextRequest(texts=texts, encoder=encoder)
         with self._translating():
+            request = embedder_pb2.EmbedTextRequest(texts=texts, encoder=encoder)
             response = self._embedder.EmbedText(request)
         return [wire.from_embed_result(result) for result in response.results]
 
@@ -197,8 +200,10 @@ class Client:
             embedder_pb2_grpc.EmbedderServiceStub(channel).Ingest
             for channel in self._connections.several(streams)
         ]
-        with self._translating():
+        try:
             yield from ingestion.exchange(calls)
+        except grpc.RpcError as exc:
+            raise from_rpc_error(exc, self._address) from exc
 
     # Clusterer
 
@@ -230,16 +235,16 @@ class Client:
         options: RunOptions | None = None,
     ) -> Run:
         """Start a run and return it at once."""
-        request = wire_runs.to_request(method, collection, clustering, options or RunOptions())
-        request.request_id = str(uuid.uuid4())
         with self._translating():
+            request = wire_runs.to_request(method, collection, clustering, options or RunOptions())
+            request.request_id = str(uuid.uuid4())
             response = self._clusterer.CreateRun(request)
         return wire_runs.from_run(response)
 
     def watch(self, run: str, *, collection: str = COLLECTION) -> Generator[Run, None, None]:
         """The run now and after each change, until it has ended."""
-        request = clusterer_pb2.WatchRunRequest(collection=collection, run=run)
         with self._translating():
+            request = clusterer_pb2.WatchRunRequest(collection=collection, run=run)
             call = self._clusterer.WatchRun(request)
             try:
                 for response in call:
@@ -249,14 +254,15 @@ class Client:
 
     def get_run(self, run: str, *, collection: str = COLLECTION) -> Run:
         """The run with this id, or the only one whose id begins so (at least 4 characters)."""
-        request = clusterer_pb2.GetRunRequest(collection=collection, run=run)
         with self._translating():
+            request = clusterer_pb2.GetRunRequest(collection=collection, run=run)
             response = self._clusterer.GetRun(request)
         return wire_runs.from_run(response)
 
     def runs(self, *, collection: str = COLLECTION, clustering: str = "") -> Iterator[Run]:
         """The runs of a collection (of one clustering, if given), newest first."""
-        request = clusterer_pb2.ListRunsRequest(collection=collection, clustering=clustering)
+        with self._translating():
+            request = clusterer_pb2.ListRunsRequest(collection=collection, clustering=clustering)
         while True:
             with self._translating():
                 response = self._clusterer.ListRuns(request)
@@ -267,24 +273,24 @@ class Client:
 
     def cancel(self, run: str, *, collection: str = COLLECTION) -> Run:
         """Stop a run; the active clustering stays as it was."""
-        request = clusterer_pb2.CancelRunRequest(collection=collection, run=run)
         with self._translating():
+            request = clusterer_pb2.CancelRunRequest(collection=collection, run=run)
             response = self._clusterer.CancelRun(request)
         return wire_runs.from_run(response)
 
     def rollback(self, *, collection: str = COLLECTION, clustering: str = CLUSTERING) -> Clustering:
         """Go back to the assignment before the last run, exactly as it was."""
-        request = clusterer_pb2.RollbackRequest(
-            collection=collection, clustering=clustering, request_id=str(uuid.uuid4())
-        )
         with self._translating():
+            request = clusterer_pb2.RollbackRequest(
+                collection=collection, clustering=clustering, request_id=str(uuid.uuid4())
+            )
             response = self._clusterer.Rollback(request)
         return wire_runs.from_clustering(response)
 
     def clustering(self, name: str = CLUSTERING, *, collection: str = COLLECTION) -> Clustering:
         """The state of one clustering."""
-        request = clusterer_pb2.GetClusteringRequest(collection=collection, clustering=name)
         with self._translating():
+            request = clusterer_pb2.GetClusteringRequest(collection=collection, clustering=name)
             response = self._clusterer.GetClustering(request)
         return wire_runs.from_clustering(response)
 
@@ -298,7 +304,8 @@ class Client:
         options: RunOptions | None = None,
     ) -> Clustering:
         """Let the service make a clustering anew by itself, in place of any earlier schedule."""
-        request = wire_runs.to_request(method, collection, clustering, options or RunOptions())
+        with self._translating():
+            request = wire_runs.to_request(method, collection, clustering, options or RunOptions())
         return self._set_schedule(
             clusterer_pb2.SetScheduleRequest(
                 collection=collection,
@@ -328,10 +335,10 @@ class Client:
         min_cosine: float | None = None,
     ) -> Generator[DuplicateGroup, None, None]:
         """Groups of near-duplicates, largest first; the first of each stands for it."""
-        request = clusterer_pb2.ListDuplicatesRequest(
-            collection=collection, vector=vector, min_cosine=min_cosine
-        )
         with self._translating():
+            request = clusterer_pb2.ListDuplicatesRequest(
+                collection=collection, vector=vector, min_cosine=min_cosine
+            )
             call = self._clusterer.ListDuplicates(request)
             try:
                 for response in call:
@@ -346,10 +353,10 @@ class Client:
 
         Held in memory: 4 bytes per component.
         """
-        request = clusterer_pb2.SampleVectorsRequest(
-            collection=collection, vector=vector, size=size, seed=seed
-        )
         with self._translating():
+            request = clusterer_pb2.SampleVectorsRequest(
+                collection=collection, vector=vector, size=size, seed=seed
+            )
             call = self._clusterer.SampleVectors(request)
             try:
                 return wire_runs.from_sample(call)
@@ -358,8 +365,8 @@ class Client:
 
     def clusterings(self, *, collection: str = COLLECTION) -> list[Clustering]:
         """The clusterings of a collection."""
-        request = clusterer_pb2.ListClusteringsRequest(collection=collection)
         with self._translating():
+            request = clusterer_pb2.ListClusteringsRequest(collection=collection)
             response = self._clusterer.ListClusterings(request)
         return [wire_runs.from_clustering(each) for each in response.clusterings]
 
@@ -379,11 +386,11 @@ class Client:
         ``within`` is ``"any"``, ``"auto"`` (the query's own cluster) or a cluster's id; inside a
         cluster the answer is exact. ``limit`` is 1 to 10,000.
         """
-        request = wire.to_search_request(query, options or SearchOptions())
-        request.collection = collection
-        request.within.CopyFrom(wire.to_within(within))
-        request.limit = limit
         with self._translating():
+            request = wire.to_search_request(query, options or SearchOptions())
+            request.collection = collection
+            request.within.CopyFrom(wire.to_within(within))
+            request.limit = limit
             response = self._search.Search(request)
         return wire.from_search_response(response)
 
@@ -391,9 +398,10 @@ class Client:
         self, *, collection: str = COLLECTION, clustering: str = CLUSTERING, exemplars: int = 3
     ) -> ClusterList:
         """The clusters of the active run, with 0 to 20 exemplars each."""
-        request = search_pb2.ListClustersRequest(
-            collection=collection, clustering=clustering, exemplars=exemplars
-        )
+        with self._translating():
+            request = search_pb2.ListClustersRequest(
+                collection=collection, clustering=clustering, exemplars=exemplars
+            )
         found: list[Cluster] = []
         while True:
             with self._translating():
@@ -413,10 +421,10 @@ class Client:
         exemplars: int = 10,
     ) -> Cluster:
         """One cluster of the active run, with 0 to 1000 exemplars."""
-        request = search_pb2.GetClusterRequest(
-            collection=collection, clustering=clustering, cluster=cluster, exemplars=exemplars
-        )
         with self._translating():
+            request = search_pb2.GetClusterRequest(
+                collection=collection, clustering=clustering, cluster=cluster, exemplars=exemplars
+            )
             response = self._search.GetCluster(request)
         return wire_runs.from_cluster(response)
 
@@ -429,17 +437,17 @@ class Client:
         with_vectors: bool = False,
     ) -> Point:
         """The stored image with this id (UUID) or key."""
-        request = search_pb2.GetPointRequest(
-            collection=collection, id=id, clustering=clustering, with_vectors=with_vectors
-        )
         with self._translating():
+            request = search_pb2.GetPointRequest(
+                collection=collection, id=id, clustering=clustering, with_vectors=with_vectors
+            )
             response = self._search.GetPoint(request)
         return wire.from_point(response)
 
     def collection(self, name: str = COLLECTION) -> Collection:
         """One collection and the number of its points."""
-        request = search_pb2.GetCollectionRequest(collection=name)
         with self._translating():
+            request = search_pb2.GetCollectionRequest(collection=name)
             response = self._search.GetCollection(request)
         return wire.from_collection(response)
 

@@ -7,6 +7,7 @@ those need TLS, and a token must work over plaintext loopback and inside a clust
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +73,12 @@ class ChannelConfig:
         return address
 
 
-def open_channel(config: ChannelConfig) -> grpc.Channel:
+def open_channel(config: ChannelConfig, *stubs: Callable[[grpc.Channel], object]) -> grpc.Channel:
     """A channel for sync stubs. It connects with the first call; the caller closes it.
+
+    With the classes of the ``stubs`` that it is for, their calls are safe while another thread
+    closes it and afterwards: gRPC registers a method with its first call, and the process crashes
+    if the channel is closed by then (grpc/grpc#43455). A stub without interceptors registers all.
 
     Raises:
         ConfigError: as ``ChannelConfig.validate``, or the authority file cannot be read.
@@ -84,6 +89,8 @@ def open_channel(config: ChannelConfig) -> grpc.Channel:
         channel = grpc.secure_channel(str(address), _credentials(config), options=options)
     else:
         channel = grpc.insecure_channel(str(address), options=options)
+    for stub in stubs:
+        stub(channel)
     return grpc.intercept_channel(channel, *sync_interceptors(config.token, config.timeout_s))
 
 
