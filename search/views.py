@@ -11,7 +11,7 @@ import numpy as np
 from shoal.errors import Conflict, NotFound
 from shoal.store import Store
 from shoal.store.clusterings import Clusterings, ClusterRecord, State, cluster_of
-from shoal.store.model import Payload
+from shoal.store.model import DEFAULT_CLUSTERING, Payload
 from shoal.vectors import Vectors
 
 
@@ -65,7 +65,7 @@ class Views:
         """The clustering now.
 
         Raises:
-            NotFound: no such collection.
+            NotFound: no such collection; or no such clustering, unless it is the default one.
         """
         clusterings = Clusterings(self._store, collection)
         state = clusterings.state(clustering)
@@ -84,8 +84,16 @@ class Views:
         return view
 
     def _load(self, clusterings: Clusterings, state: State) -> View:
-        spec = self._store.collection(clusterings.collection).vector()
         if not state.active_run:
+            collection = self._store.collection(clusterings.collection)
+            known = {DEFAULT_CLUSTERING, *collection.clusterings}
+            if state.clustering not in known:
+                raise NotFound(
+                    f"collection {collection.name!r} has no clustering {state.clustering!r}: "
+                    f"expected one of {', '.join(sorted(known))}",
+                    clustering=state.clustering,
+                )
+            spec = collection.vector()
             return View(state, {}, [], np.zeros((0, spec.dim), np.float32), spec.name)
         records = clusterings.clusters(state.clustering, state.active_run)
         return View(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shoal.cli.command import Command
-from shoal.cli.describe import describe_drift, describe_lineage, short
+from shoal.cli.describe import amount, describe_drift, describe_lineage, short
 from shoal.cli.hits import hit_json, place, print_hits
 from shoal.cli.options import CLUSTER_ID, Target, json_option, option, target_options
 from shoal.cli.output import print_json, print_table, talk
@@ -88,7 +88,7 @@ def cluster_json(cluster: Cluster) -> dict[str, object]:
 
 def _print_list(listed: ClusterList) -> None:
     if not listed.run:
-        waiting = f"{listed.unassigned:,} points wait" if listed.unassigned else "no points yet"
+        waiting = f"{amount(listed.unassigned, 'point')} stored"
         talk(f"shoal: no clustering yet ({waiting}): shoal cluster -k N makes one")
         return
     print_table(
@@ -107,7 +107,8 @@ def _print_list(listed: ClusterList) -> None:
     )
     total = sum(each.size for each in listed.clusters)
     click.echo(
-        f"{len(listed.clusters):,} clusters with {total:,} points, noise {listed.noise:,}, "
+        f"{amount(len(listed.clusters), 'cluster')} with {amount(total, 'point')}, "
+        f"noise {listed.noise:,}, "
         f"unassigned {listed.unassigned:,}, run {short(listed.run)}"
     )
 
@@ -115,7 +116,8 @@ def _print_list(listed: ClusterList) -> None:
 def _print_cluster(cluster: Cluster) -> None:
     name = f" ({cluster.name})" if cluster.name else ""
     click.echo(
-        f"cluster {cluster.id}{name}: {cluster.size:,} points, cohesion {cluster.cohesion:.3f}, "
+        f"cluster {cluster.id}{name}: {amount(cluster.size, 'point')}, "
+        f"cohesion {cluster.cohesion:.3f}, "
         f"{describe_lineage(cluster.lineage)}, run {short(cluster.run)}"
     )
     print_hits(cluster.exemplars)

@@ -19,6 +19,11 @@ def short(run_id: str) -> str:
     return run_id[:SHORT_ID_CHARS] or "-"
 
 
+def amount(count: int, noun: str) -> str:
+    """``1 point``, ``2,000 points``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def duration_s(run: Run) -> float | None:
     """Seconds from a run's beginning to its end; None while it has none."""
     if run.created_at is None or run.ended_at is None:
@@ -42,7 +47,7 @@ def describe_run(run: Run) -> list[str]:
     if run.plan is not None:
         lines += describe_plan(run.plan)
     if run.points_written:
-        lines.append(f"written: {run.points_written:,} points")
+        lines.append(f"written: {amount(run.points_written, 'point')}")
     return lines
 
 
@@ -64,7 +69,7 @@ def describe_plan(plan: Plan) -> list[str]:
         facts.append(f"centroid drift {plan.centroid_drift:.3f}")
     facts.append(f"confidence {plan.confidence:.2f}")
     return [
-        f"{plan.clusters:,} clusters over {plan.points:,} points"
+        f"{amount(plan.clusters, 'cluster')} over {amount(plan.points, 'point')}"
         + (f": {became}" if became else ""),
         ", ".join(facts),
         *_describe_sizes(plan),
@@ -128,7 +133,7 @@ def describe_drift(state: Clustering) -> list[str]:
         return []
     noise = f"noise {drift.noise_share:.0%} (run: {drift.run_noise_share:.0%})"
     confidence = f"confidence {drift.confidence:.2f} (run: {drift.run_confidence:.2f})"
-    since = f"since run {short(state.active_run)}: {drift.newcomers:,} points"
+    since = f"since run {short(state.active_run)}: {amount(drift.newcomers, 'point')}"
     lines = [f"{since}, {noise}, {confidence}, stability index {drift.psi:.2f}"]
     if drift.due:
         lines.append(f"reclustering is due: {'; '.join(drift.signs)}")

@@ -7,7 +7,14 @@ import itertools
 import click
 
 from shoal.cli.command import Command
-from shoal.cli.describe import describe_lineage, describe_method, describe_run, duration_s, short
+from shoal.cli.describe import (
+    amount,
+    describe_lineage,
+    describe_method,
+    describe_run,
+    duration_s,
+    short,
+)
 from shoal.cli.options import Target, json_option, option, target_options
 from shoal.cli.output import print_json, print_table, short_time
 from shoal.client import Run
@@ -108,4 +115,4 @@ def rollback(*, as_json: bool, target: Target) -> None:
         print_json(state)
     else:
         run = short(state.active_run)
-        click.echo(f"active run is {run} again: {state.clusters:,} clusters")
+        click.echo(f"active run is {run} again: {amount(state.clusters, 'cluster')}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shoal.cli.command import Command
-from shoal.cli.describe import short
+from shoal.cli.describe import amount, short
 from shoal.cli.hits import hit_json, print_hits
 from shoal.cli.ingest import parse_fields
 from shoal.cli.options import CLUSTER_ID, Target, json_option, option, target_options
@@ -109,7 +109,7 @@ def search(
         return
     print_hits(result.hits)
     searched = "everywhere" if result.cluster is None else f"cluster {result.cluster}"
-    talk(f"shoal: {len(result.hits):,} hits, {searched}, run {short(result.run)}")
+    talk(f"shoal: {amount(len(result.hits), 'hit')}, {searched}, run {short(result.run)}")
 
 
 def _query(image: str | None, point: str | None, text: str | None) -> Query:

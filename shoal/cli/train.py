@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shoal.cli.command import Command, Group
+from shoal.cli.describe import amount
 from shoal.cli.method_options import CountType
 from shoal.cli.options import Decorator, Target, decorate, json_option, option, target_options
 from shoal.cli.output import print_json, print_table
@@ -207,6 +208,7 @@ def _describe(manifest: HeadManifest, report: HeadReport) -> None:
         ],
     )
     click.echo(
-        f"head {manifest.id}: {manifest.clusters} clusters, of {report.pictures:,} points; "
-        f"agreement {report.quality.agreement:.4f}, cohesion {report.quality.cohesion:.4f}"
+        f"head {manifest.id}: {amount(manifest.clusters, 'cluster')}, "
+        f"of {amount(report.pictures, 'point')}; agreement {report.quality.agreement:.4f}, "
+        f"cohesion {report.quality.cohesion:.4f}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.cli.describe import describe_plan
+from shoal.cli.describe import amount, describe_plan
 from shoal.client.runs import Plan
 
 
@@ -28,3 +28,11 @@ def test_noise_is_told_with_its_share(noise: int, points: int, told: str) -> Non
         objections=(),
     )
     assert told in describe_plan(plan)[1].split(", ")
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(0, "0 clusters"), (1, "1 cluster"), (2000, "2,000 clusters")]
+)
+def test_amounts_are_told_in_the_singular_and_the_plural(count: int, told: str) -> None:
+    """One of something is not several."""
+    assert amount(count, "cluster") == told

@@ -168,6 +168,7 @@ def test_search_payload_never_shows_the_slots(scene: Scene) -> None:
         ({"id": "1", "within": pb.Within(cluster=99)}, "NOT_FOUND", "cluster 99"),
         ({"id": "1", "vector_name": "clip"}, "INVALID_ARGUMENT", "'clip'"),
         ({"id": "1", "collection": "none"}, "NOT_FOUND", "'none'"),
+        ({"id": "1", "clustering": "nope"}, "NOT_FOUND", "'nope': expected one of default"),
         (
             {"id": "1", "filter": common_pb2.Filter(must=[common_pb2.Condition(field="n")])},
             "INVALID_ARGUMENT",
@@ -190,6 +191,19 @@ def test_search_within_a_cluster_before_the_first_run_is_refused(scene: Scene) -
     """There are no clusters to search in, and the answer says how to get some."""
     request = pb.SearchRequest(collection="toys", id="1", within=pb.Within(auto=True))
     assert reason(lambda: scene.stub.Search(request))[1].endswith("run `shoal cluster` first")
+
+
+def test_a_clustering_that_is_not_there_is_refused_wherever_it_is_named(scene: Scene) -> None:
+    """The default one may still be to come; any other name is a mistake."""
+    where = {"collection": "toys", "clustering": "nope"}
+    for call in (
+        lambda: scene.stub.ListClusters(pb.ListClustersRequest(**where)),
+        lambda: scene.stub.GetCluster(pb.GetClusterRequest(**where, cluster=0)),
+        lambda: scene.stub.GetPoint(pb.GetPointRequest(**where, id="1")),
+    ):
+        got, message = reason(call)
+        assert got == "NOT_FOUND"
+        assert "'nope'" in message
 
 
 def test_farthest_first_covers_what_is_there() -> None:
