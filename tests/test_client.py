@@ -229,10 +229,19 @@ def nested(levels: int) -> dict[str, Any]:
         nested(20_000),
         {"a": [[nested(31)]]},
         {"a": 10**400},
+        {"a": {"b": [2**53 + 1]}},
         {"a": "\ud800"},
         {"a": object(), "b": "x" * 10_000},
     ],
-    ids=["deep", "very deep", "deep in lists", "huge number", "surrogate", "long"],
+    ids=[
+        "deep",
+        "very deep",
+        "deep in lists",
+        "huge number",
+        "inexact number",
+        "surrogate",
+        "long",
+    ],
 )
 def test_ingest_refuses_a_payload_that_protobuf_cannot_hold(
     client: Client, fake: Fake, payload: dict[str, Any]
@@ -248,6 +257,14 @@ def test_ingest_refuses_a_payload_that_protobuf_cannot_hold(
     assert failure.message.startswith("payload: expected")
     assert len(failure.message) < 400
     assert fake.received == 2
+
+
+def test_ingest_sends_whole_numbers_as_they_are(client: Client, fake: Fake) -> None:
+    """Every one that is sent arrives: also the large ones that a float64 happens to hold."""
+    payload: dict[str, Any] = {"a": 2**53, "b": -(2**53), "c": 2**60, "d": 0}
+    (found,) = client.ingest([IngestItem(b"b", key="b", payload=payload)])
+    assert found.status is IngestStatus.STORED
+    assert from_struct(fake.requests[0].payload) == payload
 
 
 def test_ingest_sends_a_payload_of_32_levels(client: Client, fake: Fake) -> None:

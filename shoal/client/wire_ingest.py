@@ -30,11 +30,16 @@ _MAX_SHOWN_CHARS = 200
 
 
 def to_struct(payload: Mapping[str, Json]) -> struct_pb2.Struct:
-    """``payload`` as a Struct; InvalidArgument if it holds what JSON cannot, or nests too deep."""
+    """``payload`` as a Struct, whose numbers are float64.
+
+    Raises:
+        InvalidArgument: it holds what JSON cannot or a whole number that a float64 would change, or
+            nests too deep.
+    """
     request = embedder_pb2.IngestRequest()
     try:
         fields = dict(payload)
-        _check_depth(fields)
+        _check(fields)
         request.payload.update(fields)
     except (ValueError, TypeError, OverflowError, RecursionError) as exc:
         why = str(exc)[:_MAX_SHOWN_CHARS] or type(exc).__name__
@@ -43,8 +48,11 @@ def to_struct(payload: Mapping[str, Json]) -> struct_pb2.Struct:
     return request.payload
 
 
-def _check_depth(payload: Mapping[str, Json]) -> None:
-    """InvalidArgument past MAX_PAYLOAD_DEPTH; level by level, so that no depth costs a stack."""
+def _check(payload: Mapping[str, Json]) -> None:
+    """InvalidArgument past MAX_PAYLOAD_DEPTH, and for a number that would arrive as another.
+
+    Level by level, so that no depth costs a stack.
+    """
     level: list[object] = [payload]
     for _ in range(MAX_PAYLOAD_DEPTH):
         inner: dict[int, object] = {}  # by identity: an object that holds itself twice is one
@@ -53,6 +61,12 @@ def _check_depth(payload: Mapping[str, Json]) -> None:
             for value in values:  # type: ignore[attr-defined]  # a Mapping, list or tuple
                 if isinstance(value, (Mapping, list, tuple)):
                     inner[id(value)] = value
+                elif type(value) is int and float(value) != value:
+                    message = (
+                        "payload: expected whole numbers that a float64 holds (all up to 2**53), "
+                        f"got {value}: send it as a text"
+                    )
+                    raise InvalidArgument(message, field="payload")
         level = list(inner.values())
         if not level:
             return
