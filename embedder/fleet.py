@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TypeAlias
 
@@ -38,8 +38,9 @@ class _Berth:
     """One encoder's place: its artefact, and its pipeline while it is open."""
 
     artefact: Artefact
-    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     pipeline: Pipeline | None = None
+    opening: asyncio.Task[Pipeline] | None = None
+    """Of all who ask meanwhile, and of none of them: a model may take longer than anybody waits."""
     users: int = 0
     used_at: float = 0.0
     run_size: int = 0
@@ -147,17 +148,36 @@ class Fleet:
         berth = self._berths[name]
         berth.users += 1
         try:
-            if berth.pipeline is None:
-                async with berth.opening:
-                    if berth.pipeline is None:
-                        berth.pipeline = await self._open(berth)
-            yield berth.pipeline
+            yield berth.pipeline or await self._opened(berth)
         finally:
             berth.users -= 1
             berth.used_at = asyncio.get_running_loop().time()
 
-    async def _open(self, berth: _Berth) -> Pipeline:
+    async def _opened(self, berth: _Berth) -> Pipeline:
+        """The pipeline once it is open; who stops waiting for it does not stop that."""
         self._check_open()
+        if berth.opening is None:
+            berth.opening = asyncio.create_task(
+                self._open(berth), name=f"open {berth.artefact.name}"
+            )
+            berth.opening.add_done_callback(self._log_failure)
+        return await asyncio.shield(berth.opening)
+
+    async def _open(self, berth: _Berth) -> Pipeline:
+        try:
+            berth.pipeline = await self._make(berth)
+            berth.used_at = asyncio.get_running_loop().time()
+            return berth.pipeline
+        finally:
+            berth.opening = None
+
+    def _log_failure(self, opening: asyncio.Task[Pipeline]) -> None:
+        """Whoever waits is told too, but nobody may wait any more."""
+        if opening.cancelled() or (error := opening.exception()) is None or self._closed:
+            return
+        _log.error("encoder not loaded: %s", error)
+
+    async def _make(self, berth: _Berth) -> Pipeline:
         config = self._config
         encoder = await asyncio.to_thread(self._open_encoder, berth.artefact, config.runtime)
         if not berth.run_size:

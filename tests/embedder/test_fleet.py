@@ -96,6 +96,34 @@ def test_embed_decodes_an_image_once_for_all_encoders(
     assert decoded == [4]
 
 
+def test_an_encoder_that_loads_longer_than_anybody_waits_is_loaded_once(
+    others: Any, images: Any
+) -> None:
+    """Callers whose patience ends do not end the loading, nor does the next begin another."""
+    opened: list[str] = []
+    go = threading.Event()
+
+    def slowly(artefact: Artefact, runtime: RuntimeConfig) -> Encoder:
+        opened.append(artefact.name)
+        if artefact.name == "near":
+            go.wait(30)
+        return Encoder.of(artefact, runtime)
+
+    async def scenario() -> None:
+        async with running(
+            EmbedderConfig(run_size=1, encoders=others), open_encoder=slowly
+        ) as fleet:
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await fleet.embed(images.china, ("near",), Patience())
+            go.set()
+            await fleet.embed(images.china, ("near",), Patience())
+
+    asyncio.run(scenario())
+    assert opened == [NAME, "near"]
+
+
 def test_encoders_are_opened_when_asked_for_and_closed_when_idle(others: Any, images: Any) -> None:
     """The default one is open from the start and for good; another while it is used."""
     opened: list[str] = []
