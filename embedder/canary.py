@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from shoal.errors import OperatorError
+from shoal.errors import OperatorError, ServiceUnavailable
 
 
 class Canary:
@@ -61,6 +61,16 @@ class Canary:
         if self._asking is not None and now - self._asked_at > self._timeout_s:
             msg = f"encoder {self._name} has not answered its self-test in {self._timeout_s:g} s"
             raise OperatorError(msg, encoder=self._name)
+
+    def trust(self) -> None:
+        """Return unless the model has gone wrong: its vectors are better not stored.
+
+        Raises:
+            ServiceUnavailable: the last test failed; another process may do better.
+        """
+        if self._failure is not None:
+            msg = f"encoder {self._name} fails its self-test: {self._failure}"
+            raise ServiceUnavailable(msg, encoder=self._name)
 
     async def close(self) -> None:
         """Give up a test that is under way."""

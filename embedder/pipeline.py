@@ -91,13 +91,19 @@ class Pipeline:
             ImageInvalid: it is encoded, and not an image within the limits.
             DeadlineExceeded: its turn came too late.
             OperatorError: the model failed on it.
-            ServiceUnavailable: the service is shutting down.
+            ServiceUnavailable: the service is shutting down, or the model fails its self-test.
         """
-        return await self._images.submit(picture, lane=patience.lane, deadline=patience.deadline)
+        self._canary.trust()
+        vector = await self._images.submit(picture, lane=patience.lane, deadline=patience.deadline)
+        self._canary.trust()  # it may have gone wrong meanwhile
+        return vector
 
     async def embed_text(self, text: str, patience: Patience) -> Vector:
         """The vector (D,) of a text; raises as ``embed``, and Unsupported without a text tower."""
-        return await self._texts.submit(text, lane=patience.lane, deadline=patience.deadline)
+        self._canary.trust()
+        vector = await self._texts.submit(text, lane=patience.lane, deadline=patience.deadline)
+        self._canary.trust()
+        return vector
 
     def check(self) -> None:
         """Return if the model gave its reference vectors when it was last asked, a while ago.

@@ -529,10 +529,11 @@ def test_service_is_not_ready_when_the_store_is_gone(serve: Serve) -> None:
     asyncio.run(scenario())
 
 
-def test_service_is_not_ready_when_the_model_goes_wrong(serve: Serve) -> None:
+def test_service_is_not_ready_when_the_model_goes_wrong(serve: Serve, images: Any) -> None:
     """Memory of a GPU that rots, a driver that lies: the canary's vectors are not the reference's.
 
-    Health says so to whoever asks by the official client, and again when it is right again.
+    Health says so to whoever asks by the official client, and again when it is right again. In
+    between nothing is embedded, so that nothing wrong is stored.
     """
 
     async def scenario() -> None:
@@ -559,8 +560,14 @@ def test_service_is_not_ready_when_the_model_goes_wrong(serve: Serve) -> None:
             assert await says(health_pb2.HealthCheckResponse.NOT_SERVING)
             with pytest.raises(SelfTestFailed):
                 await served.service.ready()
+            embedding = embedder_pb2.EmbedRequest(images=[common_pb2.Image(data=images.china)])
+            (answer,) = (await served.stub.Embed(embedding)).results
+            assert (answer.error.reason, answer.error.retryable) == ("SERVICE_UNAVAILABLE", True)
+            assert "self-test" in answer.error.message
             tower._session = sound
             assert await says(health_pb2.HealthCheckResponse.SERVING)
+            (answer,) = (await served.stub.Embed(embedding)).results
+            assert answer.WhichOneof("outcome") == "vector"
 
     asyncio.run(scenario())
 
