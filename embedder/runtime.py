@@ -27,6 +27,8 @@ PROVIDERS: Final = {
     "directml": "DmlExecutionProvider",
 }
 """Names in settings to ONNX Runtime's own."""
+ON_GPU: Final = ("cuda", "tensorrt", "directml")
+"""Those that run on a GPU and nowhere else."""
 
 BREAKS_IN_FLOAT16: Final = "NchwcTransformer"
 """An optimisation of convolutions on CPUs: on some in float16 it kills the process (1.32)."""
@@ -81,8 +83,9 @@ class RuntimeConfig:
                 f"got threads {self.threads}, device {self.device}"
             )
             raise ConfigError(msg, field="threads")
-        if self.require_gpu and self.on_cpu:
-            msg = "provider: a GPU is required: expected another than cpu (--provider cuda)"
+        if self.require_gpu and self.provider not in ON_GPU:
+            wanted = ", ".join(ON_GPU)
+            msg = f"provider: a GPU is required: expected one of {wanted}, got {self.provider}"
             raise ConfigError(msg, field="provider")
 
     @property
@@ -110,11 +113,12 @@ class RuntimeConfig:
         names = {"cpu": "cpu:0", "cuda": f"gpu:{self.device}", "tensorrt": f"gpu:{self.device}"}
         return names.get(self.provider, "")
 
-    def options(self, graph: Path) -> dict[str, object]:
-        """What ONNX Runtime is told of the provider, for ``graph``.
+    def options(self, graph: Path, *, half: bool = False) -> dict[str, object]:
+        """What ONNX Runtime is told of the provider, for ``graph``; ``half``: it is in float16.
 
         The arenas grow by what is asked for and not by doubling, or an odd batch takes half of
-        a GPU for good.
+        a GPU for good. TensorRT computes in float16 only what was exported and measured so: other
+        vectors are another encoder's.
         """
         match self.provider:
             case "cpu":
@@ -131,7 +135,7 @@ class RuntimeConfig:
                 cache = self.engine_cache and self.engine_cache / _identity(graph)
                 return {
                     "device_id": self.device,
-                    "trt_fp16_enable": True,
+                    "trt_fp16_enable": half,
                     **(
                         {
                             "trt_engine_cache_enable": True,
@@ -178,7 +182,7 @@ class Session:
             self._session: Any = ort.InferenceSession(
                 graph,
                 options,
-                providers=_providers(self.provider, config, graph),
+                providers=_providers(self.provider, config, graph, half=half),
                 disabled_optimizers=[BREAKS_IN_FLOAT16] if half and config.on_cpu else [],
             )
         except Exception as exc:  # its exceptions have no common base
@@ -223,13 +227,13 @@ def _padded(array: npt.NDArray[np.generic], rows: int) -> npt.NDArray[np.generic
 
 
 def _providers(
-    provider: str, config: RuntimeConfig, graph: Path
+    provider: str, config: RuntimeConfig, graph: Path, *, half: bool
 ) -> list[tuple[str, dict[str, object]]]:
     """What the session may use. TensorRT leaves to CUDA the operators that it has not."""
-    chosen = [(provider, config.options(graph))]
+    chosen = [(provider, config.options(graph, half=half))]
     if config.provider == "tensorrt":
         cuda = replace(config, provider="cuda")
-        chosen.append((PROVIDERS["cuda"], cuda.options(graph)))
+        chosen.append((PROVIDERS["cuda"], cuda.options(graph, half=half)))
     return chosen
 
 

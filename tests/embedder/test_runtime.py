@@ -193,19 +193,30 @@ def test_session_answers_what_it_was_asked_in_a_batch_that_was_filled_up(
 
 
 def test_gpu_options_bound_memory_and_keep_engines(tmp_path: Path) -> None:
-    """Arenas grow by what is asked for; TensorRT runs fp16 and keeps engines where it is told."""
+    """Arenas grow by what is asked for; TensorRT keeps engines where it is told.
+
+    It computes in float16 what was exported so, and nothing else.
+    """
     graph = load_artefact(bundled_artefact()).image_model
     cuda = RuntimeConfig(provider="cuda", device=1).options(graph)
     assert (cuda["device_id"], cuda["arena_extend_strategy"]) == (1, "kSameAsRequested")
-    tensorrt = RuntimeConfig(provider="tensorrt", engine_cache=tmp_path).options(graph)
-    assert tensorrt["trt_fp16_enable"]
+    config = RuntimeConfig(provider="tensorrt", engine_cache=tmp_path)
+    tensorrt = config.options(graph)
+    assert not tensorrt["trt_fp16_enable"]
+    assert config.options(graph, half=True)["trt_fp16_enable"]
     assert Path(str(tensorrt["trt_engine_cache_path"])).parent == tmp_path
     assert CPU.options(graph) == {}
 
 
 @pytest.mark.parametrize(
     "bad",
-    [{"provider": "abacus"}, {"threads": -1}, {"device": -1}, {"require_gpu": True}],
+    [
+        {"provider": "abacus"},
+        {"threads": -1},
+        {"device": -1},
+        {"require_gpu": True},
+        {"require_gpu": True, "provider": "openvino"},
+    ],
 )
 def test_runtime_config_refuses_what_cannot_be(bad: dict[str, object]) -> None:
     """An unknown provider or a negative number is found before anything is loaded."""
