@@ -458,6 +458,23 @@ def test_ingest_error_of_one_stream_ends_all(client: Client, fake: Fake) -> None
     assert read <= 1
 
 
+def test_ingest_of_several_streams_ended_by_the_server_is_an_error(client: Client) -> None:
+    """One that the server ends early ends all, and the error is that, not our cancelling them."""
+    ended = threading.Event()
+
+    def items() -> Iterator[IngestItem]:
+        yield from make_items("last")
+        ended.wait(10)
+        yield from make_items("b")
+
+    for _ in range(20):
+        outcomes = client.ingest(items(), streams=3)
+        assert next(outcomes).status is IngestStatus.STORED
+        with pytest.raises(errors.ServiceUnavailable, match="the server ended the stream"):
+            next(outcomes)
+    ended.set()
+
+
 def test_ingest_error_of_one_stream_does_not_wait_for_items(client: Client) -> None:
     """An ingestion that has failed says so, though the next item may be an hour away."""
     arrived = threading.Event()

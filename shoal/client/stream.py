@@ -77,6 +77,7 @@ class Ingestion:
         self._reading = False  # a thread is in the caller's iterator: one at a time, as in a loop
         self._turn = threading.Condition(self._lock)  # none is any more
         self._closed = False  # no more items are wanted
+        self._left = False  # nor outcomes: what the calls say from now on is of our cancelling
         self._exhausted = False  # there are no more items
         self._item_error: Exception | None = None
         self._call_error: Exception | None = None
@@ -205,7 +206,8 @@ class Ingestion:
             error = exc
         with self._lock:
             stream.ended = True
-            self._call_error = self._call_error or error
+            if not self._left:
+                self._call_error = self._call_error or error
             if error is not None or not stream.complete:
                 self._closed = True  # the ingestion has failed: the other streams end too
                 self._wake_senders()
@@ -232,7 +234,7 @@ class Ingestion:
     def _close(self) -> None:
         """Reads no more items, and wakes the senders."""
         with self._lock:
-            self._closed = True
+            self._closed = self._left = True
             self._wake_senders()
 
     def _wake_senders(self) -> None:
