@@ -151,6 +151,11 @@ class Encoder:
         """How an image becomes the pixels of each part."""
         return tuple(part.manifest.preprocessing for part in self.artefact.parts)
 
+    @property
+    def has_text(self) -> bool:
+        """Whether it embeds texts too."""
+        return self._text is not None
+
     def embed(self, pixels: Sequence[UInt8]) -> Float32:
         """The vectors float32 (B, D), unit length, of B images.
 

@@ -57,12 +57,16 @@ def best_run_size(
 def warm_up(encoder: Encoder, config: RuntimeConfig, *, most: int) -> list[int]:
     """Runs every size of batch that up to ``most`` images are filled up to; returns those sizes.
 
+    Texts too, if the encoder embeds them.
+
     On a GPU the first run of a shape chooses algorithms or, with TensorRT, builds an engine, which
     takes minutes: no caller is to wait for that.
     """
     sizes = sorted({config.bucket(rows) for rows in range(1, most + 1)})
     for size in sizes:
         encoder.embed(_grey(encoder, size))
+        if encoder.has_text:
+            encoder.embed_texts(["a photograph"] * size)
     return sizes
 
 

@@ -390,16 +390,21 @@ def test_run_size_is_the_smallest_that_is_about_as_fast_as_any() -> None:
 class _Timed:
     """An encoder of 8 x 8 pixels whose runs take ``cost(size)`` seconds of a clock of its own."""
 
-    def __init__(self, cost: Callable[[int], float]) -> None:
+    def __init__(self, cost: Callable[[int], float], *, has_text: bool = False) -> None:
         crop = SimpleNamespace(height=8, width=8)
         self.preprocessings = (SimpleNamespace(crop=crop),)
         self.now = 0.0
         self.runs: list[int] = []
+        self.texts: list[int] = []
+        self.has_text = has_text
         self._cost = cost
 
     def embed(self, pixels: Sequence[np.ndarray]) -> None:
         self.runs.append(len(pixels[0]))
         self.now += self._cost(len(pixels[0]))
+
+    def embed_texts(self, texts: Sequence[str]) -> None:
+        self.texts.append(len(texts))
 
 
 @pytest.mark.parametrize(
@@ -435,6 +440,10 @@ def test_a_gpu_sees_every_size_before_a_caller_does() -> None:
     of_gpu = _Timed(lambda _: 0.01)
     assert _run_size(of_gpu, EmbedderConfig(runtime=config, max_batch=4)) == 4  # type: ignore[arg-type]
     assert of_gpu.runs == [1, 2, 4]
+    assert encoder.texts == of_gpu.texts == []
+    of_both = _Timed(lambda _: 0.01, has_text=True)
+    assert warm_up(of_both, config, most=4) == [1, 2, 4]  # type: ignore[arg-type]
+    assert of_both.texts == [1, 2, 4]
 
 
 def test_pipeline_runs_the_model_in_pieces_of_the_run_size(images: Any) -> None:
