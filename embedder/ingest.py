@@ -34,6 +34,9 @@ _OURS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
 _HASH_INLINE_BYTES = 2**20
 """Hashing this much takes the event loop about 1 ms; more goes to a thread."""
 
+_BY_CONTENT = "sha256:"
+"""How a key begins that is the hash of the content."""
+
 _PATIENCE = Patience(Lane.STREAM)
 
 
@@ -96,7 +99,7 @@ async def to_item(key: str, data: bytes, fields: Payload) -> Item:
     """The item of an encoded image; the content's hash stands in for an empty ``key``."""
     inline = len(data) <= _HASH_INLINE_BYTES
     digest = content_hash(data) if inline else await asyncio.to_thread(content_hash, data)
-    return Item(key or f"sha256:{digest}", data, digest, fields)
+    return Item(key or f"{_BY_CONTENT}{digest}", data, digest, fields)
 
 
 def content_hash(data: bytes) -> str:
@@ -154,7 +157,7 @@ class Ingestor:
         """Make the point of ``item`` what its sender says; when this returns, it is stored.
 
         Of two items with one id, the one that was given later wins; of two remote ones without a
-        key, the one that was read later.
+        key, or with a hash as theirs, the one that was read later.
 
         Raises:
             ImageInvalid: the bytes are not an image within the limits; nothing was stored.
@@ -163,14 +166,15 @@ class Ingestor:
         if isinstance(item, Item):
             async with self._turns.of((to.collection, item.id)):
                 return await self._settle(to, item)
-        if item.key:
+        if item.key and not item.key.startswith(_BY_CONTENT):
             async with (
                 self._turns.of((to.collection, point_id(item.key))),
                 self._locations.read(item.uri, max_bytes=self._max_bytes) as data,
             ):
                 return await self._settle(to, await to_item(item.key, data, item.fields))
+        # One that has memory may wait for the turn of a hash: who has that turn waits for none.
         async with self._locations.read(item.uri, max_bytes=self._max_bytes) as data:
-            return await self.ingest(to, await to_item("", data, item.fields))
+            return await self.ingest(to, await to_item(item.key, data, item.fields))
 
     async def _settle(self, to: Destination, item: Item) -> Outcome:
         """Ingest ``item``, whose turn it is."""

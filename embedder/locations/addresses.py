@@ -11,10 +11,12 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import httpcore
 
+from embedder.locations.slots import Slots
 from shoal.errors import LocationUnavailable, Unsupported
 
 _GLOBAL_UNICAST_6 = ipaddress.ip_network("2000::/3")
@@ -23,8 +25,9 @@ _GLOBAL_UNICAST_6 = ipaddress.ip_network("2000::/3")
 class CheckedBackend(httpcore.AsyncNetworkBackend):
     """Opens TCP connections for httpcore, after a look at the address."""
 
-    def __init__(self, *, allow_private: bool) -> None:
-        """Prepare; ``allow_private`` lets any address through."""
+    def __init__(self, names: Slots, *, allow_private: bool) -> None:
+        """Prepare; names are resolved in ``names``, ``allow_private`` lets any address through."""
+        self._names = names
         self._allow_private = allow_private
         self._inner = httpcore.AnyIOBackend()
 
@@ -43,7 +46,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
             LocationUnavailable: it cannot be resolved.
             httpcore.ConnectError, httpcore.ConnectTimeout: nobody answers.
         """
-        addresses = await _resolve(host, port)
+        addresses = await _resolve(self._names, host, port)
         if not self._allow_private and not all(map(is_public, addresses)):
             msg = f"image.uri: expected a host with public addresses only, got {host!r}"
             raise Unsupported(msg, field="image.uri")
@@ -91,10 +94,12 @@ class _Stream(httpcore.AsyncNetworkStream):
         return self._inner.get_extra_info(info)
 
 
-async def _resolve(host: str, port: int) -> list[str]:
+async def _resolve(names: Slots, host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        async with names.take() as thread:
+            found = await loop.run_in_executor(thread, ask)
     except (OSError, UnicodeError) as exc:
         raise LocationUnavailable(f"host {host!r} cannot be resolved") from exc
     return [str(entry[4][0]) for entry in found]

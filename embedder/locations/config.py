@@ -37,11 +37,12 @@ class LocationsConfig:
     """Whether the hosts may have addresses that are not public: loopback, private networks, cloud
     metadata."""
     timeout_s: float = 30.0
-    """Longest time for one image, from name to last byte."""
+    """Longest time for one image, from name to last byte; waiting for memory does not count."""
     max_redirects: int = 3
     """Each of them is held to the same rules."""
     concurrency: int = 32
-    """Images read at the same time."""
+    """Images read at the same time from one kind of place: files, hosts, object stores of a scheme.
+    A read that outlives its time counts until it really ends."""
     capacity: Capacity = field(default_factory=lambda: Capacity(1024, 256 * 2**20))
     """What has been read and is not yet done with; past it, reading waits."""
 

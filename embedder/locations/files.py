@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from embedder.locations.sources import Reserve, check_size, not_allowed, shown
+from embedder.locations.sources import Means, check_size, not_allowed, shown
 from shoal.errors import InvalidArgument, LocationUnavailable, NotFound, ShoalError
 
 _LOCAL = ("", "localhost")
@@ -23,22 +21,20 @@ _FOR_GOOD = frozenset({errno.ELOOP, errno.ENAMETOOLONG})
 class Files:
     """Reads files under ``roots``, links followed as long as they stay there."""
 
-    def __init__(self, roots: Sequence[Path], threads: Executor) -> None:
-        """Prepare; ``threads`` are the caller's."""
+    def __init__(self, roots: Sequence[Path]) -> None:
+        """Find out where the roots really lie."""
         self._named = [os.fsencode(os.path.abspath(root)) for root in roots]  # noqa: PTH100 - links stay
         self._real = [os.fsencode(root.resolve()) for root in roots]
-        self._threads = threads
 
-    async def read(self, uri: str, *, max_bytes: int, reserve: Reserve) -> bytes:
+    async def read(self, uri: str, *, max_bytes: int, means: Means) -> bytes:
         """The bytes of the file; raises as ``Source.read`` says."""
         path = _path(uri)
         if not _is_under(path, self._named) and not _is_under(path, self._real):
             raise not_allowed(uri)  # without a look at what is there
-        loop = asyncio.get_running_loop()
-        size = await loop.run_in_executor(self._threads, self._size, uri, path)
+        size = await means.run(self._size, uri, path)
         check_size(uri, size, max_bytes)
-        await reserve(size)
-        return await loop.run_in_executor(self._threads, self._read, uri, path, size)
+        await means.reserve(size)
+        return await means.run(self._read, uri, path, size)
 
     def _size(self, uri: str, path: bytes) -> int:
         with self._found(uri, path) as found:

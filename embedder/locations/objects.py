@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from typing import Any
 
-from embedder.locations.sources import Reserve, check_size, not_allowed, shown
+from embedder.locations.sources import Means, check_size, not_allowed, shown
 from shoal.errors import (
     ConfigError,
     InvalidArgument,
@@ -26,18 +24,17 @@ _ODD = re.compile(r"[\x00-\x1f\x7f\\]|::|/\.{1,2}(/|$)|//")
 class Objects:
     """Reads objects whose URI begins with one of ``prefixes``."""
 
-    def __init__(self, prefixes: Sequence[str], threads: Executor) -> None:
-        """Prepare the file systems; ``threads`` are the caller's.
+    def __init__(self, prefixes: Sequence[str]) -> None:
+        """Prepare the file systems; nothing is connected to yet.
 
         Raises:
             ConfigError: the package for a scheme is not installed.
         """
         self._prefixes = [prefix.rstrip("/") + "/" for prefix in prefixes]
-        self._threads = threads
         schemes = {prefix.partition("://")[0] for prefix in prefixes}
         self._systems = {scheme: _file_system(scheme) for scheme in schemes}
 
-    async def read(self, uri: str, *, max_bytes: int, reserve: Reserve) -> bytes:
+    async def read(self, uri: str, *, max_bytes: int, means: Means) -> bytes:
         """The bytes of the object; raises as ``Source.read`` says."""
         if not any(uri.startswith(prefix) for prefix in self._prefixes):
             raise not_allowed(uri)
@@ -46,11 +43,10 @@ class Objects:
             msg = f"image.uri: expected {scheme}://bucket/name without .. and ::, got {shown(uri)}"
             raise InvalidArgument(msg, field="image.uri")
         system = self._systems[scheme]
-        loop = asyncio.get_running_loop()
-        size = await loop.run_in_executor(self._threads, _size, system, uri)
+        size = await means.run(_size, system, uri)
         check_size(uri, size, max_bytes)
-        await reserve(size)
-        return await loop.run_in_executor(self._threads, _read, system, uri, size)
+        await means.reserve(size)
+        return await means.run(_read, system, uri, size)
 
 
 def _file_system(scheme: str) -> Any:

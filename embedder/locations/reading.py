@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from embedder import metrics
 from embedder.admission import Gate
 from embedder.locations.config import LocationsConfig
 from embedder.locations.files import Files
 from embedder.locations.objects import Objects
+from embedder.locations.slots import Slots
 from embedder.locations.sources import Source, not_allowed, shown
 from embedder.locations.web import Web
 from shoal.errors import LocationUnavailable, Unsupported
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Locations:
@@ -27,14 +33,21 @@ class Locations:
             ConfigError: the package for an object store is not installed.
         """
         self._config = config
-        self._threads = ThreadPoolExecutor(config.concurrency, "shoal-read")
-        self._slots = asyncio.Semaphore(config.concurrency)
         self._room = Gate("locations", config.capacity)
-        files = Files(config.roots, self._threads)
-        objects = Objects(config.prefixes, self._threads)
+        objects = Objects(config.prefixes)
         self._web = Web(config)
-        own: dict[str, Source] = {"file": files, "http": self._web, "https": self._web}
+        own: dict[str, Source] = {
+            "file": Files(config.roots),
+            "http": self._web,
+            "https": self._web,
+        }
         self._sources = {scheme: own.get(scheme, objects) for scheme in config.schemes}
+        self._slots = {
+            scheme: Slots(scheme, config.concurrency, patience_s=config.timeout_s)
+            for scheme in config.schemes
+        }
+        if "http" in self._slots:
+            self._slots["http"] = self._slots["https"]  # as they share connections
 
     @asynccontextmanager
     async def read(self, uri: str, *, max_bytes: int) -> AsyncIterator[bytes]:
@@ -45,40 +58,65 @@ class Locations:
             InvalidArgument: the URI is malformed, or leads to what is not an image's file.
             ImageTooLarge: there are more than ``max_bytes``.
             NotFound: there is nothing.
-            LocationUnavailable: it cannot be read now, or not in time.
+            LocationUnavailable: it cannot be read now, or not in time, or all that may be read at
+                the same time from places of its kind hangs.
         """
+        source, slots = self._source(uri)
         held: list[int] = []
-
-        async def reserve(size: int) -> None:
-            await self._room.enter(size)
-            held.append(size)
-
-        source = self._source(uri)
         try:
-            async with self._slots:
-                try:
-                    async with asyncio.timeout(self._config.timeout_s):
-                        with metrics.READ_SECONDS.time():
-                            data = await source.read(uri, max_bytes=max_bytes, reserve=reserve)
-                except TimeoutError as exc:
-                    seconds = self._config.timeout_s
-                    msg = f"image {shown(uri)}: expected within {seconds:g} s, it took longer"
-                    raise LocationUnavailable(msg) from exc
+            try:
+                async with slots.take() as thread, asyncio.timeout(self._config.timeout_s) as clock:
+                    means = _Means(self._room, held, thread, clock)
+                    with metrics.READ_SECONDS.time():
+                        data = await source.read(uri, max_bytes=max_bytes, means=means)
+            except TimeoutError as exc:
+                seconds = self._config.timeout_s
+                msg = f"image {shown(uri)}: expected within {seconds:g} s, it took longer"
+                raise LocationUnavailable(msg) from exc
             yield data
         finally:
             for size in held:
                 self._room.leave(size)
 
     async def close(self) -> None:
-        """Close connections and give up the threads."""
+        """Close connections and give up the threads; one that hangs is not waited for."""
+        for slots in self._slots.values():
+            slots.close()
         await self._web.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _source(self, uri: str) -> Source:
+    def _source(self, uri: str) -> tuple[Source, Slots]:
         if not self._sources:
             msg = "image.uri: this server reads no locations; send the bytes in image.data"
             raise Unsupported(msg, field="image.uri")
-        found = self._sources.get(uri.partition(":")[0].lower())
-        if found is None:
+        scheme = uri.partition(":")[0].lower()
+        if scheme not in self._sources:
             raise not_allowed(uri)
-        return found
+        return self._sources[scheme], self._slots[scheme]
+
+
+class _Means:
+    """The memory of all, the thread of a slot, and the clock of one read."""
+
+    def __init__(
+        self, room: Gate, held: list[int], thread: Executor, clock: asyncio.Timeout
+    ) -> None:
+        """``held`` takes what is reserved, in bytes."""
+        self._room = room
+        self._held = held
+        self._thread = thread
+        self._clock = clock
+
+    async def reserve(self, size: int) -> None:
+        """Wait for memory; the clock stands meanwhile, since the place is not to blame."""
+        loop = asyncio.get_running_loop()
+        due, since = self._clock.when(), loop.time()
+        self._clock.reschedule(None)
+        await self._room.enter(size)
+        self._held.append(size)
+        if due is not None:
+            self._clock.reschedule(due + loop.time() - since)
+
+    async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of a call in the slot's thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(call, *args, **kwargs))

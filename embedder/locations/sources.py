@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar
 
 from shoal.errors import ImageTooLarge, Unsupported
 
-Reserve: TypeAlias = Callable[[int], Awaitable[None]]
-"""Waits until there is memory for so many bytes. To be called once, before a body is read."""
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _MAX_SHOWN_CHARS = 200
+
+
+class Means(Protocol):
+    """What one read has at its disposal."""
+
+    async def reserve(self, size: int) -> None:
+        """Wait until there is memory for ``size`` bytes. Once, before a body is read."""
+
+    async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of what blocks, run in a thread; one call after the other."""
 
 
 class Source(Protocol):
     """Reads the places of one kind."""
 
-    async def read(self, uri: str, *, max_bytes: int, reserve: Reserve) -> bytes:
+    async def read(self, uri: str, *, max_bytes: int, means: Means) -> bytes:
         """The bytes at ``uri``.
 
         Raises:

@@ -11,7 +11,8 @@ import httpcore
 
 from embedder.locations.addresses import CheckedBackend
 from embedder.locations.config import LocationsConfig
-from embedder.locations.sources import Reserve, check_size, not_allowed, shown
+from embedder.locations.slots import Slots
+from embedder.locations.sources import Means, check_size, not_allowed, shown
 from shoal.errors import InvalidArgument, LocationUnavailable, NotFound, ShoalError
 
 _PORTS = {"https": 443, "http": 80}
@@ -48,19 +49,20 @@ class Web:
         """Prepare; connections are opened when they are needed, and kept for a while."""
         self._config = config
         self._schemes = ("https", "http") if config.allow_http else ("https",)
+        self._names = Slots("names of hosts", config.concurrency, patience_s=config.timeout_s)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl.create_default_context(),
             max_connections=config.concurrency,
             keepalive_expiry=_KEPT_S,
-            network_backend=CheckedBackend(allow_private=config.allow_private),
+            network_backend=CheckedBackend(self._names, allow_private=config.allow_private),
         )
 
-    async def read(self, uri: str, *, max_bytes: int, reserve: Reserve) -> bytes:
+    async def read(self, uri: str, *, max_bytes: int, means: Means) -> bytes:
         """The body of the answer to a GET; raises as ``Source.read`` says."""
         url = self._checked(uri)
         try:
             for _ in range(self._config.max_redirects + 1):
-                answer = await self._get(url, max_bytes=max_bytes, reserve=reserve)
+                answer = await self._get(url, max_bytes=max_bytes, means=means)
                 if isinstance(answer, bytes):
                     return answer
                 url = answer
@@ -77,10 +79,11 @@ class Web:
         raise InvalidArgument(msg, field="image.uri")
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and give up the threads."""
+        self._names.close()
         await self._pool.aclose()
 
-    async def _get(self, url: _Url, *, max_bytes: int, reserve: Reserve) -> bytes | _Url:
+    async def _get(self, url: _Url, *, max_bytes: int, means: Means) -> bytes | _Url:
         """The body, or where to look for it."""
         async with self._pool.stream("GET", str(url), headers=_HEADERS) as response:
             headers = {name.lower(): value for name, value in response.headers}
@@ -95,7 +98,7 @@ class Web:
             declared = headers.get(b"content-length")
             size = int(declared) if declared is not None else max_bytes  # h11 checks the digits
             check_size(str(url), size, max_bytes)
-            await reserve(size)
+            await means.reserve(size)
             body = bytearray()
             async for chunk in response.aiter_stream():
                 body += chunk

@@ -181,7 +181,8 @@ _OPTIONS: tuple[Decorator, ...] = (
         type=click.FloatRange(min=0, min_open=True),
         default=30.0,
         metavar="SECONDS",
-        help="Longest time to read one image from where a caller says that it is.",
+        help="Longest time to read one image from where a caller says that it is, without waits "
+        "for memory.",
     ),
 )
 

@@ -8,17 +8,19 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from embedder.admission import Capacity
 from embedder.artefact import bundled_artefact, load_artefact
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
 from embedder.fleet import Fleet
-from embedder.ingest import Destination, Ingestor, Item, Status, content_hash
+from embedder.ingest import Destination, Ingestor, Item, Remote, Status, content_hash
 from embedder.locations import Locations, LocationsConfig
 from embedder.pipeline import Patience
 from embedder.points import Patch, Points
@@ -54,6 +56,7 @@ class Watched:
 class Room:
     ingestor: Ingestor
     fleet: Fleet
+    points: Points
     store: Store
     session: Watched
     photos: Destination
@@ -81,7 +84,7 @@ def enter() -> Enter:
             points.start()
             ingestor = Ingestor(fleet, points, Locations(config.locations), max_bytes=2**20)
             photos = await ingestor.open("photos")
-            yield Room(ingestor, fleet, store, session, photos)
+            yield Room(ingestor, fleet, points, store, session, photos)
             await fleet.close()
             await points.close()
 
@@ -100,6 +103,31 @@ def test_ingest_of_known_bytes_does_not_embed(enter: Enter, images: Any) -> None
             ]
             assert statuses == [Status.STORED, Status.UNCHANGED, Status.UPDATED]
             assert room.session.images == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("turns", [(0, 1), (1, 0)])
+def test_remote_items_of_one_content_do_not_wait_for_each_other_for_ever(
+    enter: Enter, images: Any, tmp_path: Path, turns: tuple[int, int]
+) -> None:
+    """One has the memory and waits for the turn of the hash; the other must not have that turn."""
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(images.china)
+    keys = ("", f"sha256:{content_hash(images.china)}")
+
+    async def scenario() -> None:
+        capacity = Capacity(max_items=1, max_bytes=2**30)
+        locations = Locations(LocationsConfig(roots=(tmp_path,), capacity=capacity))
+        async with enter() as room:
+            ingestor = Ingestor(room.fleet, room.points, locations, max_bytes=2**20)
+            items = [Remote(keys[turn], photo.as_uri(), {}) for turn in turns]
+            async with asyncio.timeout(60):
+                found = await asyncio.gather(
+                    *(ingestor.ingest(room.photos, item) for item in items)
+                )
+            assert {each.status for each in found} == {Status.STORED, Status.UNCHANGED}
+            await locations.close()
 
     asyncio.run(scenario())
 
