@@ -8,15 +8,19 @@ all clients of ``shoal bench`` do.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 from shoal.client import WINDOW, Client, IngestItem, IngestStatus
 from shoal.errors import OperatorError
+
+_LEAVE_S = 5.0
+"""What processes have in which to end by themselves, all together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +34,9 @@ class Flow:
 class Callers:
     """Client processes, each with a share of the images and a few connections."""
 
-    def __init__(self, pipes: Sequence[Connection]) -> None:
+    def __init__(self, processes: Sequence[tuple[BaseProcess, Connection]]) -> None:
         """Use ``callers``."""
-        self._pipes = pipes
+        self._processes = processes
 
     def embed(self, connections: int, per_call: int) -> list[float]:
         """Sends all images once; the seconds of each call.
@@ -42,7 +46,7 @@ class Callers:
             per_call: Images of one call.
 
         Raises:
-            OperatorError: an image was refused.
+            OperatorError: an image was refused, or a process died.
             ShoalError: a call failed.
         """
         return self._all(("embed", connections, per_call))
@@ -51,15 +55,28 @@ class Callers:
         """Stores all images once; the seconds from sending each to its answer.
 
         Raises:
-            OperatorError: an image was not stored.
+            OperatorError: an image was not stored, or a process died.
             ShoalError: the ingestion failed.
         """
         return self._all(("ingest", collection, flow))
 
+    def run(self, work: Callable[[Sequence[bytes]], list[float]]) -> list[float]:
+        """What ``work``, which is pickled, returns of the images of each process.
+
+        Raises:
+            OperatorError: a process died.
+            Exception: what ``work`` raises.
+        """
+        return self._all(("run", work))
+
     def _all(self, order: tuple[object, ...]) -> list[float]:
-        for pipe in self._pipes:
-            pipe.send(order)
-        answers = [pipe.recv() for pipe in self._pipes]
+        for process, pipe in self._processes:
+            with _alive(process):
+                pipe.send(order)
+        answers = []
+        for process, pipe in self._processes:
+            with _alive(process):
+                answers.append(pipe.recv())
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
@@ -70,8 +87,8 @@ class Callers:
 def callers(address: str, images: Sequence[bytes], processes: int) -> Iterator[Callers]:
     """So many client processes of the server at ``address``, until the end of the block."""
     context = get_context("spawn")  # a fork would copy gRPC's threads in whatever state
-    with ExitStack() as stack:
-        pipes = []
+    started: list[tuple[BaseProcess, Connection]] = []
+    try:
         for index in range(processes):
             here, there = context.Pipe()
             share = images[index::processes]
@@ -80,27 +97,50 @@ def callers(address: str, images: Sequence[bytes], processes: int) -> Iterator[C
             )
             process.start()
             there.close()
-            stack.callback(process.join)
-            stack.callback(here.close)  # which ends it
-            pipes.append(here)
-        yield Callers(pipes)
+            started.append((process, here))
+        yield Callers(started)
+    finally:
+        _end(started)
+
+
+def _end(processes: Sequence[tuple[BaseProcess, Connection]]) -> None:
+    """Ends them: those that are idle at once, those in the middle of an order soon."""
+    for _, pipe in processes:
+        pipe.close()
+    deadline = time.monotonic() + _LEAVE_S
+    for process, _ in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        process.kill()  # nothing, if it has ended
+        process.join()
+
+
+@contextmanager
+def _alive(process: BaseProcess) -> Iterator[None]:
+    """OperatorError where the other end of a pipe is not there any more."""
+    try:
+        yield
+    except (EOFError, ConnectionError) as exc:
+        process.join(_LEAVE_S)
+        message = f"a client process of the bench died (exit code {process.exitcode})"
+        raise OperatorError(message) from exc
 
 
 def _obey(orders: Connection, address: str, images: Sequence[bytes], name: str) -> None:
     """The main function of a client process."""
-    with ExitStack() as stack:
+    gone = suppress(EOFError, ConnectionError)  # of the other end: there are no more orders
+    with gone, ExitStack() as stack:
         clients: list[Client] = []
         while True:
-            try:
-                what, *arguments = orders.recv()
-            except EOFError:
-                return
+            what, *arguments = orders.recv()
             try:
                 if what == "embed":
                     connections, per_call = arguments
                     while len(clients) < connections:
                         clients.append(stack.enter_context(Client(address)))
                     seconds = _embed(images, clients[:connections], per_call)
+                elif what == "run":
+                    (work,) = arguments
+                    seconds = work(images)
                 else:
                     collection, flow = arguments
                     with Client(address) as client:  # a new one: connections fall as they fall

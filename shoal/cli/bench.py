@@ -177,7 +177,8 @@ def bench_decode(*, images: Path | None, count: int, rounds: int, as_json: bool)
 def bench_soak(*, minutes: float, seed: int, as_json: bool) -> None:
     """Mixed load with 5% poison images and callers that go away; watch answers and memory.
 
-    Exit status 1, and one line, if an answer is lost, doubled or wrong, or the server is stuck.
+    Exit status 1, and one line, if an answer is lost, doubled or wrong, the server is stuck
+    or, in a soak of 20 minutes or more, its memory grows.
 
     Example:
       shoal bench soak --minutes 30

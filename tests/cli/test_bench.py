@@ -1,22 +1,27 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from stand_in import qdrant_server
 
 from embedder.artefact import bundled_artefact
-from shoal.bench.callers import callers
+from shoal.bench.callers import Flow, callers
 from shoal.bench.embed import ceiling
-from shoal.bench.soak import _check, _slope, _Tally
 from shoal.errors import OperatorError, ServiceUnavailable
+from shoal.v1 import embedder_pb2_grpc
 
 
 def test_bench_search_is_exact_and_prints_every_layer(tmp_path: Path, run_shoal: Any) -> None:
@@ -106,16 +111,24 @@ def test_bench_embed_ceiling_follows_from_its_rows(tmp_path: Path, run_shoal: An
 
 
 def test_bench_embed_of_several_processes(tmp_path: Path, run_shoal: Any) -> None:
-    """Their rows come beside the others: calls of one image, of 16, and, with a store, ingest."""
+    """Their rows come beside the others: decoding, calls of one image, of 16, and ingestion.
+
+    The ceiling is that of the faster way to decode.
+    """
     command = ("bench", "embed", "--count", "20", "--rounds", "1", "--processes", "2", "--json")
     with qdrant_server() as (url, port):
         store = ("--store-url", url, "--store-grpc-port", str(port))
         done = run_shoal(*command, *store, cwd=tmp_path)
     assert done.code == 0, done.stderr
-    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
-    assert len(rows) == 9
+    result = json.loads(done.stdout)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert len(rows) == 10
     calls = {name: len(row["latencies_s"]) for name, row in rows.items() if "2 processes" in name}
+    decoding = max(rows[f"decode only{more}"]["rates"][0] for more in ("", ", 2 processes"))
+    bare = result["bare"]["rates"][0]
+    assert result["ceiling"] == pytest.approx(1 / (1 / bare + 1 / decoding))
     assert calls == {
+        "decode only, 2 processes": 0,
         "gRPC Embed, 2 processes": 20,
         "gRPC Embed of 16, 2 processes": 2,
         "gRPC Ingest, 2 processes": 20,
@@ -140,6 +153,39 @@ def test_callers_raise_what_a_call_raised() -> None:
     """A server that is not there is an error of the bench, not a row."""
     with callers("127.0.0.1:1", [b"image"], 2) as crowd, pytest.raises(ServiceUnavailable):
         crowd.embed(1, 1)
+
+
+def test_callers_tell_that_a_process_died() -> None:
+    """One that is killed, as for its memory, before an order or during it."""
+    with callers("127.0.0.1:1", [b"image"], 2) as crowd:
+        first, *_ = multiprocessing.active_children()
+        first.kill()
+        with pytest.raises(OperatorError, match=r"client process .* died \(exit code -9\)"):
+            crowd.embed(1, 1)
+
+
+def test_callers_can_be_interrupted_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during an ingestion without answers: its process is ended, not waited for."""
+    monkeypatch.setattr("shoal.bench.callers._LEAVE_S", 0.5)
+    stopped = threading.Event()
+
+    class Silent(embedder_pb2_grpc.EmbedderServiceServicer):
+        def Ingest(self, requests: Any, context: Any) -> Any:
+            next(requests)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            stopped.wait()
+            return iter(())
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(Silent(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with pytest.raises(KeyboardInterrupt), callers(address, [b"image"], 1) as crowd:  # noqa: PT012
+        (process,) = multiprocessing.active_children()
+        crowd.ingest("images", Flow())
+    stopped.set()
+    server.stop(0).wait()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_ceiling_beside_a_gpu_is_the_lower_rate() -> None:
@@ -193,24 +239,6 @@ def test_bench_soak_answers_every_image_once(run_shoal: Any, tmp_path: Path) -> 
     assert 0 < found["poisoned"] < 0.2 * found["answered"]
     assert found["cancelled"] > 0
     assert found["resident_mib"] > 50
-
-
-def test_soak_tells_a_wrong_answer() -> None:
-    """Poison that is accepted, and a good image that is refused, end the soak."""
-    tally = _Tally()
-    for poison, failed in ((True, False), (False, True)):
-        with pytest.raises(OperatorError):
-            _check(poison=poison, failed=failed, tally=tally)
-    _check(poison=True, failed=True, tally=tally)
-    _check(poison=False, failed=False, tally=tally)
-    assert tally.counts == {"poison": 1, "good": 1}
-
-
-def test_soak_slope_is_of_the_warm_part() -> None:
-    """Memory that grows while it warms up and then stays has a slope of zero."""
-    grown = [(float(t), float(min(t, 10))) for t in range(100)]
-    assert _slope(grown, 20) == pytest.approx(0, abs=1e-9)
-    assert _slope([(float(t), 2.0 * t) for t in range(100)], 0) == pytest.approx(2)
 
 
 def test_bench_train_prints_the_training_beside_its_products(
