@@ -130,6 +130,8 @@ MAX_RUN_LENGTH_PIXELS: Final = 2_100_000
 DRAFT_MARGIN: Final = 4
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# One for each broken tag: a small file can have 65,535, each a line in the log, and kept for ever.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True, slots=True)

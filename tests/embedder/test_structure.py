@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +141,26 @@ def test_too_many_parts_are_refused(make: Callable[[], bytes], said: str) -> Non
 def test_many_parts_are_read(make: Callable[[], bytes]) -> None:
     """The limits are above what programs write; below them nothing changes."""
     assert decode(make(), limits=ImageLimits(), spec=SPEC).shape[2] == 3
+
+
+def test_broken_tags_leave_nothing_in_the_log(tmp_path: Path) -> None:
+    """Pillow warns of each one; in a server that is a line of the log each, of any sender's."""
+    tags = b"".join(struct.pack("<HHII", 1000 + tag, 7, 300, 8) for tag in range(50))
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 50) + tags + bytes(4)
+    out = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE)).save(out, "WEBP", exif=exif)
+    file = tmp_path / "broken.webp"
+    file.write_bytes(out.getvalue())
+    program = (
+        "import sys; from pathlib import Path; from embedder.preprocess import *;"
+        "from embedder.artefact import bundled_artefact, load_artefact;"
+        "spec = load_artefact(bundled_artefact()).manifest.preprocessing;"
+        "print(decode(Path(sys.argv[1]).read_bytes(), limits=ImageLimits(), spec=spec).shape)"
+    )
+    command = [sys.executable, "-W", "default", "-c", program, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "(224, 224, 3)\n"
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "TIFF"])
