@@ -149,9 +149,14 @@ def load_artefact(path: Path) -> EncoderArtefact:
     Checks every field of ``encoder.json``, the sha256 of every file and the fingerprint.
 
     Raises:
-        ArtefactError: naming the file and the field, what was expected and what was got.
+        ArtefactError: naming the file and the field, what was expected and what was got; also for
+            a mix.
     """
-    manifest = _parse(path / MANIFEST_NAME, EncoderManifest)
+    manifest_path = path / MANIFEST_NAME
+    if _is_mix(_read(manifest_path)):
+        msg = f"{manifest_path}: expected an encoder with one image tower, got a mix"
+        raise ArtefactError(msg, file=str(manifest_path), field="kind")
+    manifest = _parse(manifest_path, EncoderManifest)
     for field, entry in manifest.files.entries().items():
         _check_file(path, f"files.{field}", entry)
     expected = compute_fingerprint(
@@ -160,7 +165,7 @@ def load_artefact(path: Path) -> EncoderArtefact:
         output_spec=manifest.output,
         preprocessing=manifest.preprocessing,
     )
-    _check_fingerprint(path / MANIFEST_NAME, expected, manifest.fingerprint)
+    _check_fingerprint(manifest_path, expected, manifest.fingerprint)
     return EncoderArtefact(directory=path, manifest=manifest)
 
 

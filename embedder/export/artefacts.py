@@ -11,23 +11,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
 
-from embedder.artefact import MANIFEST_NAME, EncoderArtefact, load_artefact, pattern_image
+from embedder.artefact import (
+    MANIFEST_NAME,
+    EncoderArtefact,
+    MixArtefact,
+    load_any_artefact,
+    load_artefact,
+    pattern_image,
+)
 from embedder.manifest import (
     EncoderManifest,
     FileEntry,
     Files,
     InputSpec,
     Measured,
+    Name,
     OutputSpec,
     Pattern,
     Precision,
     Preprocessing,
     Source,
+    Text,
     TextSpec,
     compute_fingerprint,
 )
@@ -67,6 +77,54 @@ class Draft:
     precision: Precision = "float32"
 
 
+def check_request(output: Path, *, name: str, licence: str = "unknown") -> None:
+    """Check what a user says of an artefact, before any work is lost on it.
+
+    Raises:
+        ExportRefused: ``output`` exists, or ``name`` (empty: the default) or ``licence`` cannot be
+            in ``encoder.json``.
+    """
+    _check_absent(output)
+    if name and not _fits(name, Name):
+        msg = (
+            "name: expected 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or a "
+            f"digit, got {name!r}"
+        )
+        raise ExportRefused(msg)
+    if not _fits(licence, Text):
+        msg = f"licence: expected 1 to 2000 characters, got {len(licence)}"
+        raise ExportRefused(msg)
+
+
+def read_encoder(path: Path, *, mixes: str) -> EncoderArtefact:
+    """The artefact of an encoder at ``path``; ``mixes`` says why not of a mix, and what instead.
+
+    Raises:
+        ArtefactError: it is damaged.
+        ExportRefused: it is a mix.
+    """
+    found = load_any_artefact(path)
+    if isinstance(found, MixArtefact):
+        parts = ", ".join(str(part.directory) for part in found.parts)
+        msg = f"{path} is a mix, and {mixes}: {parts}"
+        raise ExportRefused(msg)
+    return found
+
+
+def _fits(value: str, annotation: TypeAlias) -> bool:
+    try:
+        TypeAdapter(annotation).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _check_absent(output: Path) -> None:
+    if output.exists():
+        msg = f"{output} exists: expected a directory that does not"
+        raise ExportRefused(msg)
+
+
 @contextmanager
 def new_directory(output: Path) -> Iterator[Path]:
     """A directory to write into, which becomes ``output`` if the block ends well.
@@ -74,9 +132,7 @@ def new_directory(output: Path) -> Iterator[Path]:
     Raises:
         ExportRefused: ``output`` exists.
     """
-    if output.exists():
-        msg = f"{output} exists: expected a directory that does not"
-        raise ExportRefused(msg)
+    _check_absent(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:

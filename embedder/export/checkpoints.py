@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from shoal.errors import ExportRefused
 
 _SHOWN: Final = 4
+_SHOWN_BYTES: Final = 16
 _NESTS: Final = (
     "state_dict",
     "model_state_dict",
@@ -47,6 +50,9 @@ _SEQUENCE: Final = {
 }
 """A ResNet as ``Sequential(*resnet.children())`` names its parts: lightly and others save that."""
 
+_CLASS: Final = re.compile(r"GLOBAL ([\w.]+)")
+"""How PyTorch names a class that it refuses."""
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -70,29 +76,49 @@ def read_checkpoint(file: Path) -> Checkpoint:
         msg = f"{file}: expected a readable file, got {exc.strerror or exc}"
         raise ExportRefused(msg) from exc
     description = f"{file.name} sha256:{hashlib.sha256(raw).hexdigest()}"
+    if not raw:
+        msg = f"{file}: expected a file of tensors, got an empty file"
+        raise ExportRefused(msg)
+    found: Any
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         try:
-            return Checkpoint(load(raw), description)
+            found = load(raw)
         except SafetensorError as exc:
             msg = f"{file}: expected safetensors, got {exc}"
             raise ExportRefused(msg) from exc
-    try:
-        found: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as exc:
-        reason = str(exc).strip().partition("\n")[0]
-        msg = (
-            f"{file}: expected a file of tensors and nothing else, got {reason}; convert it to "
-            "safetensors where you trust it"
-        )
-        raise ExportRefused(msg) from exc
+    else:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what it then refuses
+                found = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as exc:  # reading what is no pickle ends in anything
+            msg = f"{file}: expected a file of tensors and nothing else, got {_reason(exc, raw)}"
+            raise ExportRefused(msg) from exc
     tensors = find_tensors(found)
     if not tensors:
-        msg = f"{file}: expected tensors by name, got {type(found).__name__} without any"
+        msg = f"{file}: expected tensors by name, got a {type(found).__name__} without any"
         raise ExportRefused(msg)
     return Checkpoint(tensors, description)
+
+
+def _reason(exc: Exception, raw: bytes) -> str:
+    """What PyTorch found in ``raw``, without its pages of advice."""
+    refused = _CLASS.search(str(exc))
+    if refused or (isinstance(exc, pickle.UnpicklingError) and raw.startswith(b"PK")):
+        what = refused[1] if refused else "other objects"
+        return (
+            f"{what} too: only tensors are read, since other objects can run code; where you trust "
+            "it, save its state_dict alone, or convert it to safetensors"
+        )
+    if isinstance(exc, RuntimeError):
+        line = re.sub(r"^\[[^]]*\] \. ", "", str(exc).strip()).partition("\n")[0]
+        return f"one that PyTorch cannot read: {line.partition('. ')[0]}"
+    if raw.startswith(b"\x80"):
+        return "a pickle that torch.save did not write, or that is cut short"
+    return f"another file, which begins {raw[:_SHOWN_BYTES]!r}"
 
 
 def find_tensors(found: object) -> Tensors:
@@ -106,14 +132,14 @@ def find_tensors(found: object) -> Tensors:
     return {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
 
-def match_backbone(tensors: Tensors, expected: Mapping[str, torch.Tensor]) -> Tensors:
+def find_backbone(tensors: Tensors, expected: Mapping[str, torch.Tensor]) -> Tensors:
     """The tensors of a backbone among ``tensors``, under the names that ``expected`` has.
 
     Prefixes (``module.``, ``backbone.``, ``encoder_q.``, ...) are found by looking for the whole
     backbone behind them; heads and projectors are left out.
 
     Raises:
-        ExportRefused: no prefix leads to all of ``expected``, or a tensor has another shape.
+        ExportRefused: no prefix leads to all of ``expected``.
     """
     candidates = [
         made
@@ -124,15 +150,18 @@ def match_backbone(tensors: Tensors, expected: Mapping[str, torch.Tensor]) -> Te
     whole = [made for made in candidates if wanted <= set(made)]
     if not whole:
         raise _incomplete(tensors, candidates, wanted)
-    chosen = {name: whole[0][name] for name in expected}
-    for name, tensor in chosen.items():
+    return {name: whole[0][name] for name in expected}
+
+
+def check_shapes(found: Tensors, expected: Mapping[str, torch.Tensor]) -> None:
+    """ExportRefused, naming the tensor, if one of ``found`` has not the shape of its namesake."""
+    for name, tensor in found.items():
         if tensor.shape != expected[name].shape:
             msg = (
                 f"checkpoint: {name}: expected shape {tuple(expected[name].shape)}, got "
                 f"{tuple(tensor.shape)}"
             )
             raise ExportRefused(msg)
-    return chosen
 
 
 def prefixes(tensors: Tensors, expected: Iterable[str]) -> list[str]:
@@ -179,7 +208,8 @@ def _incomplete(tensors: Tensors, candidates: list[Tensors], wanted: set[str]) -
     best = max(candidates, key=lambda made: len(wanted & set(made)), default={})
     missing = sorted(wanted - set(best))
     has = sorted(tensors)
+    more = ", ..." if len(has) > _SHOWN else ""
     return ExportRefused(
         f"checkpoint: {len(missing)} of the {len(wanted)} tensors of the backbone are missing, "
-        f"such as {', '.join(missing[:_SHOWN])}; it has {', '.join(has[:_SHOWN])}, ..."
+        f"such as {', '.join(missing[:_SHOWN])}; it has {', '.join(has[:_SHOWN])}{more}"
     )

@@ -97,7 +97,10 @@ def write_graph(
                 verbose=False,
             )
         except Exception as exc:  # its exceptions have no common base
-            reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
+            cause: BaseException = exc
+            while cause.__cause__ is not None:  # the first words are how to report the last
+                cause = cause.__cause__
+            reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
             msg = f"the model cannot be written as an ONNX graph: {reason}"
             raise ExportRefused(msg) from exc
     data = file.with_name(file.name + ".data")

@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedder.artefact import MANIFEST_NAME, MixArtefact, load_any_artefact, load_artefact
-from embedder.export.artefacts import new_directory
+from embedder.artefact import MANIFEST_NAME, MixArtefact, load_any_artefact
+from embedder.export.artefacts import check_request, new_directory, read_encoder
 from embedder.manifest import MixManifest, mix_fingerprint
 from shoal.errors import ExportRefused
 
@@ -26,10 +26,13 @@ def make_mix(request: MixRequest) -> MixArtefact:
     """Write the mix that ``request`` describes, with copies of its parts.
 
     Raises:
-        ArtefactError: a part is damaged, or a mix itself.
-        ExportRefused: fewer than two parts, or two of one name.
+        ArtefactError: a part is damaged.
+        ExportRefused: fewer than two parts, two of one name, or a part that is a mix; or the
+            name cannot be one.
     """
-    parts = [load_artefact(part) for part in request.parts]
+    check_request(request.output, name=request.name)
+    mixes = "a mix cannot be mixed again; name its parts instead"
+    parts = [read_encoder(part, mixes=mixes) for part in request.parts]
     names = [part.name for part in parts]
     if len(parts) < 2 or len(set(names)) < len(names):  # noqa: PLR2004
         msg = f"mix: expected two or more artefacts of different names, got {names}"

@@ -68,6 +68,7 @@ def export_open_clip(request: OpenClipRequest) -> EncoderArtefact:
         ExportRefused: the model, its weights or its preprocessing cannot be expressed, or the
             export is not faithful.
     """
+    artefacts.check_request(request.output, name=request.name, licence=request.licence)
     model, weights = _load(request)
     preprocessing = to_preprocessing(dict(open_clip.get_model_preprocess_cfg(model)))
     label = artefacts.Label(
@@ -152,9 +153,7 @@ def _load(request: OpenClipRequest) -> tuple[torch.nn.Module, str]:
         _check_tag(request.model, request.pretrained)
     if request.random_seed is not None:
         torch.manual_seed(request.random_seed)
-    model: torch.nn.Module = open_clip.create_model(
-        request.model, pretrained=request.pretrained, precision="fp32", device="cpu"
-    )
+    model = _create(request)
     if request.checkpoint is not None:
         weights = read_checkpoint(request.checkpoint)
         _fill(model, weights.tensors, request.checkpoint)
@@ -162,6 +161,20 @@ def _load(request: OpenClipRequest) -> tuple[torch.nn.Module, str]:
     if request.pretrained is not None:
         return model.eval(), request.pretrained
     return model.eval(), f"random, seed {request.random_seed}"
+
+
+def _create(request: OpenClipRequest) -> torch.nn.Module:
+    """The model, its weights fetched if a tag names them."""
+    try:
+        model: torch.nn.Module = open_clip.create_model(
+            request.model, pretrained=request.pretrained, precision="fp32", device="cpu"
+        )
+    except Exception as exc:  # whatever its hub, its files and its constructors raise
+        tag = "" if request.pretrained is None else f" with the weights {request.pretrained!r}"
+        why = " ".join(str(exc).split())[:300] or type(exc).__name__
+        msg = f"open_clip cannot make the model {request.model}{tag}: {why}"
+        raise ExportRefused(msg) from exc
+    return model
 
 
 def _check_tag(model: str, tag: str) -> None:

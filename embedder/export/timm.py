@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from timm.data.transforms_factory import create_transform
 
 from embedder.artefact import EncoderArtefact
 from embedder.export import artefacts, gates
-from embedder.export.checkpoints import match_backbone, read_checkpoint
+from embedder.export.checkpoints import Tensors, check_shapes, find_backbone, read_checkpoint
 from embedder.export.image_encoder import Tower, write_encoder
 from embedder.export.open_clip import artefact_name, normalise
 from embedder.manifest import Crop, Preprocessing, Resize, Source
@@ -35,7 +36,7 @@ class TimmRequest:
         checkpoint: A local file of weights instead (SimCLR, BYOL, MoCo, DINO, torchvision, timm).
         random_seed: Instead of either, random weights: for tests and for measuring speed.
         image_size: Side of the input, pixels; 0 is the model's own. Position embeddings are
-            resized to it once, for good.
+            resized to it once, for good, those of a checkpoint too.
         name: The encoder's name. Default: the model's.
         licence: The licence of the weights (SPDX), if it is known.
     """
@@ -57,6 +58,7 @@ def export_timm(request: TimmRequest) -> EncoderArtefact:
         ExportRefused: the model, its weights or its preprocessing cannot be expressed, or the
             export is not faithful.
     """
+    artefacts.check_request(request.output, name=request.name, licence=request.licence)
     model, weights = _load(request)
     config = data_config(model, request.image_size)
     transform: gates.Transform = create_transform(**config, is_training=False)
@@ -123,28 +125,69 @@ def _load(request: TimmRequest) -> tuple[torch.nn.Module, str]:
         raise ExportRefused(msg)
     if request.random_seed is not None:
         torch.manual_seed(request.random_seed)
-    options: dict[str, Any] = {"img_size": request.image_size} if request.image_size else {}
-    try:
-        model: torch.nn.Module = timm.create_model(
-            request.model, pretrained=request.pretrained, num_classes=0, **options
-        )
-    except RuntimeError as exc:
-        msg = f"timm has no model {request.model!r}: {exc}"
-        raise ExportRefused(msg) from exc
-    except TypeError as exc:
-        msg = f"timm model {request.model} takes no image size: {exc}"
-        raise ExportRefused(msg) from exc
+    model = _create(request)
     if request.checkpoint is not None:
         found = read_checkpoint(request.checkpoint)
-        # Counters of batches change nothing, and not every file has them.
-        expected = {
-            name: tensor
-            for name, tensor in model.state_dict().items()
-            if not name.endswith("num_batches_tracked")
-        }
-        model.load_state_dict(match_backbone(found.tensors, expected), strict=False)
+        _fill(model, found.tensors, resize=request.image_size > 0)
         return model.eval(), found.description
     return (
         model.eval(),
         "timm's own" if request.pretrained else f"random, seed {request.random_seed}",
     )
+
+
+def _create(request: TimmRequest) -> torch.nn.Module:
+    """The backbone, its weights fetched if they are to be timm's own."""
+    options: dict[str, Any] = {"img_size": request.image_size} if request.image_size else {}
+    try:
+        model: torch.nn.Module = timm.create_model(
+            request.model, pretrained=request.pretrained, num_classes=0, **options
+        )
+    except Exception as exc:  # whatever its hub, its files and its constructors raise
+        why = " ".join(str(exc).split())[:300] or type(exc).__name__
+        if ":" not in request.model and not timm.is_model(request.model):
+            msg = f"timm has no model {request.model!r}: {why}"
+        elif isinstance(exc, TypeError) and request.image_size:
+            msg = f"timm model {request.model} takes no image size: {why}"
+        else:
+            weights = " with its weights" if request.pretrained else ""
+            msg = f"timm cannot make the model {request.model}{weights}: {why}"
+        raise ExportRefused(msg) from exc
+    return model
+
+
+def _fill(model: torch.nn.Module, tensors: Tensors, *, resize: bool) -> None:
+    """Load the backbone among ``tensors``; with ``resize``, whatever image size it is of."""
+    # Counters of batches change nothing, and not every file has them.
+    expected = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    found = find_backbone(tensors, expected)
+    # Position embeddings and biases: all that the image size changes. Patches of another size,
+    # which timm would resample too, are another model's.
+    others = [name for name in found if "pos" in name and found[name].shape != expected[name].shape]
+    if others and not resize:
+        name = others[0]
+        msg = (
+            f"checkpoint: {name}: expected shape {tuple(expected[name].shape)}, got "
+            f"{tuple(found[name].shape)}, of another image size: with --image-size it is resized"
+        )
+        raise ExportRefused(msg)
+    if others:
+        found |= _resized(model, found, others)
+    check_shapes(found, expected)
+    model.load_state_dict(found, strict=False)
+
+
+def _resized(model: torch.nn.Module, found: Tensors, names: list[str]) -> Tensors:
+    """The tensors called ``names`` as timm fits them to ``model``; none where it cannot."""
+    fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if fit is None:
+        return {}
+    try:
+        made = fit(dict(found), model)
+    except Exception:  # noqa: BLE001 - of shapes that no image size gives: check_shapes tells
+        return {}
+    return {name: made[name] for name in names if name in made}

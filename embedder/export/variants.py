@@ -84,9 +84,12 @@ def make_variant(request: VariantRequest) -> EncoderArtefact:
 
     Raises:
         ArtefactError: the artefact is damaged.
-        ExportRefused: it is below a threshold, or a variant itself.
+        ExportRefused: it is below a threshold, a variant itself, or a mix; or it cannot have the
+            name.
     """
-    source = load_artefact(request.artefact)
+    artefacts.check_request(request.output, name=request.name)
+    mixes = "a mix cannot be varied; vary its parts, and mix the variants"
+    source = artefacts.read_encoder(request.artefact, mixes=mixes)
     manifest = source.manifest
     if manifest.precision != "float32":
         msg = f"{source.name} is in {manifest.precision}: expected the float32 artefact"
@@ -95,11 +98,13 @@ def make_variant(request: VariantRequest) -> EncoderArtefact:
     pixels, classes = _pixels(source, sample)
     with artefacts.new_directory(request.output) as directory:
         file = directory / "image.onnx"
-        _convert(source, request.kind, file, pixels[:: max(1, len(pixels) // CALIBRATION)])
-        measured = _measure(source, file, pixels, classes, sample.name)
+        graph = _convert(source, request.kind, file, pixels[:: max(1, len(pixels) // CALIBRATION)])
+        measured = _measure(source, graph, pixels, classes, sample.name)
         _check(measured, THRESHOLDS[request.kind], f"{source.name} in {request.kind}")
-        embed = open_graph(Graph(file, None), names=(manifest.input.name, manifest.output.name))
+        embed = open_graph(graph, names=(manifest.input.name, manifest.output.name))
         files = {"image": file.name}
+        if graph.data is not None:
+            files["image_data"] = graph.data.name
         for field in ("text", "text_data", "tokenizer"):
             entry = manifest.files.entries().get(field)
             if entry is not None:
@@ -107,7 +112,7 @@ def make_variant(request: VariantRequest) -> EncoderArtefact:
                 files[field] = entry.path
         draft = artefacts.Draft(
             label=artefacts.Label(
-                name=request.name or f"{source.name}-{SUFFIX[request.kind]}",
+                name=request.name or _name(source.name, request.kind),
                 description=f"{manifest.description} In {request.kind}.",
                 licence=manifest.licence,
                 source=manifest.source,
@@ -143,22 +148,54 @@ def _pixels(source: EncoderArtefact, sample: Sample) -> tuple[UInt8, list[str] |
     return np.stack(made), classes
 
 
-def _convert(source: EncoderArtefact, kind: Kind, file: Path, calibration: UInt8) -> None:
+def _name(source: str, kind: Kind) -> str:
+    """The variant's name where none is given, no longer than a name may be."""
+    return f"{source[: 63 - len(SUFFIX[kind])]}-{SUFFIX[kind]}"
+
+
+def _convert(source: EncoderArtefact, kind: Kind, file: Path, calibration: UInt8) -> Graph:
+    """The variant of the image tower, its weights beside the graph where the source has them so."""
+    outside = source.manifest.files.image_data is not None
     if kind == "float16":
-        model = onnx.load(source.image_model)
-        del model.graph.value_info[:]  # the types that the conversion changes
-        halved = float16.convert_float_to_float16(
-            model,
-            keep_io_types=True,
-            op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, "Cast"],
-            node_block_list=_unit_length(model.graph),
-        )
-        onnx.save(halved, file)
-        return
+        _halve(source.image_model, file, outside=outside)
+    else:
+        _quantise(source, file, calibration, outside=outside)
+    data = file.with_name(file.name + ".data")
+    if not data.exists():
+        return Graph(file, None)
+    data.chmod(file.stat().st_mode & 0o777)  # onnx makes it for its owner alone
+    return Graph(file, data)
+
+
+def _halve(source: Path, file: Path, *, outside: bool) -> None:
+    # Types are inferred before the weights come in: it serialises the graph, and a protobuf holds
+    # 2 GiB.
+    model = onnx.load(source, load_external_data=False)
+    del model.graph.value_info[:]  # the types that the conversion changes
+    model = onnx.shape_inference.infer_shapes(model)
+    onnx.load_external_data_for_model(model, str(source.parent))
+    halved = float16.convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        disable_shape_infer=True,
+        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, "Cast"],
+        node_block_list=_unit_length(model.graph),
+    )
+    onnx.save(halved, file, save_as_external_data=outside, location=file.name + ".data")
+
+
+def _quantise(source: EncoderArtefact, file: Path, calibration: UInt8, *, outside: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         prepared = Path(scratch) / "prepared.onnx"
-        quant_pre_process(source.image_model, prepared, skip_symbolic_shape=True)
-        operators = [node.op_type for node in onnx.load(prepared).graph.node]
+        quant_pre_process(
+            source.image_model,
+            prepared,
+            skip_symbolic_shape=True,
+            save_as_external_data=outside,
+            all_tensors_to_one_file=True,
+        )
+        nodes = onnx.load(prepared, load_external_data=False).graph.node
+        operators = [node.op_type for node in nodes]
         if operators.count("Conv") > operators.count("MatMul") + operators.count("Gemm"):
             quantize_static(
                 prepared,
@@ -167,6 +204,7 @@ def _convert(source: EncoderArtefact, kind: Kind, file: Path, calibration: UInt8
                 per_channel=True,
                 weight_type=QuantType.QInt8,
                 activation_type=QuantType.QUInt8,
+                use_external_data_format=outside,
             )
         else:
             quantize_dynamic(
@@ -175,6 +213,7 @@ def _convert(source: EncoderArtefact, kind: Kind, file: Path, calibration: UInt8
                 op_types_to_quantize=["MatMul", "Gemm"],
                 per_channel=True,
                 weight_type=QuantType.QInt8,
+                use_external_data_format=outside,
             )
 
 
@@ -207,10 +246,11 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc] # untyped
 
 
 def _measure(
-    source: EncoderArtefact, file: Path, pixels: UInt8, classes: list[str] | None, images: str
+    source: EncoderArtefact, graph: Graph, pixels: UInt8, classes: list[str] | None, images: str
 ) -> Measured:
     names = (source.manifest.input.name, source.manifest.output.name)
-    before, after = (_all(Graph(path, None), names, pixels) for path in (source.image_model, file))
+    whole = Graph(source.image_model, None)
+    before, after = (_all(each, names, pixels) for each in (whole, graph))
     return Measured(
         images=images,
         min_cosine=float((before * after).sum(axis=1).min()),

@@ -87,6 +87,24 @@ def test_export_needs_weights_and_a_known_model(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export", "open_clip", "ViT-Z-1", "--random-seed", 0),
+        ("export", "timm", "resnet19", "--random-seed", 0),
+        ("variant", "gone", "float16"),
+        ("mix", "gone", "away"),
+    ],
+)
+def test_impossible_name_is_told_first(command: tuple[object, ...], tmp_path: Path) -> None:
+    """In one line, with what a name may be, before a model or an artefact is looked for."""
+    for name in ("My Dino", "A+B"):
+        line = error_line(shoal(*command, "--output", tmp_path / "x", "--name", name))
+        assert "name: expected 1 to 64 of a-z, 0-9, '.', '_' and '-'" in line
+        assert f"got {name!r}" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_export_writes_an_artefact(tmp_path: Path) -> None:
     """A timm model with random weights becomes an artefact that verifies."""
     out = tmp_path / "tiny"

@@ -341,3 +341,31 @@ def test_names_can_name_a_vector() -> None:
     """Names of models and tags become names of encoders."""
     assert artefact_name("ViT-B-32-quickgelu", "openai") == "vit-b-32-quickgelu-openai"
     assert artefact_name("hf-hub:timm/X y", "") == "hf-hub-timm-x-y"
+
+
+def test_name_is_checked_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that an encoder cannot have costs no export."""
+    monkeypatch.setattr(open_clip, "create_model", None)
+    with pytest.raises(ExportRefused, match=r"name: expected 1 to 64 .*, got 'A\+B'"):
+        export_open_clip(OpenClipRequest("ViT-B-32", tmp_path / "x", random_seed=0, name="A+B"))
+
+
+def test_weights_that_cannot_be_had_are_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network: the model, its tag, and why."""
+
+    def create(*_: Any, **__: Any) -> None:
+        msg = "Failed to download weights for tag 'openai':\nno network"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    request = OpenClipRequest("ViT-B-32-quickgelu", tmp_path / "x", pretrained="openai")
+    told = (
+        "^open_clip cannot make the model ViT-B-32-quickgelu with the weights 'openai': Failed to "
+        "download weights for tag 'openai': no network$"
+    )
+    with pytest.raises(ExportRefused, match=told):
+        export_open_clip(request)

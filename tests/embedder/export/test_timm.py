@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,12 @@ from timm.data.transforms_factory import create_transform
 
 from embedder.artefact import EncoderArtefact
 from embedder.encoder import Encoder
-from embedder.export.checkpoints import find_tensors, match_backbone, read_checkpoint
+from embedder.export.checkpoints import (
+    check_shapes,
+    find_backbone,
+    find_tensors,
+    read_checkpoint,
+)
 from embedder.export.pictures import pictures
 from embedder.export.timm import TimmRequest, data_config, export_timm, to_preprocessing
 from embedder.preprocess import ImageLimits, decode
@@ -38,10 +49,15 @@ def test_export_gives_timms_own_vectors(dino: EncoderArtefact) -> None:
     """From files to vectors: timm's transform and model, to a cosine of 0.999 and more."""
     torch.manual_seed(1)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64).eval()
-    transform: Any = create_transform(**data_config(model, 64), is_training=False)
-    encoder = Encoder.open(dino.directory, RuntimeConfig())
+    check_vectors(dino, model, size=64)
+
+
+def check_vectors(made: EncoderArtefact, model: torch.nn.Module, *, size: int = 0) -> None:
+    """The artefact gives the vectors that timm's ``model`` and transform give for pictures."""
+    transform: Any = create_transform(**data_config(model, size), is_training=False)
+    encoder = Encoder.open(made.directory, RuntimeConfig())
     (spec,) = encoder.preprocessings
-    tests = pictures(64)
+    tests = pictures(spec.crop.height)
     pixels = np.stack([decode(p.data, limits=ImageLimits(), spec=spec) for p in tests])
     ours = encoder.embed([pixels])
     with torch.no_grad():
@@ -51,6 +67,81 @@ def test_export_gives_timms_own_vectors(dino: EncoderArtefact) -> None:
     errors = np.linalg.norm(ours - theirs, axis=1)
     apart = np.linalg.norm(theirs[0] - theirs[1])
     assert errors.max() < 0.25 * apart
+
+
+def varied(name: str, size: int) -> torch.nn.Module:
+    """A model of timm's whose branches all count: LayerScale begins them at nothing."""
+    torch.manual_seed(2)
+    options = {"img_size": size} if size else {}
+    model = timm.create_model(name, num_classes=0, **options).eval()
+    for key, tensor in model.state_dict().items():
+        if "gamma" in key:
+            tensor.uniform_(0.3, 1)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fewer"),
+    [
+        ("vit_small_patch16_224.dino", 64, {"depth": 2}),
+        ("vit_small_patch8_224.dino", 32, {"depth": 2}),
+        ("vit_small_patch14_dinov2", 56, {"depth": 2}),
+        ("vit_small_patch16_dinov3", 64, {"depth": 2}),
+        ("resnet50", 0, {"layers": (1, 1, 1, 1)}),
+        ("efficientnet_lite0", 0, {}),
+    ],
+)
+def test_architectures_give_timms_own_vectors(
+    name: str, size: int, fewer: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DINO, DINOv2, DINOv3, ResNet and EfficientNet, from a checkpoint; of like blocks, a few."""
+    monkeypatch.setattr(timm, "create_model", functools.partial(timm.create_model, **fewer))
+    model = varied(name, size)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    made = export_timm(
+        TimmRequest(name, tmp_path / "made", checkpoint=tmp_path / "w.pth", image_size=size)
+    )
+    check_vectors(made, model, size=size)
+
+
+def test_checkpoint_is_resized_as_timm_does(tmp_path: Path) -> None:
+    """Position embeddings of another image size are timm's own of the size that was asked for."""
+    model = varied("test_vit", 0)
+    state = model.state_dict()
+    state["pos_embed"].mul_(50)  # so that another way to resize them shows
+    torch.save({"teacher": {f"backbone.{n}": t for n, t in state.items()}}, tmp_path / "dino.pth")
+    torch.save(state, tmp_path / "w.pth")
+    request = TimmRequest(
+        "test_vit", tmp_path / "made", checkpoint=tmp_path / "dino.pth", image_size=96
+    )
+    made = export_timm(request)
+    assert made.manifest.input.height == 96
+    theirs = timm.create_model(
+        "test_vit",
+        num_classes=0,
+        img_size=96,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(tmp_path / "w.pth")},
+    )
+    check_vectors(made, theirs.eval(), size=96)
+
+
+def test_checkpoint_of_another_size_is_refused_unless_told(tmp_path: Path) -> None:
+    """Without --image-size it is named; patches of another size are another model in any case."""
+    state = varied("test_vit", 96).state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    request = TimmRequest("test_vit", tmp_path / "made", checkpoint=tmp_path / "w.pth")
+    with pytest.raises(ExportRefused, match=r"pos_embed: .* with --image-size it is resized"):
+        export_timm(request)
+    torch.save({**state, "patch_embed.proj.weight": torch.zeros(64, 3, 8, 8)}, tmp_path / "p.pth")
+    request = TimmRequest(
+        "test_vit", tmp_path / "made", checkpoint=tmp_path / "p.pth", image_size=160
+    )
+    with pytest.raises(ExportRefused, match=r"patch_embed\.proj\.weight: expected shape"):
+        export_timm(request)
+    torch.save({**state, "pos_embed": torch.zeros(1, 12, 64)}, tmp_path / "p.pth")
+    with pytest.raises(ExportRefused, match=r"pos_embed: expected shape"):
+        export_timm(request)
 
 
 def test_crop_share_becomes_a_resize() -> None:
@@ -143,7 +234,7 @@ def test_checkpoint_layouts_are_recognised(layout: str, tmp_path: Path) -> None:
     state = {n: t for n, t in model.state_dict().items() if not n.endswith("batches_tracked")}
     file = tmp_path / "weights.pth"
     torch.save(layouts(state)[layout], file)
-    found = match_backbone(read_checkpoint(file).tensors, state)
+    found = find_backbone(read_checkpoint(file).tensors, state)
     assert found.keys() == state.keys()
     for name, tensor in state.items():
         torch.testing.assert_close(found[name], tensor)
@@ -176,11 +267,11 @@ def test_incomplete_checkpoint_is_refused_by_name() -> None:
     state = {n: t for n, t in resnet().state_dict().items() if "tracked" not in n}
     less = {n: t for n, t in state.items() if n != "layer3.1.bn2.weight"}
     with pytest.raises(ExportRefused, match=r"1 of the 100 tensors .* layer3\.1\.bn2\.weight"):
-        match_backbone(less, state)
+        find_backbone(less, state)
     with pytest.raises(ExportRefused, match=r"bn1\.weight: expected shape \(64,\), got \(3,\)"):
-        match_backbone({**state, "bn1.weight": torch.zeros(3)}, state)
-    with pytest.raises(ExportRefused, match="100 of the 100"):
-        match_backbone({"a": torch.zeros(1)}, state)
+        check_shapes({**state, "bn1.weight": torch.zeros(3)}, state)
+    with pytest.raises(ExportRefused, match=r"100 of the 100 .* it has a$"):
+        find_backbone({"a": torch.zeros(1)}, state)
 
 
 class _Evil:
@@ -193,6 +284,52 @@ def test_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": _Evil()}, tmp_path / "evil.pth")
     with pytest.raises(ExportRefused, match="convert it to safetensors"):
         read_checkpoint(tmp_path / "evil.pth")
+
+
+def _archive(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a/b", "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "told"),
+    [
+        (
+            "namespace.pth",
+            lambda file: torch.save({"state_dict": {}, "args": argparse.Namespace(lr=1)}, file),
+            "got argparse.Namespace too: only tensors are read",
+        ),
+        ("empty.pth", Path.touch, "got an empty file"),
+        ("empty.safetensors", Path.touch, "got an empty file"),
+        ("none.safetensors", lambda file: save_file({}, file), "got a dict without any"),
+        ("list.pth", lambda file: torch.save([1, 2], file), "got a list without any"),
+        (
+            "text.pth",
+            lambda file: file.write_text("hello\n" * 10),
+            "another file, which begins b'hello",
+        ),
+        ("page.pth", lambda file: file.write_text("<!DOCTYPE html>"), "begins b'<!DOCTYPE"),
+        (
+            "plain.pth",
+            lambda file: file.write_bytes(pickle.dumps({"a": 1}, protocol=4)),
+            "a pickle that torch.save did not write",
+        ),
+        ("other.pth", _archive, "PyTorch cannot read: Expected hasRecord"),
+    ],
+)
+def test_file_without_tensors_is_told_in_one_line(
+    name: str, write: Callable[[Path], Any], told: str, tmp_path: Path
+) -> None:
+    """What the file is, in words of Shoal's: not PyTorch's advice, nor a number, nor nothing."""
+    write(tmp_path / name)
+    with pytest.raises(ExportRefused) as caught:
+        read_checkpoint(tmp_path / name)
+    message = caught.value.message
+    assert message.startswith(f"{tmp_path / name}: expected ")
+    assert told in message
+    assert "\n" not in message
+    assert "\x1b" not in message
+    assert "weights_only" not in message
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
@@ -214,3 +351,44 @@ def test_unknown_model_and_size_are_refused(tmp_path: Path) -> None:
         export_timm(TimmRequest("resnet18", tmp_path / "x", random_seed=0, image_size=64))
     with pytest.raises(ExportRefused, match="expected weights"):
         export_timm(TimmRequest("resnet18", tmp_path / "x"))
+
+
+def test_request_is_checked_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name, a licence or a directory that cannot be costs no download and no export."""
+    monkeypatch.setattr(timm, "create_model", None)
+    for changes, told in (
+        ({"name": "My Dino"}, r"name: expected 1 to 64 of a-z.*, got 'My Dino'"),
+        ({"licence": ""}, "licence: expected 1 to 2000 characters, got 0"),
+        ({"output": tmp_path}, "exists: expected a directory that does not"),
+    ):
+        request = TimmRequest("resnet18", tmp_path / "x", random_seed=0)
+        with pytest.raises(ExportRefused, match=told):
+            export_timm(replace(request, **changes))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, FileNotFoundError, ConnectionError, ValueError])
+def test_weights_that_cannot_be_had_are_told_in_one_line(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network: the model, and why."""
+
+    def create(*_: Any, **__: Any) -> None:
+        msg = "no hub:\nsome advice"
+        raise error(msg)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    told = "^timm cannot make the model resnet18.a1_in1k with its weights: no hub: some advice$"
+    with pytest.raises(ExportRefused, match=told):
+        export_timm(TimmRequest("resnet18.a1_in1k", tmp_path / "x", pretrained=True))
+
+
+def test_size_or_tag_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    """Neither is told to be an unknown model, nor with the tracer's own heading."""
+    for name, size, told in (
+        ("test_vit", 50, r"ONNX graph: Input height \(50\) should be divisible by patch size"),
+        ("test_vit.gone", 0, "timm cannot make the model test_vit.gone: Invalid pretrained tag"),
+    ):
+        with pytest.raises(ExportRefused, match=told):
+            export_timm(TimmRequest(name, tmp_path / "x", random_seed=0, image_size=size))

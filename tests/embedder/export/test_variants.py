@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from google.protobuf.message import EncodeError
+from onnxruntime.transformers import float16
 from PIL import Image
 
-from embedder.artefact import EncoderArtefact, bundled_artefact, load_any_artefact
+from embedder.artefact import (
+    EncoderArtefact,
+    bundled_artefact,
+    load_any_artefact,
+    load_artefact,
+)
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
-from embedder.export import variants
+from embedder.export import graphs, variants
 from embedder.export.mix import MixRequest, make_mix
+from embedder.export.timm import TimmRequest, export_timm
 from embedder.export.variants import Thresholds, VariantRequest, make_variant
 from embedder.runtime import RuntimeConfig
 from shoal.errors import ArtefactError, ExportRefused
@@ -51,6 +60,65 @@ def test_int8_variant_of_a_transformer_is_measured(dino: EncoderArtefact, tmp_pa
     assert measured.min_cosine >= least.min_cosine
     assert (measured.recall_at_10 or 0) >= least.min_recall
     Encoder.open(made.directory, RuntimeConfig())
+
+
+PROTOBUF_BYTES = 1_000_000
+"""What a protobuf holds, in this module: less than test_vit's weights, more than its graph."""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> EncoderArtefact:
+    """A model whose weights are more than a protobuf holds, and lie beside the graph."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "_INLINE_BYTES", PROTOBUF_BYTES)
+        made = export_timm(
+            TimmRequest("test_vit", tmp_path_factory.mktemp("large") / "vit", random_seed=1)
+        )
+    assert made.manifest.files.image_data is not None
+    assert made.image_model.stat().st_size < PROTOBUF_BYTES
+    return made
+
+
+@pytest.mark.parametrize("kind", ["float16", "int8"])
+def test_variant_of_a_large_model_keeps_its_weights_beside(
+    kind: variants.Kind, large: EncoderArtefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over 2 GB nothing is put into one protobuf: the weights have a file and a checksum."""
+    infer = onnx.shape_inference.infer_shapes
+
+    def limited(model: onnx.ModelProto, *given: Any, **named: Any) -> onnx.ModelProto:
+        if model.ByteSize() > PROTOBUF_BYTES:
+            msg = "Failed to serialize proto"
+            raise EncodeError(msg)
+        return infer(model, *given, **named)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", limited)
+    monkeypatch.setattr(float16, "infer_shapes", limited)
+    made = make_variant(VariantRequest(large.directory, kind, tmp_path / "out"))
+    data = made.manifest.files.image_data
+    assert data is not None
+    assert made.image_model.stat().st_size < PROTOBUF_BYTES
+    modes = {(made.directory / name).stat().st_mode for name in (data.path, "image.onnx")}
+    assert len(modes) == 1, "whoever reads the graph reads its weights"
+    whole = large.manifest.files.image_data
+    assert whole is not None
+    size = (made.directory / data.path).stat().st_size
+    assert size < 0.6 * (large.directory / whole.path).stat().st_size
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 160, 160, 3), np.uint8)
+    before, after = (
+        Encoder.open(each.directory, RuntimeConfig()).embed([pixels]) for each in (large, made)
+    )
+    assert (before * after).sum(axis=1).min() >= variants.THRESHOLDS[kind].min_cosine
+    with (made.directory / data.path).open("r+b") as file:
+        file.write(b"other")
+    with pytest.raises(ArtefactError, match="sha256 differs from files"):
+        load_artefact(made.directory)
+
+
+def test_variants_name_is_no_longer_than_a_name_may_be() -> None:
+    """The default of an encoder whose own name is as long as may be."""
+    assert variants._name("dino", "int8") == "dino-int8"
+    assert variants._name("d" * 64, "float16") == "d" * 59 + "-fp16"
 
 
 def test_variant_below_a_threshold_is_refused_and_not_written(
@@ -130,13 +198,28 @@ def test_mix_of_clip_and_dino(clip: EncoderArtefact, dino: EncoderArtefact, tmp_
 def test_mix_needs_two_parts_of_different_names(
     clip: EncoderArtefact, dino: EncoderArtefact, tmp_path: Path
 ) -> None:
-    """One part, two of one name, and a mix as a part are refused."""
+    """One part, two of one name, and a mix as a part are refused; so is a variant of a mix."""
     for parts in ((clip.directory,), (clip.directory, clip.directory)):
         with pytest.raises(ExportRefused, match="two or more artefacts of different names"):
             make_mix(MixRequest(parts, tmp_path / "x"))
     mix = make_mix(MixRequest((clip.directory, dino.directory), tmp_path / "mix"))
-    with pytest.raises(ArtefactError):
+    told = rf"mix is a mix, and a mix cannot be %s: .*mix/{clip.name}, .*mix/{dino.name}$"
+    with pytest.raises(ExportRefused, match=told % "mixed again; name its parts instead"):
         make_mix(MixRequest((mix.directory, dino.directory), tmp_path / "x"))
+    with pytest.raises(ExportRefused, match=told % "varied; vary its parts, and mix the variants"):
+        make_variant(VariantRequest(mix.directory, "float16", tmp_path / "x"))
+    with pytest.raises(ArtefactError, match="expected an encoder with one image tower, got a mix"):
+        load_artefact(mix.directory)
+
+
+def test_name_is_checked_before_anything_is_loaded(tmp_path: Path) -> None:
+    """A name that an encoder cannot have is told before a directory that is not there."""
+    gone, out = tmp_path / "gone", tmp_path / "x"
+    told = r"name: expected 1 to 64 of a-z.*, got 'My Dino'"
+    with pytest.raises(ExportRefused, match=told):
+        make_variant(VariantRequest(gone, "int8", out, name="My Dino"))
+    with pytest.raises(ExportRefused, match=told):
+        make_mix(MixRequest((gone, gone), out, "My Dino"))
 
 
 def test_texts_are_embedded_over_grpc(clip: EncoderArtefact, serve: Any) -> None:
