@@ -3,7 +3,8 @@
 A variant's vectors are others, so it is an encoder of its own, with a name and a fingerprint.
 
 float16 (onnxruntime.transformers): weights and arithmetic of the image tower, for GPUs; pixels go
-in and unit vectors come out in float32 as before. int8 (onnxruntime.quantization): a tower of
+in and unit vectors come out in float32 as before, and what it does to activations is tried in
+float32 (``halves``). int8 (onnxruntime.quantization): a tower of
 matrix products gets int8 weights and activations scaled as they come; a convolutional one, whose
 kernels want that beforehand, is calibrated on the sample. The text tower stays in float32.
 """
@@ -27,10 +28,9 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
-from onnxruntime.transformers import float16
 
 from embedder.artefact import EncoderArtefact, load_artefact
-from embedder.export import artefacts
+from embedder.export import artefacts, halves
 from embedder.export.gates import open_graph
 from embedder.export.graphs import Graph
 from embedder.export.measuring import Sample, clusters_kept, neighbours_kept, read_sample
@@ -101,6 +101,8 @@ def make_variant(request: VariantRequest) -> EncoderArtefact:
         graph = _convert(source, request.kind, file, pixels[:: max(1, len(pixels) // CALIBRATION)])
         measured = _measure(source, graph, pixels, classes, sample.name)
         _check(measured, THRESHOLDS[request.kind], f"{source.name} in {request.kind}")
+        if request.kind == "float16":
+            _check_activations(source, pixels[:CALIBRATION])
         embed = open_graph(graph, names=(manifest.input.name, manifest.output.name))
         files = {"image": file.name}
         if graph.data is not None:
@@ -157,7 +159,7 @@ def _convert(source: EncoderArtefact, kind: Kind, file: Path, calibration: UInt8
     """The variant of the image tower, its weights beside the graph where the source has them so."""
     outside = source.manifest.files.image_data is not None
     if kind == "float16":
-        _halve(source.image_model, file, outside=outside)
+        halves.halve(source.image_model, file, outside=outside)
     else:
         _quantise(source, file, calibration, outside=outside)
     data = file.with_name(file.name + ".data")
@@ -165,23 +167,6 @@ def _convert(source: EncoderArtefact, kind: Kind, file: Path, calibration: UInt8
         return Graph(file, None)
     data.chmod(file.stat().st_mode & 0o777)  # onnx makes it for its owner alone
     return Graph(file, data)
-
-
-def _halve(source: Path, file: Path, *, outside: bool) -> None:
-    # Types are inferred before the weights come in: it serialises the graph, and a protobuf holds
-    # 2 GiB.
-    model = onnx.load(source, load_external_data=False)
-    del model.graph.value_info[:]  # the types that the conversion changes
-    model = onnx.shape_inference.infer_shapes(model)
-    onnx.load_external_data_for_model(model, str(source.parent))
-    halved = float16.convert_float_to_float16(
-        model,
-        keep_io_types=True,
-        disable_shape_infer=True,
-        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, "Cast"],
-        node_block_list=_unit_length(model.graph),
-    )
-    onnx.save(halved, file, save_as_external_data=outside, location=file.name + ".data")
 
 
 def _quantise(source: EncoderArtefact, file: Path, calibration: UInt8, *, outside: bool) -> None:
@@ -217,24 +202,6 @@ def _quantise(source: EncoderArtefact, file: Path, calibration: UInt8, *, outsid
             )
 
 
-_SCALING: Final = frozenset(
-    {"Cast", "Clip", "Div", "Expand", "LpNormalization", "Max", "Mul", "Pow", "ReduceL2"}
-    | {"ReduceSum", "Shape", "Sqrt"}
-)
-
-
-def _unit_length(graph: Any) -> list[str]:
-    """The names of the last nodes, which scale to unit length: they stay in float32."""
-    makers = {output: node for node in graph.node for output in node.output}
-    found, todo = dict[str, None](), [output.name for output in graph.output]
-    while todo:
-        node = makers.get(todo.pop())
-        if node is not None and node.op_type in _SCALING and node.name not in found:
-            found[node.name] = None
-            todo.extend(node.input)
-    return list(found)
-
-
 class _Reader(CalibrationDataReader):  # type: ignore[misc] # untyped
     def __init__(self, name: str, pixels: UInt8) -> None:
         self._feeds: Iterator[dict[str, npt.NDArray[Any]]] = iter(
@@ -259,6 +226,23 @@ def _measure(
         if classes is None
         else clusters_kept(after, classes) - clusters_kept(before, classes),
     )
+
+
+def _check_activations(source: EncoderArtefact, pixels: UInt8) -> None:
+    """ExportRefused if vectors change too much when every activation is rounded to float16."""
+    names = (source.manifest.input.name, source.manifest.output.name)
+    outside = source.manifest.files.image_data is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "rounded.onnx"
+        after = _all(halves.rounded(source.image_model, file, outside=outside), names, pixels)
+    before = _all(Graph(source.image_model, None), names, pixels)
+    least, lowest = THRESHOLDS["float16"].min_cosine, float((before * after).sum(axis=1).min())
+    if not lowest >= least:  # NaN, where one was too large
+        msg = (
+            f"{source.name} in float16: its activations do not fit: lowest cosine {lowest:.4f} (at "
+            f"least {least}) when each is rounded to float16, which holds up to 65,504"
+        )
+        raise ExportRefused(msg)
 
 
 def _all(graph: Graph, names: tuple[str, str], pixels: UInt8) -> npt.NDArray[np.float32]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from google.protobuf.message import EncodeError
+from onnx import helper, numpy_helper
 from onnxruntime.transformers import float16
 from PIL import Image
 
@@ -23,6 +25,8 @@ from embedder.artefact import (
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
 from embedder.export import graphs, variants
+from embedder.export.gates import open_graph
+from embedder.export.graphs import Graph
 from embedder.export.mix import MixRequest, make_mix
 from embedder.export.timm import TimmRequest, export_timm
 from embedder.export.variants import Thresholds, VariantRequest, make_variant
@@ -49,6 +53,33 @@ def test_float16_variant_is_half_as_large_and_near(dino: EncoderArtefact, tmp_pa
     assert measured is not None
     assert measured.recall_at_10 is not None
     assert measured.nmi_change is None
+
+
+def test_float16_is_refused_where_an_activation_is_too_large(
+    dino: EncoderArtefact, tmp_path: Path
+) -> None:
+    """In float32 the numbers come and go; a GPU would make NaN of them, a CPU hides that."""
+    model = onnx.load(dino.image_model)
+    middle = [node for node in model.graph.node if node.op_type == "MatMul"][4]
+    (output,) = middle.output
+    middle.output[0] = f"{output}/0"
+    at = list(model.graph.node).index(middle) + 1
+    for step, factor in enumerate((6e4, 6e4, 1 / 6e4, 1 / 6e4)):
+        scale = numpy_helper.from_array(np.array(factor, np.float32), f"factor/{step}")
+        model.graph.initializer.append(scale)
+        made = output if step == 3 else f"{output}/{step + 1}"
+        node = helper.make_node("Mul", [f"{output}/{step}", scale.name], [made])
+        model.graph.node.insert(at + step, node)
+    large = tmp_path / "large.onnx"
+    onnx.save(model, large)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    names = (dino.manifest.input.name, dino.manifest.output.name)
+    whole = open_graph(Graph(large, None), names=names)(pixels)
+    assert np.isfinite(whole).all()
+    source: Any = SimpleNamespace(name="large", manifest=dino.manifest, image_model=large)
+    with pytest.raises(ExportRefused, match="large in float16: its activations do not fit"):
+        variants._check_activations(source, pixels)
+    variants._check_activations(dino, pixels)
 
 
 def test_int8_variant_of_a_transformer_is_measured(dino: EncoderArtefact, tmp_path: Path) -> None:
