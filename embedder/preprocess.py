@@ -39,7 +39,7 @@ from PIL import (
     features,
 )
 
-from embedder.structure import check_structure
+from embedder.structure import check_run_lengths, check_structure
 from shoal.errors import (
     ConfigError,
     ImageCorrupt,
@@ -118,11 +118,6 @@ START_OF_SCAN: Final = b"\xff\xda"
 """A JPEG marker; ITU T.81, B.1.1.3. Inside of coded data 0xff is never followed by 0xda."""
 FULL_SCANS: Final = 20
 """Scans that an image of the most pixels may have; cameras and tools make 1 to 12."""
-
-BMP_RUN_LENGTHS: Final = "bmp_rle"
-"""Pillow's decoder, which takes up to 1 us of a core for a pixel."""
-MAX_RUN_LENGTH_PIXELS: Final = 2_100_000
-"""A screen of 1920 x 1080, which such files show."""
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 while this many times the target remains. Measured
 # against the plain path on enlarged, noisy photographs: 2 gives cosines down to 0.9995, 4 above
@@ -258,7 +253,7 @@ def _prepare(
         raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels), pixels=str(pixels))
     _check_tile(image, limits)
     _check_scans(image, data, limits)
-    _check_run_lengths(image)
+    check_run_lengths(image)
     covered = _load(image, max(spec.resize.size for spec in specs))
     # After the load: a TIFF turns itself upright then, and a PNG may hold EXIF at its end.
     orientation = _orientation(image)
@@ -318,16 +313,6 @@ def _check_scans(image: Image.Image, data: bytes, limits: ImageLimits) -> None:
         most = FULL_SCANS * limits.max_pixels // area
         msg = f"{image.format} image: expected at most {most} scans at this size, got {scans}"
         raise ImageUnsupportedFormat(msg, scans=str(scans))
-
-
-def _check_run_lengths(image: Image.Image) -> None:
-    """Refuse a large BMP in run lengths, which few programs write."""
-    if not isinstance(image, BmpImagePlugin.BmpImageFile):
-        return
-    pixels, most = image.width * image.height, MAX_RUN_LENGTH_PIXELS
-    if pixels > most and any(tile.codec_name == BMP_RUN_LENGTHS for tile in image.tile):
-        msg = f"BMP image: expected at most {most} pixels in run lengths, got {pixels}"
-        raise ImageUnsupportedFormat(msg, pixels=str(pixels))
 
 
 def _load(image: Image.Image, target: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What a file's own structure may cost, before Pillow opens it.
+"""What a file's own structure may cost, before Pillow reads it.
 
 Pillow reads the parts around the pixels in loops in Python. How long those take depends on how
 many parts there are, not on the pixels: 20 MiB of padding before a JPEG of 32 x 32 take 20 s of a
@@ -12,7 +12,7 @@ import re
 import struct
 from typing import TYPE_CHECKING, Final
 
-from PIL import JpegImagePlugin
+from PIL import BmpImagePlugin, Image, JpegImagePlugin
 
 from shoal.errors import ImageUnsupportedFormat
 
@@ -34,18 +34,23 @@ MAX_STRIPS: Final = 65_536
 MAX_ENTRIES: Final = 65_535
 """Of a TIFF's directory; BigTIFF could have more."""
 
+MAX_RUN_LENGTH_PIXELS: Final = 2_100_000
+"""Of a BMP in run lengths: a screen of 1920 x 1080, which such files show."""
+
 _MARKER: Final = re.compile(rb"\xff[^\x00\xff]")
 _SCAN: Final = 0xDA
 _RESOURCE: Final = b"8BIM"
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_END = b",!;"
 _STRIP_OFFSETS, _TILE_OFFSETS = 273, 324
 _BIG_TIFF: Final = 43
+_RUN_LENGTHS: Final = "bmp_rle"
+"""Pillow's decoder of them, in Python, which takes up to 1 us of a core for a pixel."""
 
 
 def check_structure(kind: str, data: bytes) -> None:
     """Refuse a file with so many parts that reading around the pixels would take seconds.
 
-    ``kind`` is Pillow's name of the format; of WebP, AVIF and BMP all is read in C.
+    ``kind`` is Pillow's name of the format; of the others what is around the pixels is read in C.
 
     Raises:
         ImageUnsupportedFormat: which part there is too much of.
@@ -53,6 +58,20 @@ def check_structure(kind: str, data: bytes) -> None:
     check = {"JPEG": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "TIFF": _check_tiff}
     if kind in check:
         check[kind](data)
+
+
+def check_run_lengths(image: Image.Image) -> None:
+    """Refuse a large BMP in run lengths, which few programs write.
+
+    Raises:
+        ImageUnsupportedFormat: with the number of pixels.
+    """
+    if not isinstance(image, BmpImagePlugin.BmpImageFile):
+        return
+    pixels, most = image.width * image.height, MAX_RUN_LENGTH_PIXELS
+    if pixels > most and any(tile.codec_name == _RUN_LENGTHS for tile in image.tile):
+        msg = f"BMP image: expected at most {most} pixels in run lengths, got {pixels}"
+        raise ImageUnsupportedFormat(msg, pixels=str(pixels))
 
 
 def _refuse(kind: str, most: int, what: str) -> ImageUnsupportedFormat:

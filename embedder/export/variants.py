@@ -98,11 +98,12 @@ def make_variant(request: VariantRequest) -> EncoderArtefact:
     pixels, classes = _pixels(source, sample)
     with artefacts.new_directory(request.output) as directory:
         file = directory / "image.onnx"
-        graph = _convert(source, request.kind, file, pixels[:: max(1, len(pixels) // CALIBRATION)])
+        some = pixels[:: max(1, len(pixels) // CALIBRATION)]  # of all classes
+        graph = _convert(source, request.kind, file, some)
         measured = _measure(source, graph, pixels, classes, sample.name)
         _check(measured, THRESHOLDS[request.kind], f"{source.name} in {request.kind}")
         if request.kind == "float16":
-            _check_activations(source, pixels[:CALIBRATION])
+            _check_activations(source, some)
         embed = open_graph(graph, names=(manifest.input.name, manifest.output.name))
         files = {"image": file.name}
         if graph.data is not None:
