@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Final, Generic, Self, TypeAlias, TypeVar
 
 from shoal.errors import ConfigError, DeadlineExceeded, ServiceUnavailable, TransientError
 
@@ -32,6 +32,18 @@ class Lane(Enum):
 
     CALL = "call"
     STREAM = "stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """In which lane an item waits, and until when (the loop's time; None: for ever)."""
+
+    lane: Lane = Lane.CALL
+    deadline: float | None = None
+
+
+FOR_EVER: Final = Patience()
+"""That of a call without a deadline."""
 
 
 @dataclass(slots=True)
@@ -54,7 +66,9 @@ class _Entry(Generic[T, R]):
 class Batcher(Generic[T, R]):
     """Gathers items that wait at the same time into batches for a few workers."""
 
-    def __init__(self, run: Run[T, R], *, name: str, workers: int, max_batch: int) -> None:
+    def __init__(
+        self, run: Run[T, R], *, name: str, workers: int, max_batch: int, spread: bool = True
+    ) -> None:
         """Prepare; nothing runs before ``start``.
 
         Args:
@@ -62,6 +76,9 @@ class Batcher(Generic[T, R]):
             name: What is batched, for messages.
             workers: How many batches may be under way, at least 1.
             max_batch: Most items of one batch, at least 1.
+            spread: Share what waits among the free workers, each of which has a core; otherwise
+                the first takes what it can: where all wait for one device or one store, two small
+                batches cost more than a large one.
 
         Raises:
             ConfigError: ``workers`` or ``max_batch`` is below 1.
@@ -75,6 +92,7 @@ class Batcher(Generic[T, R]):
         self._run = run
         self._name = name
         self._max_batch = max_batch
+        self._spread = spread
         self._count = workers
         self._free = workers
         self._lanes: dict[Lane, deque[_Entry[T, R]]] = {lane: deque() for lane in Lane}
@@ -102,23 +120,22 @@ class Batcher(Generic[T, R]):
         """Close."""
         await self.close()
 
-    async def submit(self, item: T, *, lane: Lane = Lane.CALL, deadline: float | None = None) -> R:
+    async def submit(self, item: T, patience: Patience = FOR_EVER) -> R:
         """``run``'s answer for ``item``.
 
         Args:
             item: What to answer.
-            lane: The queue to wait in.
-            deadline: When the answer becomes worthless, in the loop's time.
+            patience: The queue to wait in, and until when.
 
         Raises:
-            DeadlineExceeded: ``deadline`` passed before a worker was free.
+            DeadlineExceeded: the deadline passed before a worker was free.
             ServiceUnavailable: the batcher is closed or was stopped by force.
             Exception: whatever ``run`` raised or returned for this item.
         """
         if self._closing:
             raise self._closed()
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._lanes[lane].append(_Entry(item, answer, deadline))
+        self._lanes[patience.lane].append(_Entry(item, answer, patience.deadline))
         self._wake.set()
         return await answer
 
@@ -156,8 +173,8 @@ class Batcher(Generic[T, R]):
             del batch  # or its images are kept while this waits for the next
 
     def _take(self) -> list[_Entry[T, R]]:
-        """This worker's share of what waits: no free worker is left idle beside a full batch."""
-        share = -(-len(self) // max(self._free, 1))
+        """This worker's share of what waits: no core is left idle beside a full batch."""
+        share = -(-len(self) // max(self._free, 1)) if self._spread else len(self)
         batch: list[_Entry[T, R]] = []
         now = asyncio.get_running_loop().time()
         while len(batch) < min(share, self._max_batch) and (entry := self._pop()):

@@ -17,10 +17,11 @@ from typing import TypeAlias
 
 from embedder import metrics
 from embedder.artefact import Artefact, bundled_artefact, load_any_artefact
+from embedder.batching import Patience
 from embedder.config import EmbedderConfig
 from embedder.decoding import Decoder
 from embedder.encoder import Encoder
-from embedder.pipeline import Patience, Picture, Pipeline, Vector
+from embedder.pipeline import Picture, Pipeline, Vector
 from embedder.runtime import PROVIDERS, RuntimeConfig
 from embedder.tuning import best_run_size, warm_up
 from shoal.errors import ConfigError, NotFound, ServiceUnavailable, Unsupported
@@ -75,6 +76,7 @@ class Fleet:
                 )
                 raise ConfigError(msg, field="encoders")
             self._berths[artefact.name] = _Berth(artefact)
+        self._decoder.start()
         async with self.use(self.default):
             pass
         if len(self._berths) > 1:
@@ -86,11 +88,8 @@ class Fleet:
         if self._reaper is not None:
             self._reaper.cancel()
             await asyncio.gather(self._reaper, return_exceptions=True)
-        try:
-            open_ones = [b.pipeline for b in self._berths.values() if b.pipeline is not None]
-            await asyncio.gather(*(pipeline.close() for pipeline in open_ones))
-        finally:
-            self._decoder.close()
+        open_ones = [b.pipeline for b in self._berths.values() if b.pipeline is not None]
+        await asyncio.gather(self._decoder.close(), *(pipeline.close() for pipeline in open_ones))
 
     @property
     def default(self) -> str:
@@ -216,14 +215,17 @@ class Fleet:
             async with self.use(name) as pipeline:
                 picture: Picture = data
                 if not pipeline.decodes:
-                    picture = await self._decoder.elsewhere(data, pipeline.encoder.preprocessings)
+                    specs = pipeline.encoder.preprocessings
+                    picture = await self._decoder.elsewhere(data, specs, patience)
                 return {name: await pipeline.embed(picture, patience)}
         async with AsyncExitStack() as stack:
             pipelines = [await stack.enter_async_context(self.use(name)) for name in names]
-            specs = [pipeline.encoder.preprocessings for pipeline in pipelines]
-            pixels = await self._decoder.elsewhere(data, tuple(chain.from_iterable(specs)))
+            of_each = [pipeline.encoder.preprocessings for pipeline in pipelines]
+            pixels = await self._decoder.elsewhere(
+                data, tuple(chain.from_iterable(of_each)), patience
+            )
             rest = iter(pixels)
-            shares = [tuple(islice(rest, len(of_one))) for of_one in specs]
+            shares = [tuple(islice(rest, len(of_one))) for of_one in of_each]
             found = await asyncio.gather(
                 *(
                     pipeline.embed(share, patience)

@@ -20,10 +20,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from embedder.admission import Turns
-from embedder.batching import Lane
+from embedder.batching import Lane, Patience
 from embedder.fleet import Fleet
 from embedder.locations import Locations
-from embedder.pipeline import Patience
 from embedder.points import Patch, Points, Put
 from shoal.errors import EncoderMismatch, NotFound
 from shoal.store import Payload, Point, VectorSpec, point_id

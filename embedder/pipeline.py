@@ -13,14 +13,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from embedder import metrics
-from embedder.batching import Batcher, Lane
+from embedder.batching import Batcher, Patience
 from embedder.canary import Canary
 from embedder.config import EmbedderConfig
 from embedder.decoding import Decoder, Pixels
@@ -35,14 +34,6 @@ Picture: TypeAlias = bytes | Pixels
 
 _LATER = ShoalError("not yet")
 """Where a batch's answers wait for the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """In which lane an image waits, and until when (the loop's time; None: for ever)."""
-
-    lane: Lane = Lane.CALL
-    deadline: float | None = None
 
 
 class Pipeline:
@@ -60,7 +51,11 @@ class Pipeline:
         self._decoder = decoder
         self._inferring = ThreadPoolExecutor(config.inferences, "shoal-infer")
         self._images: Batcher[Picture, Vector] = Batcher(
-            self._infer_images, name="inference", workers=config.inferences, max_batch=config.batch
+            self._infer_images,
+            name="inference",
+            workers=config.inferences,
+            max_batch=config.batch,
+            spread=config.runtime.on_cpu,
         )
         self._texts: Batcher[str, Vector] = Batcher(
             self._infer_texts, name="text inference", workers=1, max_batch=config.batch
@@ -94,14 +89,14 @@ class Pipeline:
             ServiceUnavailable: the service is shutting down, or the model fails its self-test.
         """
         self._canary.trust()
-        vector = await self._images.submit(picture, lane=patience.lane, deadline=patience.deadline)
+        vector = await self._images.submit(picture, patience)
         self._canary.trust()  # it may have gone wrong meanwhile
         return vector
 
     async def embed_text(self, text: str, patience: Patience) -> Vector:
         """The vector (D,) of a text; raises as ``embed``, and Unsupported without a text tower."""
         self._canary.trust()
-        vector = await self._texts.submit(text, lane=patience.lane, deadline=patience.deadline)
+        vector = await self._texts.submit(text, patience)
         self._canary.trust()
         return vector
 

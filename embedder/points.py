@@ -70,10 +70,10 @@ class Points:
         self._reading = ThreadPoolExecutor(workers, "shoal-lookup")
         self._writing = ThreadPoolExecutor(workers, "shoal-write")
         self._lookups: Batcher[Lookup, Record | None] = Batcher(
-            self._read, name="lookup", workers=workers, max_batch=MAX_BATCH
+            self._read, name="lookup", workers=workers, max_batch=MAX_BATCH, spread=False
         )
         self._writes: Batcher[Put | Patch, None] = Batcher(
-            self._write, name="write", workers=workers, max_batch=MAX_BATCH
+            self._write, name="write", workers=workers, max_batch=MAX_BATCH, spread=False
         )
 
     def start(self) -> None:

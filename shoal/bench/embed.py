@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
+from embedder.batching import Patience
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
 from embedder.fleet import Fleet
 from embedder.manifest import Preprocessing
-from embedder.pipeline import Patience
 from embedder.preprocess import ImageLimits, decode
 from embedder.runtime import RuntimeConfig
 from shoal.bench import machine
@@ -35,6 +36,7 @@ from shoal.bench.process import ServerProcess, UpProcess
 from shoal.bench.rounds import Row, Workload, measure
 from shoal.client import Client
 from shoal.cores import usable_cores
+from shoal.store import StoreConfig, open_store
 
 CALLERS = 16
 CONNECTIONS = 64
@@ -53,11 +55,18 @@ NO_STORE = "http://127.0.0.1:1"
 class SeveralProcesses:
     """A server of several processes to measure too, by as many clients.
 
-    ``store`` are the options of ``shoal serve`` for a Qdrant server; without, nothing is ingested.
+    ``store`` is a Qdrant server; without, nothing is ingested.
     """
 
     processes: int
-    store: tuple[str, ...] = ()
+    store: StoreConfig | None = None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Those of ``shoal serve embedder``."""
+        store = self.store or StoreConfig(url=NO_STORE)
+        place = ("--store-url", str(store.url), "--store-grpc-port", str(store.grpc_port))
+        return ("--processes", str(self.processes), *place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,16 +227,16 @@ class _Ingestion:
     def __init__(self, images: Sequence[bytes], client: Client) -> None:
         self._images = images
         self._client = client
-        self._round = 0
+        self.collections: list[str] = []
 
     @property
     def collection(self) -> str:
         """This round's."""
-        return f"round-{self._round}"
+        return self.collections[-1]
 
     def prepare(self) -> None:
         """Makes the next collection, which takes half a second, by storing one image."""
-        self._round += 1
+        self.collections.append(f"shoal-bench-{uuid4()}")  # the store may be somebody's
         ingest_once(self._client, self._images[:1], self.collection, "first")
 
     def run(self) -> Sequence[float]:
@@ -245,10 +254,10 @@ def _several(
 ) -> Iterator[list[Workload]]:
     """What a server of several processes does, loaded by as many clients."""
     count = several.processes
-    store = several.store or ("--store-url", NO_STORE)
-    serve = ["serve", "embedder", "--processes", str(count), *options, *store]
+    serve = ["serve", "embedder", *several.options, *options]
     units = len(images)
     with (
+        ExitStack() as stack,
         ServerProcess(log, *serve) as server,
         Client(server.address) as client,
         callers(server.address, images, count) as crowd,
@@ -264,8 +273,9 @@ def _several(
                 lambda: crowd.embed(CONNECTIONS // 4, PER_CALL),
             ),
         ]
-        if several.store:
+        if several.store is not None:
             ingestion = _Ingestion(images, client)
+            stack.callback(_drop, several.store, ingestion.collections)
             workloads.append(
                 Workload(
                     f"gRPC Ingest, {count} processes",
@@ -275,3 +285,9 @@ def _several(
                 )
             )
         yield workloads
+
+
+def _drop(store: StoreConfig, collections: Sequence[str]) -> None:
+    with open_store(store) as opened:
+        for name in collections:
+            opened.drop_collection(name)

@@ -96,10 +96,9 @@ def bench_embed(
     from shoal.bench.embed import SeveralProcesses
     from shoal.bench.embed import bench_embed as measure_embed
     from shoal.bench.photos import photos
+    from shoal.store import StoreConfig
 
-    store: tuple[str, ...] = ()
-    if store_url:
-        store = ("--store-url", store_url, "--store-grpc-port", str(store_grpc_port))
+    store = StoreConfig(url=store_url, grpc_port=store_grpc_port) if store_url else None
     files = photos(count) if images is None else _read(images, count)
     result = measure_embed(
         files,

@@ -21,6 +21,7 @@ from embedder.artefact import bundled_artefact
 from shoal.bench.callers import Flow, callers
 from shoal.bench.embed import ceiling
 from shoal.errors import OperatorError, ServiceUnavailable
+from shoal.store import StoreConfig, open_store
 from shoal.v1 import embedder_pb2_grpc
 
 
@@ -113,13 +114,16 @@ def test_bench_embed_ceiling_follows_from_its_rows(tmp_path: Path, run_shoal: An
 def test_bench_embed_of_several_processes(tmp_path: Path, run_shoal: Any) -> None:
     """Their rows come beside the others: decoding, calls of one image, of 16, and ingestion.
 
-    The ceiling is that of the faster way to decode.
+    The ceiling is that of the faster way to decode. Nothing is left in the store.
     """
     command = ("bench", "embed", "--count", "20", "--rounds", "1", "--processes", "2", "--json")
     with qdrant_server() as (url, port):
         store = ("--store-url", url, "--store-grpc-port", str(port))
         done = run_shoal(*command, *store, cwd=tmp_path)
+        with open_store(StoreConfig(url=url, grpc_port=port)) as opened:
+            left = opened.collections()
     assert done.code == 0, done.stderr
+    assert left == []
     result = json.loads(done.stdout)
     rows = {row["name"]: row for row in result["rows"]}
     assert len(rows) == 10

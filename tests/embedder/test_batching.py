@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedder.batching import Batcher, Lane
+from embedder.batching import Batcher, Lane, Patience
 from shoal.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -103,6 +103,21 @@ def test_batcher_leaves_no_worker_idle_beside_a_full_batch() -> None:
     asyncio.run(scenario())
 
 
+def test_batcher_that_does_not_spread_makes_one_batch() -> None:
+    """The first worker takes all that a batch holds, the next what is left."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        run.may_run.set()
+        together = Batcher(run, name="doubling", workers=2, max_batch=8, spread=False)
+        async with together as doubling:
+            answers = await asyncio.gather(*(doubling.submit(number) for number in range(11)))
+        assert answers == [2 * number for number in range(11)]
+        assert run.batches == [list(range(8)), [8, 9, 10]]
+
+    asyncio.run(scenario())
+
+
 def test_batcher_serves_lanes_in_turn() -> None:
     """A call that comes after a long stream is in the very next batch."""
 
@@ -110,11 +125,11 @@ def test_batcher_serves_lanes_in_turn() -> None:
         run = Doubler()
         async with batcher(run, max_batch=4) as doubling:
             tasks = [
-                asyncio.create_task(doubling.submit(number, lane=Lane.STREAM))
+                asyncio.create_task(doubling.submit(number, Patience(Lane.STREAM)))
                 for number in range(12)
             ]
             await settled()
-            tasks.append(asyncio.create_task(doubling.submit(100, lane=Lane.CALL)))
+            tasks.append(asyncio.create_task(doubling.submit(100, Patience(Lane.CALL))))
             await settled()
             run.may_run.set()
             await asyncio.gather(*tasks)
@@ -152,8 +167,8 @@ def test_batcher_drops_expired_items() -> None:
         async with batcher(run) as doubling:
             now = asyncio.get_running_loop().time()
             answers = await asyncio.gather(
-                doubling.submit(1, deadline=now - 1),
-                doubling.submit(2, deadline=now + 60),
+                doubling.submit(1, Patience(deadline=now - 1)),
+                doubling.submit(2, Patience(deadline=now + 60)),
                 return_exceptions=True,
             )
         assert isinstance(answers[0], DeadlineExceeded)
@@ -310,9 +325,10 @@ ITEM = st.fixed_dictionaries(
     workers=st.integers(1, 3),
     max_batch=st.integers(1, 5),
     steps=st.integers(0, 3),
+    spread=st.booleans(),
 )
 def test_batcher_answers_each_exactly_once_in_its_own_slot(  # noqa: C901 - one list of cases
-    items: list[dict[str, object]], workers: int, max_batch: int, steps: int
+    *, items: list[dict[str, object]], workers: int, max_batch: int, steps: int, spread: bool
 ) -> None:
     """Under failures, cancels and deadlines each caller gets one answer, and it is its own.
 
@@ -338,7 +354,7 @@ def test_batcher_answers_each_exactly_once_in_its_own_slot(  # noqa: C901 - one 
 
     async def scenario() -> list[str | BaseException]:
         answering: Batcher[int, str] = Batcher(
-            run, name="answering", workers=workers, max_batch=max_batch
+            run, name="answering", workers=workers, max_batch=max_batch, spread=spread
         )
         now = asyncio.get_running_loop().time()
         tasks: list[asyncio.Task[str]] = []
@@ -349,7 +365,7 @@ def test_batcher_answers_each_exactly_once_in_its_own_slot(  # noqa: C901 - one 
                 deadline = None if patience is None else now + patience
                 lane = item["lane"]
                 assert isinstance(lane, Lane)
-                submission = answering.submit(number, lane=lane, deadline=deadline)
+                submission = answering.submit(number, Patience(lane, deadline))
                 tasks.append(asyncio.create_task(submission))
                 assert isinstance(item["pause"], int)
                 for _ in range(item["pause"]):

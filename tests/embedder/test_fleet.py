@@ -17,10 +17,10 @@ from encoders import NAME, mixed_encoder, other_encoder
 
 from embedder import decoding
 from embedder.artefact import Artefact, bundled_artefact, load_any_artefact
+from embedder.batching import Patience
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
 from embedder.fleet import Fleet, _run_size
-from embedder.pipeline import Patience
 from embedder.runtime import RuntimeConfig
 from embedder.tuning import BUDGET_S, best_run_size, smallest_near_best, warm_up
 from shoal import vectors

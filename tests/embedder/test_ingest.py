@@ -17,12 +17,12 @@ from PIL import Image
 
 from embedder.admission import Capacity
 from embedder.artefact import bundled_artefact, load_artefact
+from embedder.batching import Patience
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
 from embedder.fleet import Fleet
 from embedder.ingest import Destination, Ingestor, Item, Remote, Status, content_hash
 from embedder.locations import Locations, LocationsConfig
-from embedder.pipeline import Patience
 from embedder.points import Patch, Points
 from embedder.runtime import RuntimeConfig, Session
 from shoal.errors import OperatorError, StoreUnavailable
