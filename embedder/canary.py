@@ -3,6 +3,9 @@
 The test waits behind the batches that are under way, and on a CPU one batch of a large model takes
 longer than whoever asks for readiness waits. So nobody waits for a test: the last answer counts
 until the next one is there, and a test that stays out too long counts as a failure.
+
+A GPU that failed once may fail for as long as the process lives (CUDA's errors are sticky), and a
+run that hangs cannot be stopped: what is wrong for too long is given up.
 """
 
 from __future__ import annotations
@@ -10,8 +13,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-from shoal.errors import OperatorError, ServiceUnavailable
+from shoal.errors import OperatorError, ServiceUnavailable, Unrecoverable
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long a model is trusted, waited for and put up with, all in seconds.
+
+    Attributes:
+        interval_s: how long a right answer vouches for the next.
+        timeout_s: how long an answer may take.
+        give_up_s: after how long of failures, or of waiting for one answer, there is no hope.
+    """
+
+    interval_s: float
+    timeout_s: float
+    give_up_s: float
 
 
 class Canary:
@@ -22,8 +41,7 @@ class Canary:
         test: Callable[[], Awaitable[None]],
         *,
         name: str,
-        interval_s: float,
-        timeout_s: float,
+        times: Times,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare, vouching for the model from now on: it is proven right when it is opened.
@@ -31,17 +49,16 @@ class Canary:
         Args:
             test: Returns if the model gives its reference vectors, and raises if not.
             name: The model's, for messages.
-            interval_s: How long a right answer vouches for the next.
-            timeout_s: How long an answer may take.
+            times: How long to trust, to wait, and to go on.
             clock: Gives seconds.
         """
         self._test = test
         self._name = name
-        self._interval_s = interval_s
-        self._timeout_s = timeout_s
+        self._times = times
         self._clock = clock
         self._vouched_at = self._asked_at = clock()
         self._failure: Exception | None = None
+        self._failed_at = 0.0
         self._asking: asyncio.Task[None] | None = None
 
     def check(self) -> None:
@@ -49,17 +66,25 @@ class Canary:
 
         Raises:
             OperatorError: the model does not answer.
+            Unrecoverable: it has not, or not rightly, for too long.
             Exception: why the last test failed, until one succeeds.
         """
         now = self._clock()
-        doubted = self._failure is not None or now - self._vouched_at >= self._interval_s
+        doubted = self._failure is not None or now - self._vouched_at >= self._times.interval_s
         if self._asking is None and doubted:
             self._asked_at = now
             self._asking = asyncio.create_task(self._ask(), name=f"canary-{self._name}")
         if self._failure is not None:
+            if now - self._failed_at > self._times.give_up_s:
+                raise self._given_up(f"has failed its self-test: {self._failure}")
             raise self._failure.with_traceback(None)  # raised again and again, it would grow
-        if self._asking is not None and now - self._asked_at > self._timeout_s:
-            msg = f"encoder {self._name} has not answered its self-test in {self._timeout_s:g} s"
+        if self._asking is None:
+            return
+        if now - self._asked_at > self._times.give_up_s:
+            raise self._given_up("has not answered its self-test")
+        if now - self._asked_at > self._times.timeout_s:
+            waited = f"{self._times.timeout_s:g} s"
+            msg = f"encoder {self._name} has not answered its self-test in {waited}"
             raise OperatorError(msg, encoder=self._name)
 
     def trust(self) -> None:
@@ -72,6 +97,10 @@ class Canary:
             msg = f"encoder {self._name} fails its self-test: {self._failure}"
             raise ServiceUnavailable(msg, encoder=self._name)
 
+    def _given_up(self, what: str) -> Unrecoverable:
+        msg = f"for {self._times.give_up_s:g} s encoder {self._name} {what}"
+        return Unrecoverable(msg, encoder=self._name)
+
     async def close(self) -> None:
         """Give up a test that is under way."""
         if self._asking is not None:
@@ -82,6 +111,8 @@ class Canary:
         try:
             await self._test()
         except Exception as exc:  # noqa: BLE001 - whatever it is, the model is not to be trusted
+            if self._failure is None:
+                self._failed_at = self._clock()
             self._failure = exc
         else:
             self._failure = None

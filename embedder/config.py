@@ -63,6 +63,9 @@ class EmbedderConfig:
     canary_timeout_s: float = 60.0
     """How long an answer may take, behind the batches that are under way; the last one counts
     meanwhile. A batch of eight takes a large ViT on two cores half a minute."""
+    give_up_s: float = 300.0
+    """After how long of wrong answers, or of none, the process ends, to be started anew: nothing
+    else mends a GPU's context that has failed, or stops a run of the model that hangs."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -90,7 +93,7 @@ class EmbedderConfig:
                 f"got {self.canary_interval_s}"
             )
             raise ConfigError(msg, field="canary_interval_s")
-        for name in ("idle_encoder_s", "canary_timeout_s"):
+        for name in ("idle_encoder_s", "canary_timeout_s", "give_up_s"):
             seconds = getattr(self, name)
             if not seconds > 0:
                 msg = f"embedder {name}: expected more than 0 s, got {seconds}"

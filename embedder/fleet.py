@@ -244,6 +244,7 @@ class Fleet:
 
         Raises:
             SelfTestFailed, OperatorError: one did not, or does not answer.
+            Unrecoverable: nor has it for long.
         """
         for berth in self._berths.values():
             if berth.pipeline is not None:

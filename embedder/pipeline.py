@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from embedder import metrics
 from embedder.batching import Batcher, Patience
-from embedder.canary import Canary
+from embedder.canary import Canary, Times
 from embedder.config import EmbedderConfig
 from embedder.decoding import Decoder, Pixels
 from embedder.encoder import Encoder
@@ -63,8 +63,7 @@ class Pipeline:
         self._canary = Canary(
             self._self_test,
             name=encoder.name,
-            interval_s=config.canary_interval_s,
-            timeout_s=config.canary_timeout_s,
+            times=Times(config.canary_interval_s, config.canary_timeout_s, config.give_up_s),
         )
 
     def start(self) -> None:
@@ -105,6 +104,7 @@ class Pipeline:
 
         Raises:
             SelfTestFailed, OperatorError: it did not, or does not answer.
+            Unrecoverable: nor has it for long.
         """
         self._canary.check()
 

@@ -91,11 +91,14 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         self._running = _Running(fleet, points, locations, ingestor)
 
     async def ready(self) -> bool:
-        """True when the open models answer rightly and the store answers; raises why not."""
+        """True when the open models answer rightly and the store answers; raises why not.
+
+        Unrecoverable when a model has not for so long that it never will in this process.
+        """
         if self._running is None or self._draining.is_set():
             return False
-        await self._running.points.reachable()
         self._running.fleet.check()
+        await self._running.points.reachable()
         return True
 
     @property

@@ -22,6 +22,7 @@
     |   +-- ExportRefused          a model cannot be exported, or its export is not faithful
     |   +-- StoreLocked            another process owns the embedded store
     |   +-- FitFailed              the child process of a fit died
+    |   +-- Unrecoverable          the process cannot get well again; it ends, to be started anew
     +-- TransientError             the same request may succeed later
         +-- Overloaded             queues are full; retry after ``retry_after_s``
         +-- StoreUnavailable       the store cannot be reached
@@ -191,6 +192,12 @@ class FitFailed(OperatorError):
     """The child process of a fit died or reported an error."""
 
     reason = "FIT_FAILED"
+
+
+class Unrecoverable(OperatorError):
+    """The process cannot get well again: it ends, and whoever runs it starts it anew."""
+
+    reason = "UNRECOVERABLE"
 
 
 class TransientError(ShoalError):

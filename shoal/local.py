@@ -14,6 +14,7 @@ import dataclasses
 import gc
 import json
 import logging
+import os
 import secrets
 import shutil
 import threading
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, Unrecoverable
 from shoal.rpc.address import Address, parse_address
 from shoal.rpc.channel import ChannelConfig, open_aio_channel
 from shoal.rpc.server import RpcServer, ServerConfig, Service, run_until
@@ -44,6 +45,9 @@ _log = logging.getLogger(__name__)
 FLUSH_S = 5.0
 """How often the embedded store is written out: a flush of much new data holds everything up for
 100 to 200 ms, which this makes 2 to 4 percent of an ingestion and nothing of an idle server."""
+
+_END_S = 10.0
+"""What a process has to end in once it has given up."""
 
 _YOUNG_OBJECTS = 10_000
 """Objects between two looks of the garbage collector."""
@@ -232,7 +236,11 @@ class _Lent:
 
 
 async def run_local(config: LocalConfig, *, on_ready: Callable[[str], object]) -> None:
-    """Run all of Shoal until SIGTERM or SIGINT; ``on_ready`` gets the bound ``HOST:PORT``."""
+    """Run all of Shoal until SIGTERM or SIGINT; ``on_ready`` gets the bound ``HOST:PORT``.
+
+    Raises:
+        Unrecoverable: a service has given up; the process ends soon, whatever hangs in it.
+    """
     with catch_signals() as signalled:
         async with local_server(config) as server:
             await _run(server, signalled, on_ready)
@@ -248,7 +256,14 @@ async def _run(
     gc.set_threshold(_YOUNG_OBJECTS)
     if not signalled.is_set():
         on_ready(server.address)
-    await run_until(server, signalled)
+    try:
+        await run_until(server, signalled)
+    except Unrecoverable:
+        # A thread that hangs in the model would keep the process for ever.
+        end = threading.Timer(_END_S, os._exit, (1,))
+        end.daemon = True
+        end.start()
+        raise
 
 
 @contextlib.contextmanager
@@ -309,7 +324,11 @@ Build = Callable[[Store], AbstractAsyncContextManager[Service]]
 
 
 async def serve(config: ServeConfig, build: Build, *, on_ready: Callable[[str], object]) -> None:
-    """Run one service until SIGTERM or SIGINT; ``on_ready`` gets the bound ``HOST:PORT``."""
+    """Run one service until SIGTERM or SIGINT; ``on_ready`` gets the bound ``HOST:PORT``.
+
+    Raises:
+        Unrecoverable: the service has given up; the process ends soon, whatever hangs in it.
+    """
     with catch_signals() as signalled:
         async with (
             _house(config.server, config.store, metrics_address=config.metrics_address) as house,

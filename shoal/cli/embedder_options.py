@@ -141,6 +141,15 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Unload an encoder, but the default one, that nobody has used for so long.",
     ),
     option(
+        "--give-up",
+        "give_up_s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=300.0,
+        metavar="SECONDS",
+        help="End the process, to be started anew, once a model has failed its self-test, or not "
+        "answered it, for so long.",
+    ),
+    option(
         "--allow-files",
         "roots",
         type=click.Path(path_type=Path),
@@ -211,6 +220,7 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
         max_stream_mib: int,
         engine_cache: Path | None,
         idle_encoder_s: float,
+        give_up_s: float,
         roots: tuple[Path, ...],
         hosts: tuple[str, ...],
         prefixes: tuple[str, ...],
@@ -244,6 +254,7 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
             streams=Capacity(max_stream_images, max_stream_mib * 2**20),
             stream_images=stream_images,
             idle_encoder_s=idle_encoder_s,
+            give_up_s=give_up_s,
             locations=LocationsConfig(
                 roots=roots,
                 hosts=hosts,

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from shoal.errors import NotFound
+from shoal.errors import NotFound, Unrecoverable
 from shoal.rpc.metrics import READY
 
 _log = logging.getLogger(__name__)
@@ -66,6 +66,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
         self._troubles: dict[str, str] = {}
         self._changed = asyncio.Condition()
         self._stopped = False
+        self._given_up = asyncio.Event()
+        self._lost: Unrecoverable | None = None
         self._poller: asyncio.Task[None] | None = None
 
     def watch_over(self, services: Sequence[Probed]) -> None:
@@ -101,6 +103,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
         if not self._stopped:
             await self._publish({**ready, **details, OVERALL: all(answers)})
 
+    async def given_up(self) -> Unrecoverable | None:
+        """Why a service is lost for this process; waits until one is."""
+        await self._given_up.wait()
+        return self._lost
+
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
@@ -114,6 +121,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
         try:
             async with limit:
                 up = await service.ready() is True
+        except Unrecoverable as exc:
+            trouble = exc.message
+            self._lost = exc
+            self._given_up.set()
         except Exception as exc:  # noqa: BLE001 - whatever it is, the service is not ready
             late = limit.expired()
             trouble = (

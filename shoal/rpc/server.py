@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from grpc_reflection.v1alpha import reflection
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, Unrecoverable
 from shoal.rpc.address import Address, cannot_listen, require_free
 from shoal.rpc.config import ServerConfig
 from shoal.rpc.health import HEALTH_SERVICE, Health, add_health
@@ -37,7 +37,10 @@ class Service(Protocol):
         """Load what is needed and start the tasks. Until it returns, calls are refused."""
 
     async def ready(self) -> bool:
-        """True when a call would be answered now. Asked about once a second."""
+        """True when a call would be answered now. Asked about once a second.
+
+        Raising Unrecoverable ends the server; whatever else is raised only says why not.
+        """
 
     def drain(self) -> None:
         """Bring long calls to their end: no new work is wanted. Must not wait."""
@@ -139,6 +142,10 @@ class RpcServer:
         # Not grpc's wait_for_termination: cancelling that one breaks the stop that follows.
         await self._stopped.wait()
 
+    async def given_up(self) -> Unrecoverable | None:
+        """What a service raised that will not be ready again; waits until one does."""
+        return await self._health.given_up()
+
     async def stop(self) -> None:
         """Stop: NOT_SERVING, drain, no new calls, wait for ``grace_s``, then the services.
 
@@ -179,15 +186,23 @@ class RpcServer:
 
 
 async def run_until(server: RpcServer, signalled: asyncio.Event) -> None:
-    """Wait until ``signalled`` is set or the started ``server`` ends; then stop it."""
-    ends = [asyncio.create_task(signalled.wait()), asyncio.create_task(server.wait())]
+    """Wait until ``signalled`` is set or the started ``server`` ends; then stop it.
+
+    Raises:
+        Unrecoverable: a service of it will not be ready again.
+    """
+    given_up = asyncio.create_task(server.given_up())
+    ends = [asyncio.create_task(signalled.wait()), asyncio.create_task(server.wait()), given_up]
     try:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        lost = given_up.result() if given_up.done() else None
     finally:
         for task in ends:
             task.cancel()
         await asyncio.gather(*ends, return_exceptions=True)
         await server.stop()
+    if lost is not None:
+        raise lost
 
 
 def _listen(server: grpc.aio.Server, config: ServerConfig, wanted: Address) -> int:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from embedder.canary import Canary
-from shoal.errors import OperatorError, SelfTestFailed
+from embedder.canary import Canary, Times
+from shoal.errors import OperatorError, SelfTestFailed, Unrecoverable
 
 
 class Model:
@@ -30,7 +30,7 @@ class Model:
             raise SelfTestFailed(msg)
 
     def canary(self) -> Canary:
-        return Canary(self, name="m", interval_s=30, timeout_s=60, clock=lambda: self.now)
+        return Canary(self, name="m", times=Times(30, 60, 300), clock=lambda: self.now)
 
 
 async def settled() -> None:
@@ -116,6 +116,59 @@ def test_canary_doubts_a_model_that_failed_until_a_test_succeeds() -> None:
             canary.check()
         await settled()
         canary.check()
+
+    run(scenario())
+
+
+def test_canary_gives_up_a_model_that_is_wrong_for_long() -> None:
+    """Wrong for longer than that since it was first wrong; a right answer begins anew."""
+
+    async def scenario() -> None:
+        model = Model()
+        canary = model.canary()
+        model.broken = True
+        model.now = 30.0
+        canary.check()
+        await settled()
+        for model.now in (31.0, 200.0, 330.0):
+            with pytest.raises(SelfTestFailed):
+                canary.check()
+            await settled()
+        model.broken = False
+        with pytest.raises(SelfTestFailed):
+            canary.check()
+        await settled()
+        model.broken = True
+        model.now = 400.0
+        canary.check()
+        await settled()
+        model.now = 700.0
+        with pytest.raises(SelfTestFailed):
+            canary.check()
+        await settled()
+        model.now = 700.5
+        with pytest.raises(Unrecoverable, match=r"for 300 s encoder m has failed .*other vectors"):
+            canary.check()
+
+    run(scenario())
+
+
+def test_canary_gives_up_a_model_that_does_not_answer_for_long() -> None:
+    """A run that hangs cannot be stopped."""
+
+    async def scenario() -> None:
+        model = Model()
+        model.may_answer.clear()
+        canary = model.canary()
+        model.now = 30.0
+        canary.check()
+        await settled()
+        model.now = 330.0
+        with pytest.raises(OperatorError, match="in 60 s"):
+            canary.check()
+        model.now = 330.5
+        with pytest.raises(Unrecoverable, match="for 300 s encoder m has not answered"):
+            canary.check()
 
     run(scenario())
 

@@ -656,6 +656,7 @@ class Rotten:
         {"streams": Capacity(1, 0)},
         {"canary_interval_s": float("nan")},
         {"canary_timeout_s": 0},
+        {"give_up_s": 0},
     ],
 )
 def test_config_refuses_what_cannot_be(bad: dict[str, Any]) -> None:

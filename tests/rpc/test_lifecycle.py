@@ -6,12 +6,12 @@ import asyncio
 import os
 import signal
 import socket
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
 
-from shoal.errors import ConfigError, ServiceUnavailable
+from shoal.errors import ConfigError, ServiceUnavailable, Unrecoverable
 from shoal.rpc.channel import ChannelConfig, open_channel
 from shoal.rpc.server import RpcServer, ServerConfig, run_until
 from shoal.rpc.signals import catch_signals
@@ -189,6 +189,26 @@ def test_server_run_until_ends_with_the_server(fake_embedder: Any) -> None:
         running = asyncio.create_task(run_until(server, asyncio.Event()))
         await server.stop()
         await running
+
+    asyncio.run(scenario())
+
+
+def test_server_run_until_ends_once_a_service_gives_up(fake_embedder: Any) -> None:
+    """It is stopped like any other, and who runs it hears why; other errors end nothing."""
+
+    class Lost(fake_embedder):  # type: ignore[misc]
+        answers: ClassVar[list[Exception]] = [OSError("not yet"), Unrecoverable("the GPU is gone")]
+
+        async def ready(self) -> bool:
+            raise self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    async def scenario() -> None:
+        lost = Lost()
+        server = RpcServer(LOCAL, [lost])
+        await server.start()
+        with pytest.raises(Unrecoverable, match="the GPU is gone"):
+            await asyncio.wait_for(run_until(server, asyncio.Event()), 20)
+        assert lost.events[-1] == "stop shoal.v1.EmbedderService"
 
     asyncio.run(scenario())
 

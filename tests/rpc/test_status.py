@@ -48,6 +48,7 @@ EXPECTED = {
     "ConfigError": CODE.INTERNAL,
     "ArtefactError": CODE.INTERNAL,
     "SelfTestFailed": CODE.INTERNAL,
+    "Unrecoverable": CODE.INTERNAL,
     "ExportRefused": CODE.INTERNAL,
     "StoreLocked": CODE.FAILED_PRECONDITION,
     "FitFailed": CODE.INTERNAL,
