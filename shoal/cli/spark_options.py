@@ -133,8 +133,8 @@ _NAMES = (
 )
 
 
-def refuse_given(*names: str) -> None:
-    """UsageError if one of these options of Spark's was given on the command line.
+def refuse_given(*names: str, engine: str = "spark") -> None:
+    """UsageError if one of these options of the other ``engine`` was given on the command line.
 
     From the environment they may come: a server's settings have the store too.
     """
@@ -142,7 +142,7 @@ def refuse_given(*names: str) -> None:
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
         if parameter.name in names and given:
-            message = f"{max(parameter.opts, key=len)} is for --engine spark"
+            message = f"{max(parameter.opts, key=len)} is for --engine {engine}"
             raise click.UsageError(message)
 
 

@@ -287,3 +287,11 @@ def test_options_of_spark_without_spark_are_refused(
     """None is taken and then ignored."""
     result = shoal(*arguments)
     assert (result.code, f"{flag} is for --engine spark" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("flag", ["--window", "--streams"])
+def test_options_of_calls_are_refused_with_spark(shoal: Any, flag: str) -> None:
+    """Spark's executors store by themselves: there is no stream whose window it could be."""
+    spark = ("--engine", "spark", "--store-url", "http://qdrant:6333")
+    result = shoal("ingest", ".", *spark, flag, "2")
+    assert (result.code, f"{flag} is for --engine local" in result.stderr) == (2, True)
