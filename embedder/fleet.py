@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import TypeAlias
 
@@ -159,7 +160,7 @@ class Fleet:
             berth.opening = asyncio.create_task(
                 self._open(berth), name=f"open {berth.artefact.name}"
             )
-            berth.opening.add_done_callback(self._log_failure)
+            berth.opening.add_done_callback(partial(self._log_failure, berth.artefact.name))
         return await asyncio.shield(berth.opening)
 
     async def _open(self, berth: _Berth) -> Pipeline:
@@ -170,11 +171,11 @@ class Fleet:
         finally:
             berth.opening = None
 
-    def _log_failure(self, opening: asyncio.Task[Pipeline]) -> None:
+    def _log_failure(self, name: str, opening: asyncio.Task[Pipeline]) -> None:
         """Whoever waits is told too, but nobody may wait any more."""
         if opening.cancelled() or (error := opening.exception()) is None or self._closed:
             return
-        _log.error("encoder not loaded: %s", error)
+        _log.error("encoder not loaded: %s", error, extra={"encoder": name})
 
     async def _make(self, berth: _Berth) -> Pipeline:
         config = self._config

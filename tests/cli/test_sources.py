@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from shoal.cli.sources import Found, SourceConfig, check_paths, count_items, read_items
 from shoal.client import IngestItem, IngestOutcome
@@ -320,6 +322,16 @@ def test_wrong_manifest_line_is_a_failure_by_number(tmp_path: Path, line: str) -
     found = read(manifest)
     assert failures(found) == [(f"{manifest}:1", "MANIFEST_INVALID")]
     assert isinstance(found[1], IngestItem)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_image_in_place_of_a_manifest_is_one_failure(kind: str) -> None:
+    """Piped into ``shoal ingest -``, it is not told line by line what is wrong with it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    image = io.BytesIO()
+    Image.fromarray(pixels).save(image, kind)
+    found = read("-", stdin=image.getvalue())
+    assert failures(found) == [("stdin", "MANIFEST_INVALID")]
 
 
 class Endless(io.RawIOBase):

@@ -28,6 +28,7 @@ from shoal.client import IngestItem
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
 MAX_LINE_BYTES = 2**20
+_BINARY = "expected one JSON object per line, got binary data; an image is given by its path"
 _TYPES = {"path": str, "uri": str, "key": str, "source": str, "payload": dict}
 
 
@@ -38,15 +39,24 @@ def read_manifest(
 
     A wrong line is a failed outcome called ``NAME:LINE``; what a line describes is called
     ``NAME:LINE: PATH`` (or its key or URI), since two lines may have the same path. Empty lines
-    are skipped. A manifest that stops being readable ends with a failed outcome in its name.
+    are skipped. A manifest that stops being readable ends with a failed outcome in its name, and so
+    does what is no text at all, such as an image.
     """
     lines = enumerate(read_lines(manifest), start=1)
     try:
         for number, line in lines:
+            if number == 1 and line is not None and _is_binary(line):
+                yield failed(name, MANIFEST_INVALID, _BINARY)
+                return
             if line is None or line.strip():
                 yield _read_line(line, config, base=base, name=f"{name}:{number}")
     except OSError as exc:
         yield unreadable(name, exc)
+
+
+def _is_binary(first_line: bytes) -> bool:
+    """Whether a file that begins so is no text: by a NUL, as git tells, or as a PNG."""
+    return b"\0" in first_line or first_line.startswith(b"\x89PNG")
 
 
 def read_lines(manifest: BinaryIO) -> Iterator[bytes | None]:
