@@ -12,6 +12,7 @@ import click
 from pydantic import SecretStr
 
 from shoal.cli.options import Decorator, decorate, option
+from shoal.errors import ConfigError
 from shoal.rpc.server import ServerConfig
 from shoal.telemetry import configure_logging
 
@@ -31,6 +32,18 @@ class Hosting:
         click.echo(f"shoal: serving on {address} ({what})", err=True)
         if self.ready_file is not None:
             self.ready_file.write_text(f"{address}\n", encoding="utf-8")
+
+
+def _clear(ready_file: Path) -> None:
+    """Remove what an earlier server left there, or whoever waits would take it for this one's.
+
+    Raises:
+        ConfigError: no file can be there.
+    """
+    if not ready_file.parent.is_dir():
+        message = f"--ready-file: expected a file in a directory that exists, got {ready_file}"
+        raise ConfigError(message, field="ready_file")
+    ready_file.unlink(missing_ok=True)
 
 
 def _options(default_metrics: str, default_format: str) -> tuple[Decorator, ...]:
@@ -124,6 +137,8 @@ def hosting_options(*, default_metrics: str, default_format: str) -> Decorator:
                 **{name: options.pop(name) for name in names},
             )
             server.validate()
+            if ready_file is not None:
+                _clear(ready_file)
             configure_logging(log_level, log_format)
             hosting = Hosting(server, metrics_address, ready_file, log_level, log_format)
             return function(**options, hosting=hosting)

@@ -159,6 +159,7 @@ def test_taken_port_is_one_line(run_shoal: Run, server: Any, tmp_path: Path) -> 
         (["--address", "127.0.0.1:0", "--tls-cert", "gone.pem"], "key"),
         (["--address", "127.0.0.1:0", "--metrics-address", "0.0.0.0:0"], "token"),
         (["--address", "127.0.0.1:0", "--encoder", "gone"], "gone"),
+        (["--address", "127.0.0.1:0", "--ready-file", "gone/ready"], "--ready-file"),
         (["--address", "127.0.0.1:0", "--max-image-pixels", "89478486"], "89478485"),
     ],
 )
@@ -177,6 +178,7 @@ def test_up_stops_cleanly_and_leaves_the_store_usable(
     """A signal ends it with status 0 and without a traceback; the next one can start."""
     data = tmp_path / "up"
     ready = tmp_path / "ready"
+    ready.write_text("what an earlier one left\n")
     for _ in range(2):
         server = start_server(data, "--ready-file", str(ready))
         assert ready.read_text() == f"{server.address}\n"
