@@ -200,7 +200,11 @@ def test_ceiling_beside_a_gpu_is_the_lower_rate() -> None:
 
 
 def test_gpu_script_runs_dry_on_a_cpu(tmp_path: Path) -> None:
-    """The script that measures on a GPU, with the CPU's provider and a model that is there."""
+    """The script that measures on a GPU, on a CPU that pretends, with a model that is there.
+
+    All processes go the way of a GPU: warm-up, decoding apart, batches filled up to their sizes,
+    and vectors that are right, or no encoder would open. Without pretending it is refused.
+    """
     model = tmp_path / "ready"
     shutil.copytree(bundled_artefact(), model)
     script = Path(__file__).parents[2] / "deploy" / "bench-gpu.sh"
@@ -208,7 +212,7 @@ def test_gpu_script_runs_dry_on_a_cpu(tmp_path: Path) -> None:
         **{name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "MODELS": "ready",
-        "PROVIDER": "cpu",
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support" / "pretend_gpu"),
         "DIRECTORY": str(tmp_path),
         "COUNT": "6",
         "ROUNDS": "1",
@@ -218,8 +222,9 @@ def test_gpu_script_runs_dry_on_a_cpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "gRPC Ingest, stored" in done.stdout
     assert "gRPC Embed, 2 processes" in done.stdout
-    assert "efficientnet-lite0 (CPUExecutionProvider)" in done.stderr
-    nothing = {**environment, "PROVIDER": "cuda"}
+    assert "efficientnet-lite0 (CUDAExecutionProvider)" in done.stderr
+    assert "ceiling = the lower of bare and decode" in done.stderr
+    nothing = {**environment, "PYTHONPATH": ""}
     refused = subprocess.run([script], env=nothing, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
     assert "CUDAExecutionProvider" in refused.stderr
