@@ -39,6 +39,7 @@ from PIL import (
     features,
 )
 
+from embedder.resizing import Resizing, resize
 from embedder.structure import check_run_lengths, check_structure
 from shoal.errors import (
     ConfigError,
@@ -100,10 +101,6 @@ UPRIGHT: Final = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}
-RESAMPLING: Final = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
 }
 FIRST_SIDEWAYS: Final = 5
 # Orientations in which the stored x axis (then: y axis) runs against its upright direction.
@@ -267,16 +264,14 @@ def _fit(
 ) -> UInt8:
     """Resize, crop and turn the decoded ``image``, which is in mode RGB or L."""
     size = (spec.crop.width, spec.crop.height)
-    if orientation >= FIRST_SIDEWAYS:
+    sideways = orientation >= FIRST_SIDEWAYS
+    if sideways:
         size = (size[1], size[0])
     stretch = spec.resize.mode == "stretch"
     # One resize of the central part does both the resize and the crop, and turning the result
     # costs less than turning the source.
-    small = image.resize(
-        size,
-        RESAMPLING[spec.resize.interpolation],
-        box=(0, 0, *covered) if stretch else _central_box(covered, orientation, spec),
-    )
+    box = (0, 0, *covered) if stretch else _central_box(covered, orientation, spec)
+    small = resize(image, Resizing(size, box, spec.resize.interpolation, sideways=sideways))
     if orientation in UPRIGHT:
         small = small.transpose(UPRIGHT[orientation])
     array = np.array(small, dtype=np.uint8)

@@ -48,6 +48,7 @@ def bench_decode(images: Sequence[bytes], *, rounds: int) -> DecodeResult:
         _each("as served: decode, resize, crop", images, served),
         Workload("copy into the batch", len(images), lambda: _done(map(np.stack, batches))),
         _each("Pillow, decode", images, _pillow),
+        _each("Pillow, decode, resize", images, functools.partial(_resized, spec.resize.size)),
     ]
     missing = []
     for package, module, add in (
@@ -71,8 +72,14 @@ def _done(results: Iterable[object]) -> Sequence[float]:
     return ()
 
 
-def _pillow(image: bytes) -> object:
-    return Image.open(io.BytesIO(image)).load()
+def _pillow(image: bytes) -> Image.Image:
+    opened = Image.open(io.BytesIO(image))
+    opened.load()
+    return opened
+
+
+def _resized(size: int, image: bytes) -> object:
+    return _pillow(image).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _opencv(size: int) -> dict[str, Callable[[bytes], object]]:
