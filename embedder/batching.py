@@ -63,36 +63,49 @@ class _Entry(Generic[T, R]):
             self.answer.set_result(answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Portion(Generic[T]):
+    """How much of what waits one worker takes at once.
+
+    Attributes:
+        items: at most so many, at least 1.
+        spread: share what waits among all workers, each of which has a core: whoever is free next
+            finds some. Otherwise the first takes what it can: where all wait for one device or one
+            store, two small batches cost more than a large one.
+        weight: no further item once a batch weighs so much; 0 is no limit.
+        weigh: the weight of an item.
+    """
+
+    items: int
+    spread: bool = True
+    weight: int = 0
+    weigh: Callable[[T], int] = lambda _: 0
+
+
 class Batcher(Generic[T, R]):
     """Gathers items that wait at the same time into batches for a few workers."""
 
-    def __init__(
-        self, run: Run[T, R], *, name: str, workers: int, max_batch: int, spread: bool = True
-    ) -> None:
+    def __init__(self, run: Run[T, R], *, name: str, workers: int, portion: Portion[T]) -> None:
         """Prepare; nothing runs before ``start``.
 
         Args:
             run: Answers one batch. Called by up to ``workers`` tasks at the same time.
             name: What is batched, for messages.
             workers: How many batches may be under way, at least 1.
-            max_batch: Most items of one batch, at least 1.
-            spread: Share what waits among the free workers, each of which has a core; otherwise
-                the first takes what it can: where all wait for one device or one store, two small
-                batches cost more than a large one.
+            portion: What one batch may be.
 
         Raises:
-            ConfigError: ``workers`` or ``max_batch`` is below 1.
+            ConfigError: there is no worker, or no item in a portion.
         """
-        if workers < 1 or max_batch < 1:
+        if workers < 1 or portion.items < 1:
             msg = (
                 f"{name}: expected at least 1 worker and 1 item per batch, "
-                f"got {workers} and {max_batch}"
+                f"got {workers} and {portion.items}"
             )
             raise ConfigError(msg, field=name)
         self._run = run
         self._name = name
-        self._max_batch = max_batch
-        self._spread = spread
+        self._portion = portion
         self._count = workers
         self._free = workers
         self._lanes: dict[Lane, deque[_Entry[T, R]]] = {lane: deque() for lane in Lane}
@@ -173,11 +186,15 @@ class Batcher(Generic[T, R]):
             del batch  # or its images are kept while this waits for the next
 
     def _take(self) -> list[_Entry[T, R]]:
-        """This worker's share of what waits: no core is left idle beside a full batch."""
-        share = -(-len(self) // max(self._free, 1)) if self._spread else len(self)
+        """This worker's portion of what waits."""
+        portion = self._portion
+        share = len(self)
+        if portion.spread:  # those that are busy are halfway through as much, on average
+            share = -(-2 * share // (self._count + self._free))
         batch: list[_Entry[T, R]] = []
+        weight = 0
         now = asyncio.get_running_loop().time()
-        while len(batch) < min(share, self._max_batch) and (entry := self._pop()):
+        while len(batch) < min(share, portion.items) and (entry := self._pop()):
             if entry.answer.done():
                 continue
             if entry.deadline is not None and entry.deadline <= now:
@@ -185,6 +202,9 @@ class Batcher(Generic[T, R]):
                 entry.settle(DeadlineExceeded(msg))
                 continue
             batch.append(entry)
+            weight += portion.weigh(entry.item)
+            if 0 < portion.weight <= weight:
+                break
         return batch
 
     def _pop(self) -> _Entry[T, R] | None:

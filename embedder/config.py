@@ -64,8 +64,8 @@ class EmbedderConfig:
     """How long an answer may take, behind the batches that are under way; the last one counts
     meanwhile. A batch of eight takes a large ViT on two cores half a minute."""
     give_up_s: float = 300.0
-    """After how long of wrong answers, or of none, the process ends, to be started anew: nothing
-    else mends a GPU's context that has failed, or stops a run of the model that hangs."""
+    """After how long of wrong answers, or of one run of a model, the process ends, to be started
+    anew: nothing else mends a GPU's context that has failed, or stops a run that hangs."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

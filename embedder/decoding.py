@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from embedder import metrics
-from embedder.batching import Batcher, Patience
+from embedder.batching import Batcher, Patience, Portion
 from embedder.manifest import Preprocessing
 from embedder.preprocess import ImageLimits, UInt8, decode_for
 from shoal.errors import ShoalError
@@ -25,6 +25,9 @@ the cores that decode as much as a large batch does, and a change of threads bes
 and a stand-in for a GPU (1.5 ms a run and 0.07 an image, spinning), served of what the cores
 decode: 0.45 one by one, 0.60 by 8, 0.64 by 16, 0.65 by 32, which answers less evenly.
 """
+LARGE_BYTES: Final = 2**20
+"""Of encoded images, what is enough for a batch: a large one takes up to seconds, for which no
+other is to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,11 @@ class Decoder:
         """Prepare; ``threads`` is for ``elsewhere``, which works from ``start`` to ``close``."""
         self._limits = limits
         self._threads = ThreadPoolExecutor(threads, "shoal-decode")
+        portion: Portion[_Job] = Portion(
+            MAX_BATCH, weight=LARGE_BYTES, weigh=lambda job: len(job.data)
+        )
         self._jobs: Batcher[_Job, Pixels] = Batcher(
-            self._decode_jobs, name="decoding", workers=threads, max_batch=MAX_BATCH
+            self._decode_jobs, name="decoding", workers=threads, portion=portion
         )
 
     def start(self) -> None:

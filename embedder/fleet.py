@@ -25,7 +25,13 @@ from embedder.encoder import Encoder
 from embedder.pipeline import Picture, Pipeline, Vector
 from embedder.runtime import PROVIDERS, RuntimeConfig
 from embedder.tuning import best_run_size, warm_up
-from shoal.errors import ConfigError, NotFound, ServiceUnavailable, Unsupported
+from shoal.errors import (
+    ConfigError,
+    NotFound,
+    ServiceUnavailable,
+    ShoalError,
+    Unsupported,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -77,9 +83,9 @@ class Fleet:
                 )
                 raise ConfigError(msg, field="encoders")
             self._berths[artefact.name] = _Berth(artefact)
-        self._decoder.start()
         async with self.use(self.default):
             pass
+        self._decoder.start()
         if len(self._berths) > 1:
             self._reaper = asyncio.create_task(self._close_idle(), name="idle-encoders")
 
@@ -245,7 +251,7 @@ class Fleet:
 
         Raises:
             SelfTestFailed, OperatorError: one did not, or does not answer.
-            Unrecoverable: nor has it for long.
+            Unrecoverable: one has been wrong for long, or a run of it does not end.
         """
         for berth in self._berths.values():
             if berth.pipeline is not None:
@@ -260,12 +266,21 @@ class Fleet:
             for name, berth in self._berths.items():
                 pipeline = berth.pipeline
                 idle = berth.users == 0 and loop.time() - berth.used_at >= idle_s
-                if pipeline is None or name == self.default or not idle:
+                if pipeline is None or name == self.default or not idle or _is_ill(pipeline):
                     continue
                 berth.pipeline = None  # whoever comes now opens another
                 metrics.LOADED.labels(name, pipeline.encoder.provider).set(0)
                 _log.info("encoder unloaded", extra={"encoder": name, "idle_s": idle_s})
                 await pipeline.close()
+
+
+def _is_ill(pipeline: Pipeline) -> bool:
+    """Whether a model may hang: closing it would then never end, and hide that it does."""
+    try:
+        pipeline.check()
+    except ShoalError:
+        return True
+    return False
 
 
 def _run_size(encoder: Encoder, config: EmbedderConfig) -> int:

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedder import metrics
-from embedder.batching import Batcher, Patience
-from embedder.canary import Canary, Times
+from embedder.batching import Batcher, Patience, Portion
+from embedder.canary import Canary, Runs, Times
 from embedder.config import EmbedderConfig
-from embedder.decoding import Decoder, Pixels
+from embedder.decoding import LARGE_BYTES, Decoder, Pixels
 from embedder.encoder import Encoder
 from shoal import vectors
 from shoal.errors import InvalidArgument, OperatorError, ShoalError
@@ -54,12 +54,17 @@ class Pipeline:
             self._infer_images,
             name="inference",
             workers=config.inferences,
-            max_batch=config.batch,
-            spread=config.runtime.on_cpu,
+            portion=Portion(
+                config.batch,
+                spread=config.runtime.on_cpu,
+                weight=LARGE_BYTES,
+                weigh=_encoded_bytes,
+            ),
         )
         self._texts: Batcher[str, Vector] = Batcher(
-            self._infer_texts, name="text inference", workers=1, max_batch=config.batch
+            self._infer_texts, name="text inference", workers=1, portion=Portion(config.batch)
         )
+        self._runs = Runs(name=encoder.name, give_up_s=config.give_up_s)
         self._canary = Canary(
             self._self_test,
             name=encoder.name,
@@ -104,13 +109,18 @@ class Pipeline:
 
         Raises:
             SelfTestFailed, OperatorError: it did not, or does not answer.
-            Unrecoverable: nor has it for long.
+            Unrecoverable: it has been wrong for long, or a run of it does not end.
         """
+        self._runs.check()
         self._canary.check()
 
     async def _self_test(self) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._inferring, self.encoder.self_test)
+        await loop.run_in_executor(self._inferring, self._self_test_now)
+
+    def _self_test_now(self) -> None:
+        with self._runs.under_way():
+            self.encoder.self_test()
 
     async def _infer_images(self, batch: Sequence[Picture]) -> list[Vector | Exception]:
         metrics.BATCH.labels("inference").observe(len(batch))
@@ -143,7 +153,7 @@ class Pipeline:
         """The vectors of ``images``, run in pieces of the size that the model runs best at."""
         answers = list[Vector | Exception]()
         for at in range(0, len(images), self.run_size):
-            with metrics.INFERENCE_SECONDS.time():
+            with metrics.INFERENCE_SECONDS.time(), self._runs.under_way():
                 parts = zip(*images[at : at + self.run_size], strict=True)
                 rows = self.encoder.embed([np.stack(part) for part in parts])
             answers += [self._checked(row) for row in rows]
@@ -156,7 +166,7 @@ class Pipeline:
         return await loop.run_in_executor(self._inferring, self._run_texts, batch)
 
     def _run_texts(self, batch: Sequence[str]) -> list[Vector | Exception]:
-        with metrics.INFERENCE_SECONDS.time():
+        with metrics.INFERENCE_SECONDS.time(), self._runs.under_way():
             rows = self.encoder.embed_texts(batch)
         return [self._checked(row) for row in rows]
 
@@ -169,3 +179,8 @@ class Pipeline:
             error = OperatorError(f"encoder {self.encoder.name} gave no usable {exc.message}")
             error.__cause__ = exc
             return error
+
+
+def _encoded_bytes(picture: Picture) -> int:
+    """The size of a picture that is still to be decoded."""
+    return len(picture) if isinstance(picture, bytes) else 0

@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Final
 
 from embedder import metrics
-from embedder.batching import Batcher
+from embedder.batching import Batcher, Portion
 from shoal.errors import NotFound
 from shoal.store import (
     Collection,
@@ -25,7 +26,7 @@ from shoal.store import (
     Where,
 )
 
-MAX_BATCH = 256
+PORTION: Final[Portion[Any]] = Portion(256, spread=False)
 """Most points of one call to the store: 256 x 1280-d is 1.3 MB, a few milliseconds of an engine
 that lets nothing else run meanwhile."""
 
@@ -70,10 +71,10 @@ class Points:
         self._reading = ThreadPoolExecutor(workers, "shoal-lookup")
         self._writing = ThreadPoolExecutor(workers, "shoal-write")
         self._lookups: Batcher[Lookup, Record | None] = Batcher(
-            self._read, name="lookup", workers=workers, max_batch=MAX_BATCH, spread=False
+            self._read, name="lookup", workers=workers, portion=PORTION
         )
         self._writes: Batcher[Put | Patch, None] = Batcher(
-            self._write, name="write", workers=workers, max_batch=MAX_BATCH, spread=False
+            self._write, name="write", workers=workers, portion=PORTION
         )
 
     def start(self) -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from shoal.errors import ConfigError, Unrecoverable
+from shoal.errors import ConfigError
 from shoal.rpc.address import Address, parse_address
 from shoal.rpc.channel import ChannelConfig, open_aio_channel
 from shoal.rpc.server import RpcServer, ServerConfig, Service, run_until
@@ -47,7 +47,7 @@ FLUSH_S = 5.0
 100 to 200 ms, which this makes 2 to 4 percent of an ingestion and nothing of an idle server."""
 
 _END_S = 10.0
-"""What a process has to end in once it has given up."""
+"""What a process that has given up has to end in, beyond the grace of its calls."""
 
 _YOUNG_OBJECTS = 10_000
 """Objects between two looks of the garbage collector."""
@@ -243,11 +243,15 @@ async def run_local(config: LocalConfig, *, on_ready: Callable[[str], object]) -
     """
     with catch_signals() as signalled:
         async with local_server(config) as server:
-            await _run(server, signalled, on_ready)
+            await _run(server, signalled, on_ready, grace_s=config.server.grace_s)
 
 
 async def _run(
-    server: RpcServer, signalled: asyncio.Event, on_ready: Callable[[str], object]
+    server: RpcServer,
+    signalled: asyncio.Event,
+    on_ready: Callable[[str], object],
+    *,
+    grace_s: float,
 ) -> None:
     # Every point that is read makes objects that die young. The collector is not to look through
     # them after each 700, nor ever again through what the start has left: a tenth of a scan.
@@ -256,14 +260,14 @@ async def _run(
     gc.set_threshold(_YOUNG_OBJECTS)
     if not signalled.is_set():
         on_ready(server.address)
-    try:
-        await run_until(server, signalled)
-    except Unrecoverable:
-        # A thread that hangs in the model would keep the process for ever.
-        end = threading.Timer(_END_S, os._exit, (1,))
-        end.daemon = True
-        end.start()
-        raise
+    await run_until(server, signalled, on_given_up=lambda: _end_within(grace_s + _END_S))
+
+
+def _end_within(seconds: float) -> None:
+    """End this process then, if it has not ended: a thread that hangs would keep it for ever."""
+    end = threading.Timer(seconds, os._exit, (1,))
+    end.daemon = True
+    end.start()
 
 
 @contextlib.contextmanager
@@ -338,7 +342,7 @@ async def serve(config: ServeConfig, build: Build, *, on_ready: Callable[[str], 
             server = house[0]
             server.add(service)
             await server.start()
-            await _run(server, signalled, on_ready)
+            await _run(server, signalled, on_ready, grace_s=config.server.grace_s)
 
 
 def log_config(config: LocalConfig | ServeConfig) -> None:

@@ -10,10 +10,11 @@ as it is fastest: in one process, or in as many as a server of several has.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,10 @@ from shoal.bench.process import ServerProcess, UpProcess
 from shoal.bench.rounds import Row, Workload, measure
 from shoal.client import Client
 from shoal.cores import usable_cores
+from shoal.errors import NotFound, ShoalError
 from shoal.store import StoreConfig, open_store
+
+_log = logging.getLogger(__name__)
 
 CALLERS = 16
 CONNECTIONS = 64
@@ -275,7 +279,7 @@ def _several(
         ]
         if several.store is not None:
             ingestion = _Ingestion(images, client)
-            stack.callback(_drop, several.store, ingestion.collections)
+            stack.callback(drop, several.store, ingestion.collections)
             workloads.append(
                 Workload(
                     f"gRPC Ingest, {count} processes",
@@ -287,7 +291,11 @@ def _several(
         yield workloads
 
 
-def _drop(store: StoreConfig, collections: Sequence[str]) -> None:
-    with open_store(store) as opened:
-        for name in collections:
-            opened.drop_collection(name)
+def drop(store: StoreConfig, collections: Sequence[str]) -> None:
+    """Deletes ``collections``; what was measured is not lost for one that stays."""
+    for name in collections:
+        try:
+            with open_store(store) as opened, suppress(NotFound):
+                opened.drop_collection(name)
+        except ShoalError as exc:
+            _log.warning("collection %s is left in the store: %s", name, exc)

@@ -146,8 +146,8 @@ _OPTIONS: tuple[Decorator, ...] = (
         type=click.FloatRange(min=0, min_open=True),
         default=300.0,
         metavar="SECONDS",
-        help="End the process, to be started anew, once a model has failed its self-test, or not "
-        "answered it, for so long.",
+        help="End the process, to be started anew, once a model has failed its self-test, or taken "
+        "for one run, so long. inf: never.",
     ),
     option(
         "--allow-files",

@@ -176,7 +176,6 @@ def ingest(
     check_paths(paths)
     _check_fields(fields)
     if spark is not None:
-        refuse_given("window", "streams", engine="local")
         config = SourceConfig(keys=keys, source=source, payload=fields)
         backfill = Backfill(spark.store, target.collection, encoders, embedding, config)
         shown = sys.stderr.isatty() if progress is None else progress

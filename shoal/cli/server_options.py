@@ -34,16 +34,11 @@ class Hosting:
             self.ready_file.write_text(f"{address}\n", encoding="utf-8")
 
 
-def _clear(ready_file: Path) -> None:
-    """Remove what an earlier server left there, or whoever waits would take it for this one's.
-
-    Raises:
-        ConfigError: no file can be there.
-    """
+def _check_place(ready_file: Path) -> None:
+    """ConfigError, before a model is loaded, if no file can be there."""
     if not ready_file.parent.is_dir():
         message = f"--ready-file: expected a file in a directory that exists, got {ready_file}"
         raise ConfigError(message, field="ready_file")
-    ready_file.unlink(missing_ok=True)
 
 
 def _options(default_metrics: str, default_format: str) -> tuple[Decorator, ...]:
@@ -138,7 +133,7 @@ def hosting_options(*, default_metrics: str, default_format: str) -> Decorator:
             )
             server.validate()
             if ready_file is not None:
-                _clear(ready_file)
+                _check_place(ready_file)
             configure_logging(log_level, log_format)
             hosting = Hosting(server, metrics_address, ready_file, log_level, log_format)
             return function(**options, hosting=hosting)

@@ -105,6 +105,7 @@ def spark_options(function: Callable[..., Any]) -> Callable[..., Any]:
         if engine == "local":
             refuse_given(*_NAMES)
             return function(**options, spark=None)
+        refuse_given(*_OF_CALLS, engine="local")
         if not store_url:
             message = "--engine spark needs --store-url: a Qdrant server that executors reach"
             raise click.UsageError(message)
@@ -123,6 +124,7 @@ def spark_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return decorate(command, _OPTIONS)
 
 
+_OF_CALLS = ("address", "token", "tls", "tls_ca", "timeout_s", "window", "streams")
 _NAMES = (
     "store_url",
     "store_api_key",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import grpc
@@ -185,12 +185,20 @@ class RpcServer:
             raise failures[0]
 
 
-async def run_until(server: RpcServer, signalled: asyncio.Event) -> None:
+async def run_until(
+    server: RpcServer,
+    signalled: asyncio.Event,
+    *,
+    on_given_up: Callable[[], object] = lambda: None,
+) -> None:
     """Wait until ``signalled`` is set or the started ``server`` ends; then stop it.
 
+    ``on_given_up`` is called before it is stopped, if that is because a service has given up.
+
     Raises:
-        Unrecoverable: a service of it will not be ready again.
+        Unrecoverable: a service of it will not be ready again; whatever its stop raised is logged.
     """
+    lost: Unrecoverable | None = None
     given_up = asyncio.create_task(server.given_up())
     ends = [asyncio.create_task(signalled.wait()), asyncio.create_task(server.wait()), given_up]
     try:
@@ -200,7 +208,14 @@ async def run_until(server: RpcServer, signalled: asyncio.Event) -> None:
         for task in ends:
             task.cancel()
         await asyncio.gather(*ends, return_exceptions=True)
-        await server.stop()
+        if lost is not None:
+            _log.error("giving up: %s", lost)
+            on_given_up()
+        try:
+            await server.stop()
+        except Exception:
+            if lost is None:
+                raise
     if lost is not None:
         raise lost
 

@@ -19,7 +19,7 @@ from stand_in import qdrant_server
 
 from embedder.artefact import bundled_artefact
 from shoal.bench.callers import Flow, callers
-from shoal.bench.embed import ceiling
+from shoal.bench.embed import ceiling, drop
 from shoal.errors import OperatorError, ServiceUnavailable
 from shoal.store import StoreConfig, open_store
 from shoal.v1 import embedder_pb2_grpc
@@ -114,6 +114,17 @@ def test_bench_embed_ceiling_follows_from_its_rows(tmp_path: Path, run_shoal: An
     assert result["ceiling"] == pytest.approx(1 / (1 / bare + 1 / rates["decode only"]))
     assert len(rates) == 6
     assert result["resident_mib"] > 50
+
+
+def test_bench_keeps_what_it_measured_if_the_store_cannot_be_cleared(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What is left behind is named; a collection that was never made is no trouble."""
+    with qdrant_server() as (url, port):
+        drop(StoreConfig(url=url, grpc_port=port), ["never-made"])
+    assert caplog.messages == []
+    drop(StoreConfig(url="http://127.0.0.1:1", grpc_port=1, timeout_s=1), ["left"])
+    assert [message for message in caplog.messages if "collection left is left" in message]
 
 
 def test_bench_embed_of_several_processes(tmp_path: Path, run_shoal: Any) -> None:

@@ -289,9 +289,18 @@ def test_options_of_spark_without_spark_are_refused(
     assert (result.code, f"{flag} is for --engine spark" in result.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("flag", ["--window", "--streams"])
-def test_options_of_calls_are_refused_with_spark(shoal: Any, flag: str) -> None:
-    """Spark's executors store by themselves: there is no stream whose window it could be."""
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("ingest", "--window"),
+        ("ingest", "--streams"),
+        ("ingest", "--token"),
+        ("cluster", "--token"),
+    ],
+)
+def test_options_of_calls_are_refused_with_spark(run_shoal: Any, command: str, flag: str) -> None:
+    """Spark's executors open the store by themselves: there is no server, and no stream to one."""
     spark = ("--engine", "spark", "--store-url", "http://qdrant:6333")
-    result = shoal("ingest", ".", *spark, flag, "2")
+    what = {"ingest": ["."], "cluster": ["-k", "2"]}[command]
+    result = run_shoal(command, *what, *spark, flag, "2", cwd=Path())
     assert (result.code, f"{flag} is for --engine local" in result.stderr) == (2, True)

@@ -178,7 +178,6 @@ def test_up_stops_cleanly_and_leaves_the_store_usable(
     """A signal ends it with status 0 and without a traceback; the next one can start."""
     data = tmp_path / "up"
     ready = tmp_path / "ready"
-    ready.write_text("what an earlier one left\n")
     for _ in range(2):
         server = start_server(data, "--ready-file", str(ready))
         assert ready.read_text() == f"{server.address}\n"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedder.batching import Batcher, Lane, Patience
+from embedder.batching import Batcher, Lane, Patience, Portion
 from shoal.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -43,7 +43,7 @@ class Doubler:
 
 
 def batcher(run: Doubler, *, workers: int = 1, max_batch: int = 8) -> Batcher[int, int]:
-    return Batcher(run, name="doubling", workers=workers, max_batch=max_batch)
+    return Batcher(run, name="doubling", workers=workers, portion=Portion(max_batch))
 
 
 async def settled() -> None:
@@ -89,16 +89,33 @@ def test_batcher_keeps_its_limits() -> None:
 
 
 def test_batcher_leaves_no_worker_idle_beside_a_full_batch() -> None:
-    """Items that wait together are shared among the free workers."""
+    """Items that wait together are shared among all workers: whoever is free next finds some."""
 
     async def scenario() -> None:
         run = Doubler()
         async with batcher(run, workers=2, max_batch=8) as doubling:
             tasks = [asyncio.create_task(doubling.submit(number)) for number in range(6)]
             await settled()
-            assert run.batches == [[0, 1, 2], [3, 4, 5]]
+            assert run.batches == [[0, 1, 2], [3, 4]]
             run.may_run.set()
             await asyncio.gather(*tasks)
+            assert run.batches[2:] == [[5]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_takes_nothing_more_once_a_batch_weighs_enough() -> None:
+    """What is heavy goes alone, or last: it is one item over, never two."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        run.may_run.set()
+        portion: Portion[int] = Portion(8, weight=10, weigh=lambda number: number)
+        async with Batcher(run, name="doubling", workers=1, portion=portion) as doubling:
+            numbers = [3, 3, 30, 30, 1, 9, 2]
+            answers = await asyncio.gather(*map(doubling.submit, numbers))
+        assert answers == [2 * number for number in numbers]
+        assert run.batches == [[3, 3, 30], [30], [1, 9], [2]]
 
     asyncio.run(scenario())
 
@@ -109,7 +126,7 @@ def test_batcher_that_does_not_spread_makes_one_batch() -> None:
     async def scenario() -> None:
         run = Doubler()
         run.may_run.set()
-        together = Batcher(run, name="doubling", workers=2, max_batch=8, spread=False)
+        together = Batcher(run, name="doubling", workers=2, portion=Portion(8, spread=False))
         async with together as doubling:
             answers = await asyncio.gather(*(doubling.submit(number) for number in range(11)))
         assert answers == [2 * number for number in range(11)]
@@ -209,7 +226,7 @@ def test_batcher_does_not_repeat_what_is_transient() -> None:
         raise StoreUnavailable(msg)
 
     async def scenario() -> None:
-        away: Batcher[int, int] = Batcher(run, name="away", workers=1, max_batch=8)
+        away: Batcher[int, int] = Batcher(run, name="away", workers=1, portion=Portion(8))
         async with away:
             answers = await asyncio.gather(
                 *(away.submit(number) for number in range(3)), return_exceptions=True
@@ -229,7 +246,7 @@ def test_batcher_passes_on_the_exception_of_one_item() -> None:
         return [ValueError(str(number)) if number % 2 else number for number in batch]
 
     async def scenario() -> None:
-        odd: Batcher[int, int] = Batcher(run, name="odd", workers=1, max_batch=8)
+        odd: Batcher[int, int] = Batcher(run, name="odd", workers=1, portion=Portion(8))
         async with odd:
             answers = await asyncio.gather(
                 *(odd.submit(number) for number in range(4)), return_exceptions=True
@@ -248,7 +265,7 @@ def test_batcher_refuses_a_wrong_number_of_answers() -> None:
         return list(batch[:-1])
 
     async def scenario() -> None:
-        short: Batcher[int, int] = Batcher(run, name="short", workers=1, max_batch=8)
+        short: Batcher[int, int] = Batcher(run, name="short", workers=1, portion=Portion(8))
         async with short:
             answers = await asyncio.gather(
                 *(short.submit(number) for number in range(3)), return_exceptions=True
@@ -354,7 +371,7 @@ def test_batcher_answers_each_exactly_once_in_its_own_slot(  # noqa: C901 - one 
 
     async def scenario() -> list[str | BaseException]:
         answering: Batcher[int, str] = Batcher(
-            run, name="answering", workers=workers, max_batch=max_batch, spread=spread
+            run, name="answering", workers=workers, portion=Portion(max_batch, spread=spread)
         )
         now = asyncio.get_running_loop().time()
         tasks: list[asyncio.Task[str]] = []

@@ -34,6 +34,7 @@ from shoal.errors import (
     SelfTestFailed,
     ServiceUnavailable,
     ShoalError,
+    Unrecoverable,
 )
 from shoal.rpc.status import from_rpc_error
 from shoal.store import EVERYWHERE, VectorSpec, point_id
@@ -619,6 +620,39 @@ def test_service_stays_ready_while_the_model_is_slow_but_not_for_ever(serve: Ser
             pytest.fail("never ready again")
 
     asyncio.run(scenario())
+
+
+def test_service_gives_up_a_run_that_hangs_beside_others_that_do_not(
+    serve: Serve, images: Any
+) -> None:
+    """The self-test passes on a free thread; the callers of the hanging one would wait for ever."""
+
+    async def scenario() -> None:
+        times = {"canary_interval_s": 0.0, "give_up_s": 0.5}
+        async with serve(EmbedderConfig(run_size=1, inference_workers=2, **times)) as served:
+            fleet = served.service._running.fleet
+            tower = fleet._berths[fleet.default].pipeline.encoder.towers[0]
+            sound = tower._session
+            tower._session = slow = Slow(sound)
+            image = common_pb2.Image(data=images.china)
+            call = served.stub.Embed(embedder_pb2.EmbedRequest(images=[image]))
+            waiting = asyncio.ensure_future(call)
+            await asyncio.to_thread(slow.reached.wait, 20)
+            tower._session = sound
+            with pytest.raises(Unrecoverable, match=r"a run of encoder .* has not ended"):
+                await ready_for(served.service, 20.0)
+            slow.go_on.set()
+            assert len((await waiting).results) == 1
+
+    asyncio.run(scenario())
+
+
+async def ready_for(service: Any, seconds: float) -> None:
+    """Ask again and again for so long; raise why it is not ready, if it is not."""
+    until = asyncio.get_running_loop().time() + seconds
+    while asyncio.get_running_loop().time() < until:
+        assert await service.ready()
+        await asyncio.sleep(0.02)
 
 
 class Slow:

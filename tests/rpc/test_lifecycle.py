@@ -194,7 +194,7 @@ def test_server_run_until_ends_with_the_server(fake_embedder: Any) -> None:
 
 
 def test_server_run_until_ends_once_a_service_gives_up(fake_embedder: Any) -> None:
-    """It is stopped like any other, and who runs it hears why; other errors end nothing."""
+    """It is stopped, if it can be, and who runs it hears why; other errors end nothing."""
 
     class Lost(fake_embedder):  # type: ignore[misc]
         answers: ClassVar[list[Exception]] = [OSError("not yet"), Unrecoverable("the GPU is gone")]
@@ -202,15 +202,21 @@ def test_server_run_until_ends_once_a_service_gives_up(fake_embedder: Any) -> No
         async def ready(self) -> bool:
             raise self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
-    async def scenario() -> None:
-        lost = Lost()
+    async def scenario(*, stops: bool) -> None:
+        lost = Lost(stop_error=None if stops else RuntimeError("disk"))
+        given_up: list[list[str]] = []
         server = RpcServer(LOCAL, [lost])
         await server.start()
+        running = run_until(
+            server, asyncio.Event(), on_given_up=lambda: given_up.append(lost.events[-1:])
+        )
         with pytest.raises(Unrecoverable, match="the GPU is gone"):
-            await asyncio.wait_for(run_until(server, asyncio.Event()), 20)
+            await asyncio.wait_for(running, 20)
+        assert given_up == [["start shoal.v1.EmbedderService"]]
         assert lost.events[-1] == "stop shoal.v1.EmbedderService"
 
-    asyncio.run(scenario())
+    asyncio.run(scenario(stops=True))
+    asyncio.run(scenario(stops=False))
 
 
 def test_server_stop_before_start_gives_the_port_back() -> None:

@@ -28,35 +28,32 @@ from shoal.client import IngestItem
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
 MAX_LINE_BYTES = 2**20
-_BINARY = "expected one JSON object per line, got binary data; an image is given by its path"
+_IMAGE = "expected a manifest, one JSON object per line, got an image: give its path"
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*", b"MM\x00", b"\x00\x00\x00")
+"""How images begin, and lines of a manifest do not."""
 _TYPES = {"path": str, "uri": str, "key": str, "source": str, "payload": dict}
 
 
 def read_manifest(
-    manifest: BinaryIO, config: SourceConfig, *, base: Path, name: str
+    manifest: BinaryIO, config: SourceConfig, *, base: Path, name: str, piped: bool = False
 ) -> Iterator[Found]:
     """The images of the manifest ``name``, whose paths are relative to ``base``.
 
     A wrong line is a failed outcome called ``NAME:LINE``; what a line describes is called
     ``NAME:LINE: PATH`` (or its key or URI), since two lines may have the same path. Empty lines
-    are skipped. A manifest that stops being readable ends with a failed outcome in its name, and so
-    does what is no text at all, such as an image.
+    are skipped. A manifest that stops being readable ends with a failed outcome in its name. So
+    does an image in its place, where it is ``piped`` and has no name to tell the two apart.
     """
     lines = enumerate(read_lines(manifest), start=1)
     try:
         for number, line in lines:
-            if number == 1 and line is not None and _is_binary(line):
-                yield failed(name, MANIFEST_INVALID, _BINARY)
+            if piped and number == 1 and (line or b"").startswith(_IMAGES):
+                yield failed(name, MANIFEST_INVALID, _IMAGE)
                 return
             if line is None or line.strip():
                 yield _read_line(line, config, base=base, name=f"{name}:{number}")
     except OSError as exc:
         yield unreadable(name, exc)
-
-
-def _is_binary(first_line: bytes) -> bool:
-    """Whether a file that begins so is no text: by a NUL, as git tells, or as a PNG."""
-    return b"\0" in first_line or first_line.startswith(b"\x89PNG")
 
 
 def read_lines(manifest: BinaryIO) -> Iterator[bytes | None]:

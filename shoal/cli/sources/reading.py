@@ -58,7 +58,7 @@ def read_items(paths: Sequence[str], config: SourceConfig, *, stdin: BinaryIO) -
     for path in paths:
         location = to_path(path)
         if path == STDIN:
-            yield from read_manifest(stdin, config, base=Path.cwd(), name="stdin")
+            yield from read_manifest(stdin, config, base=Path.cwd(), name="stdin", piped=True)
         elif _REMOTE.match(path):
             yield remote_item(path, config)
         elif location.is_dir():
