@@ -72,7 +72,7 @@ class Portion(Generic[T]):
         spread: share what waits among all workers, each of which has a core: whoever is free next
             finds some. Otherwise the first takes what it can: where all wait for one device or one
             store, two small batches cost more than a large one.
-        weight: no further item once a batch weighs so much; 0 is no limit.
+        weight: at most so much, but one item of any weight; 0 is no limit.
         weigh: the weight of an item.
     """
 
@@ -194,7 +194,14 @@ class Batcher(Generic[T, R]):
         batch: list[_Entry[T, R]] = []
         weight = 0
         now = asyncio.get_running_loop().time()
-        while len(batch) < min(share, portion.items) and (entry := self._pop()):
+        while len(batch) < min(share, portion.items) and (lane := self._turn()):
+            entry = self._lanes[lane][0]
+            if not entry.answer.done():
+                weight += portion.weigh(entry.item)
+                if batch and 0 < portion.weight < weight:
+                    break
+            self._lanes[lane].popleft()
+            self._next = Lane.STREAM if lane is Lane.CALL else Lane.CALL
             if entry.answer.done():
                 continue
             if entry.deadline is not None and entry.deadline <= now:
@@ -202,19 +209,12 @@ class Batcher(Generic[T, R]):
                 entry.settle(DeadlineExceeded(msg))
                 continue
             batch.append(entry)
-            weight += portion.weigh(entry.item)
-            if 0 < portion.weight <= weight:
-                break
         return batch
 
-    def _pop(self) -> _Entry[T, R] | None:
-        """The oldest entry of the lane whose turn it is; of another lane if that one is empty."""
-        for _ in self._lanes:
-            waiting = self._lanes[self._next]
-            self._next = Lane.STREAM if self._next is Lane.CALL else Lane.CALL
-            if waiting:
-                return waiting.popleft()
-        return None
+    def _turn(self) -> Lane | None:
+        """The lane whose turn it is; another if nothing waits in that one."""
+        waiting = [lane for lane in Lane if self._lanes[lane]]
+        return self._next if self._next in waiting else next(iter(waiting), None)
 
     async def _serve(self, batch: list[_Entry[T, R]]) -> None:
         try:

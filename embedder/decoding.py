@@ -25,9 +25,8 @@ the cores that decode as much as a large batch does, and a change of threads bes
 and a stand-in for a GPU (1.5 ms a run and 0.07 an image, spinning), served of what the cores
 decode: 0.45 one by one, 0.60 by 8, 0.64 by 16, 0.65 by 32, which answers less evenly.
 """
-LARGE_BYTES: Final = 2**20
-"""Of encoded images, what is enough for a batch: a large one takes up to seconds, for which no
-other is to wait."""
+MAX_BATCH_BYTES: Final = 8 * 2**20
+"""Encoded; one image may have more. Large ones take up to seconds, which others would wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Decoder:
         self._limits = limits
         self._threads = ThreadPoolExecutor(threads, "shoal-decode")
         portion: Portion[_Job] = Portion(
-            MAX_BATCH, weight=LARGE_BYTES, weigh=lambda job: len(job.data)
+            MAX_BATCH, weight=MAX_BATCH_BYTES, weigh=lambda job: len(job.data)
         )
         self._jobs: Batcher[_Job, Pixels] = Batcher(
             self._decode_jobs, name="decoding", workers=threads, portion=portion

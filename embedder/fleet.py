@@ -29,7 +29,7 @@ from shoal.errors import (
     ConfigError,
     NotFound,
     ServiceUnavailable,
-    ShoalError,
+    Unrecoverable,
     Unsupported,
 )
 
@@ -253,9 +253,15 @@ class Fleet:
             SelfTestFailed, OperatorError: one did not, or does not answer.
             Unrecoverable: one has been wrong for long, or a run of it does not end.
         """
+        found = list[Exception]()
         for berth in self._berths.values():
-            if berth.pipeline is not None:
-                berth.pipeline.check()
+            try:
+                if berth.pipeline is not None:
+                    berth.pipeline.check()
+            except Exception as exc:  # noqa: BLE001 - the others are to be looked at too
+                found.append(exc)
+        for failure in sorted(found, key=lambda exc: not isinstance(exc, Unrecoverable)):
+            raise failure
 
     async def _close_idle(self) -> None:
         """Closes encoders, but the default one, that nobody has used for a while."""
@@ -278,7 +284,7 @@ def _is_ill(pipeline: Pipeline) -> bool:
     """Whether a model may hang: closing it would then never end, and hide that it does."""
     try:
         pipeline.check()
-    except ShoalError:
+    except Exception:  # noqa: BLE001 - whatever its self-test raised
         return True
     return False
 

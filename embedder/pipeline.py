@@ -22,7 +22,7 @@ from embedder import metrics
 from embedder.batching import Batcher, Patience, Portion
 from embedder.canary import Canary, Runs, Times
 from embedder.config import EmbedderConfig
-from embedder.decoding import LARGE_BYTES, Decoder, Pixels
+from embedder.decoding import Decoder, Pixels
 from embedder.encoder import Encoder
 from shoal import vectors
 from shoal.errors import InvalidArgument, OperatorError, ShoalError
@@ -54,12 +54,7 @@ class Pipeline:
             self._infer_images,
             name="inference",
             workers=config.inferences,
-            portion=Portion(
-                config.batch,
-                spread=config.runtime.on_cpu,
-                weight=LARGE_BYTES,
-                weigh=_encoded_bytes,
-            ),
+            portion=Portion(config.batch, spread=config.runtime.on_cpu),
         )
         self._texts: Batcher[str, Vector] = Batcher(
             self._infer_texts, name="text inference", workers=1, portion=Portion(config.batch)
@@ -179,8 +174,3 @@ class Pipeline:
             error = OperatorError(f"encoder {self.encoder.name} gave no usable {exc.message}")
             error.__cause__ = exc
             return error
-
-
-def _encoded_bytes(picture: Picture) -> int:
-    """The size of a picture that is still to be decoded."""
-    return len(picture) if isinstance(picture, bytes) else 0

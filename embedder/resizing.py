@@ -10,8 +10,7 @@ elsewhere Pillow resizes.
 from __future__ import annotations
 
 import math
-import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from PIL import Image
@@ -37,7 +36,8 @@ _TALL: Final = 2
 """Pillow 13 reduces rows first where an image is more than so many times as high as wide. (So it is
 where the aspect stays; where it does not, this was found by trying, and holds for nine of ten.)"""
 
-_of_thread = threading.local()
+LONGEST: Final = 64
+"""Pixels that one is made of, from twice which on they are averaged first; of no photograph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +58,44 @@ class Resizing:
 
 def resize(image: Image.Image, how: Resizing) -> Image.Image:
     """A part of ``image``, which is loaded and in mode RGB or L; blocks, without the GIL."""
+    image, how = _reduced(image, how)
     if fast is None:
         return image.resize(how.size, _PILLOW[how.interpolation], box=how.box)
     kernel = fast.ResizeAlg.convolution(fast.FilterType[_FAST[how.interpolation]])
-    if _rows_first(image.size, how):  # as it does when it is told once
-        return _resized(image, how.size, how.box, kernel)
     width, height = how.size
     left, top, right, bottom = how.box
-    margin = math.ceil(_REACH * max((bottom - top) / height, 1)) + 1
-    first, end = max(math.floor(top) - margin, 0), min(math.ceil(bottom) + margin, image.height)
-    narrow = _resized(image, (width, end - first), (left, first, right, end), kernel)
-    return _resized(narrow, how.size, (0, top - first, width, bottom - first), kernel)
+    # One direction at a time, also where it could do both in this order: where the first pixel that
+    # is wanted lies exactly on one that is there, it then reads before the image (6.1.0).
+    if _rows_first(image.size, how):
+        first, end = _needed(left, right, width, image.width)
+        lower = _resized(image, (end - first, height), (first, top, end, bottom), kernel)
+        return _resized(lower, how.size, (left - first, 0, right - first, height), kernel)
+    first, end = _needed(top, bottom, height, image.height)
+    narrower = _resized(image, (width, end - first), (left, first, right, end), kernel)
+    return _resized(narrower, how.size, (0, top - first, width, bottom - first), kernel)
+
+
+def _reduced(image: Image.Image, how: Resizing) -> tuple[Image.Image, Resizing]:
+    """What is many times too long, by whole factors: kernels of millions of pixels take memory."""
+    left, top, right, bottom = how.box
+    across = max(int((right - left) / how.size[0] / LONGEST), 1)
+    down = max(int((bottom - top) / how.size[1] / LONGEST), 1)
+    if across == down == 1:
+        return image, how
+    box = (left / across, top / down, right / across, bottom / down)
+    return image.reduce((across, down)), replace(how, box=box)
+
+
+def _needed(start: float, end: float, wanted: int, length: int) -> tuple[int, int]:
+    """The pixels of a direction that the ``wanted`` ones from ``start`` to ``end`` are made of."""
+    margin = math.ceil(_REACH * max((end - start) / wanted, 1)) + 1
+    return max(math.floor(start) - margin, 0), min(math.ceil(end) + margin, length)
 
 
 def _rows_first(size: tuple[int, int], how: Resizing) -> bool:
     """Whether Pillow reduces rows before columns of the whole, upright image.
 
-    So neither a row of millions of pixels nor a column becomes many of them.
+    So neither a row of many pixels nor a column becomes many of them.
     """
     left, top, right, bottom = how.box
     extent, scales = size, ((right - left) / how.size[0], (bottom - top) / how.size[1])
@@ -89,15 +110,14 @@ def _rows_first(size: tuple[int, int], how: Resizing) -> bool:
 def _resized(image: Image.Image, size: tuple[int, int], box: Box, kernel: Any) -> Image.Image:
     made = Image.new(image.mode, size)
     options = fast.ResizeOptions(kernel, crop_box=_crop_box(box, image.size))
-    _resizer().resize_pil(image, made, options)
+    try:
+        # A new one each time, which is nothing: one that panicked would fail for good.
+        fast.Resizer().resize_pil(image, made, options)
+    except BaseException as exc:  # a panic in Rust is no Exception
+        if isinstance(exc, Exception | KeyboardInterrupt | SystemExit):
+            raise
+        raise RuntimeError(str(exc)) from exc
     return made
-
-
-def _resizer() -> Any:
-    """This thread's: one resizes one image at a time, and keeps its buffers for the next."""
-    if not hasattr(_of_thread, "resizer"):
-        _of_thread.resizer = fast.Resizer()
-    return _of_thread.resizer
 
 
 def _crop_box(box: Box, size: tuple[int, int]) -> Any:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
+from embedder.manifest import Preprocessing
 from embedder.preprocess import decode
 from shoal.bench import machine
 from shoal.bench.rounds import Row, Workload, measure
@@ -48,7 +49,7 @@ def bench_decode(images: Sequence[bytes], *, rounds: int) -> DecodeResult:
         _each("as served: decode, resize, crop", images, served),
         Workload("copy into the batch", len(images), lambda: _done(map(np.stack, batches))),
         _each("Pillow, decode", images, _pillow),
-        _each("Pillow, decode, resize", images, functools.partial(_resized, spec.resize.size)),
+        _each("Pillow, decode, resize", images, functools.partial(_resized, spec)),
     ]
     missing = []
     for package, module, add in (
@@ -78,8 +79,11 @@ def _pillow(image: bytes) -> Image.Image:
     return opened
 
 
-def _resized(size: int, image: bytes) -> object:
-    return _pillow(image).resize((size, size), Image.Resampling.BICUBIC)
+def _resized(spec: Preprocessing, image: bytes) -> object:
+    """The central part that is served, in its size."""
+    size = (spec.crop.width, spec.crop.height)
+    bleed = (1 - spec.crop.height / spec.resize.size) / 2
+    return ImageOps.fit(_pillow(image), size, Image.Resampling.BICUBIC, bleed=bleed)
 
 
 def _opencv(size: int) -> dict[str, Callable[[bytes], object]]:

@@ -216,6 +216,7 @@ async def run_until(
         except Exception:
             if lost is None:
                 raise
+            _log.exception("not stopped cleanly")
     if lost is not None:
         raise lost
 

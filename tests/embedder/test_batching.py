@@ -105,7 +105,7 @@ def test_batcher_leaves_no_worker_idle_beside_a_full_batch() -> None:
 
 
 def test_batcher_takes_nothing_more_once_a_batch_weighs_enough() -> None:
-    """What is heavy goes alone, or last: it is one item over, never two."""
+    """What is too heavy beside others waits for the next batch, and may be as heavy as it is."""
 
     async def scenario() -> None:
         run = Doubler()
@@ -115,7 +115,7 @@ def test_batcher_takes_nothing_more_once_a_batch_weighs_enough() -> None:
             numbers = [3, 3, 30, 30, 1, 9, 2]
             answers = await asyncio.gather(*map(doubling.submit, numbers))
         assert answers == [2 * number for number in numbers]
-        assert run.batches == [[3, 3, 30], [30], [1, 9], [2]]
+        assert run.batches == [[3, 3], [30], [30], [1, 9], [2]]
 
     asyncio.run(scenario())
 
