@@ -196,19 +196,16 @@ class Batcher(Generic[T, R]):
         now = asyncio.get_running_loop().time()
         while len(batch) < min(share, portion.items) and (lane := self._turn()):
             entry = self._lanes[lane][0]
-            if not entry.answer.done():
-                weight += portion.weigh(entry.item)
-                if batch and 0 < portion.weight < weight:
-                    break
-            self._lanes[lane].popleft()
-            self._next = Lane.STREAM if lane is Lane.CALL else Lane.CALL
-            if entry.answer.done():
-                continue
             if entry.deadline is not None and entry.deadline <= now:
                 msg = f"{self._name}: the deadline passed while the item was waiting"
                 entry.settle(DeadlineExceeded(msg))
-                continue
-            batch.append(entry)
+            elif not entry.answer.done():
+                weight += portion.weigh(entry.item)
+                if batch and 0 < portion.weight < weight:
+                    break
+                batch.append(entry)
+            self._lanes[lane].popleft()
+            self._next = Lane.STREAM if lane is Lane.CALL else Lane.CALL
         return batch
 
     def _turn(self) -> Lane | None:

@@ -260,8 +260,8 @@ class Fleet:
                     berth.pipeline.check()
             except Exception as exc:  # noqa: BLE001 - the others are to be looked at too
                 found.append(exc)
-        for failure in sorted(found, key=lambda exc: not isinstance(exc, Unrecoverable)):
-            raise failure
+        if found:
+            raise min(found, key=lambda exc: not isinstance(exc, Unrecoverable))
 
     async def _close_idle(self) -> None:
         """Closes encoders, but the default one, that nobody has used for a while."""

@@ -25,6 +25,7 @@ TensorName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,63}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
+Interpolation = Literal["bicubic", "bilinear"]
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 EncodedVector = Annotated[str, Field(max_length=2**17)]
 """float32 values, little-endian, in base64."""
@@ -80,7 +81,7 @@ class Resize(_Part):
 
     mode: Literal["shortest_edge", "stretch"]
     size: Pixels
-    interpolation: Literal["bicubic", "bilinear"]
+    interpolation: Interpolation
     antialias: Literal[True]
 
 

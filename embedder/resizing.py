@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from PIL import Image
+
+from embedder.manifest import Interpolation
 
 try:
     import cykooz_resizer as fast
@@ -22,7 +24,6 @@ except ImportError:
 
 Box: TypeAlias = tuple[float, float, float, float]
 """A part of an image: left, top, right, bottom, in pixels."""
-Interpolation: TypeAlias = Literal["bicubic", "bilinear"]
 
 _PILLOW: Final = {
     "bicubic": Image.Resampling.BICUBIC,

@@ -189,13 +189,15 @@ def test_up_stops_cleanly_and_leaves_the_store_usable(
 def test_up_masks_secrets_in_its_log(start_server: Any, run_shoal: Run, tmp_path: Path) -> None:
     """The configuration is logged once, with tokens masked; calls need one of them."""
     server = start_server(
-        tmp_path / "up", "--token", "s3cr3t", "--token", "0ther", "--log-format", "json"
+        *(tmp_path / "up", "--token", "s3cr3t", "--token", "0ther", "--log-format", "json"),
+        *("--give-up", "77"),
     )
     log = server.log.read_text()
     assert "s3cr3t" not in log
     assert "0ther" not in log
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    assert sum("config" in line for line in lines) == 1
+    (logged,) = (line["config"] for line in lines if "config" in line)
+    assert logged["embedder"]["give_up_s"] == 77
     with Client(server.address) as client, pytest.raises(Unauthenticated):
         client.info()
     for token in ("s3cr3t", "0ther"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 import pytest
@@ -36,6 +36,14 @@ class Model:
 async def settled() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+async def fails(canary: Canary, model: Model, times: Iterable[float]) -> None:
+    """Look at these times; each time the last test has failed."""
+    for model.now in times:
+        with pytest.raises(SelfTestFailed):
+            canary.check()
+        await settled()
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -106,10 +114,7 @@ def test_canary_doubts_a_model_that_failed_until_a_test_succeeds() -> None:
         model.now = 30.0
         canary.check()
         await settled()
-        for model.now in (31.0, 32.0):
-            with pytest.raises(SelfTestFailed):
-                canary.check()
-            await settled()
+        await fails(canary, model, (31.0, 32.0))
         assert model.asked == 3
         model.broken = False
         with pytest.raises(SelfTestFailed):
@@ -130,10 +135,7 @@ def test_canary_gives_up_a_model_that_is_wrong_for_long() -> None:
         model.now = 30.0
         canary.check()
         await settled()
-        for model.now in range(31, 331, 5):
-            with pytest.raises(SelfTestFailed):
-                canary.check()
-            await settled()
+        await fails(canary, model, range(31, 331, 5))
         model.broken = False
         with pytest.raises(SelfTestFailed):
             canary.check()
@@ -142,10 +144,7 @@ def test_canary_gives_up_a_model_that_is_wrong_for_long() -> None:
         model.now = 400.0
         canary.check()
         await settled()
-        for model.now in range(405, 701, 5):
-            with pytest.raises(SelfTestFailed):
-                canary.check()
-            await settled()
+        await fails(canary, model, range(405, 701, 5))
         model.now = 705.0
         with pytest.raises(Unrecoverable, match=r"for 300 s encoder m has failed .*other vectors"):
             canary.check()

@@ -20,7 +20,7 @@ from embedder.artefact import Artefact, bundled_artefact, load_any_artefact
 from embedder.batching import Patience
 from embedder.config import EmbedderConfig
 from embedder.encoder import Encoder
-from embedder.fleet import Fleet, _run_size
+from embedder.fleet import Fleet, _Berth, _run_size
 from embedder.runtime import RuntimeConfig
 from embedder.tuning import BUDGET_S, best_run_size, smallest_near_best, warm_up
 from shoal import vectors
@@ -33,6 +33,7 @@ from shoal.errors import (
     OperatorError,
     SelfTestFailed,
     ServiceUnavailable,
+    Unrecoverable,
     Unsupported,
 )
 from shoal.store import point_id
@@ -364,6 +365,29 @@ def test_get_info_tells_of_every_encoder(others: Any, images: Any, serve: Any) -
             assert [e.loaded for e in info.encoders] == [True, True, False]
 
     asyncio.run(scenario())
+
+
+def test_check_looks_at_every_encoder_and_tells_the_worst(others: Any) -> None:
+    """One that is wrong hides none that is lost, whichever comes first."""
+    looked: list[str] = []
+
+    def ill(name: str, error: Exception) -> Any:
+        def check() -> None:
+            looked.append(name)
+            raise error
+
+        return SimpleNamespace(check=check)
+
+    fleet = Fleet(EmbedderConfig(encoders=others))
+    fleet.check()
+    fleet._berths = {
+        "wrong": _Berth(None, ill("wrong", RuntimeError("wrong"))),  # type: ignore[arg-type]
+        "lost": _Berth(None, ill("lost", Unrecoverable("lost"))),  # type: ignore[arg-type]
+        "late": _Berth(None, ill("late", OperatorError("late"))),  # type: ignore[arg-type]
+    }
+    with pytest.raises(Unrecoverable):
+        fleet.check()
+    assert looked == ["wrong", "lost", "late"]
 
 
 def test_text_needs_a_text_tower(others: Any) -> None:

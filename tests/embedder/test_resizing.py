@@ -17,8 +17,9 @@ from sklearn.datasets import load_sample_images
 
 from embedder import resizing
 from embedder.artefact import bundled_artefact, load_artefact
+from embedder.manifest import Interpolation
 from embedder.preprocess import ImageLimits, decode
-from embedder.resizing import Box, Interpolation, Resizing, resize
+from embedder.resizing import Box, Resizing, resize
 
 SPEC = load_artefact(bundled_artefact()).manifest.preprocessing
 PHOTO = Image.fromarray(load_sample_images().images[0])
@@ -46,7 +47,11 @@ def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
 def test_whole_image_is_pillows(
     interpolation: Interpolation, mode: str, width: int, height: int, shortest: int
 ) -> None:
-    """With its aspect kept, up or down, tall or wide: no value differs by more than 2."""
+    """With its aspect kept, up or down, tall or wide: no value differs by more than 2, and few do.
+
+    More of bilinear's, where the scale is a simple fraction: exact halves, rounded either way (8 in
+    100 at most, of 6,700 shapes).
+    """
     least = min(width, height)
     size = (shortest * width // least, shortest * height // least)
     if max(size) > 2000:
@@ -59,7 +64,7 @@ def test_whole_image_is_pillows(
     difference = abs(array(got) - array(expected))
     assert difference.max() <= 2
     if difference.size > 3000:
-        assert difference.mean() < 0.05
+        assert difference.mean() < {"bicubic": 0.05, "bilinear": 0.1}[interpolation]
 
 
 @needs_package
