@@ -23,8 +23,8 @@ MAX_BATCH: Final = 16
 One by one, a model that is faster than decoding would be run for one image at a time, which costs
 the cores that decode as much as a large batch does, and a change of threads besides. On two cores
 and a stand-in for a GPU (1.5 ms a run and 0.07 an image, spinning), served of what the cores
-decode: 0.45 one by one, 0.60 by 8, 0.64 by 16, 0.65 by 32, which answers less evenly. (Resizing took
-longer then.)
+decode: 0.45 one by one, 0.60 by 8, 0.64 by 16, 0.65 by 32, which answers less evenly.
+(Resizing took longer then.)
 """
 MAX_BATCH_BYTES: Final = 8 * 2**20
 """Encoded; one image may have more. Large ones take up to seconds, which others would wait for."""
