@@ -14,17 +14,18 @@ from typing import TypeVar
 
 import grpc.aio
 
-from clusterer import ageing, wire
-from clusterer import schedule as schedules
-from clusterer.child import Fitter, fit_in_child
+from clusterer import wire
 from clusterer.config import ClustererConfig
-from clusterer.duplicate_listing import DuplicateFinder
-from clusterer.duplicates import DEFAULT_THRESHOLD
-from clusterer.methods import Surroundings, plan_fit, vector_of
-from clusterer.runner import Runner
-from clusterer.sampling import sampled_blocks
-from clusterer.task import Task
-from clusterer.upkeep import Upkeep
+from clusterer.duplicates import DuplicateFinder
+from clusterer.fits import Surroundings, plan_fit, vector_of
+from clusterer.fits.child import Fitter, fit_in_child
+from clusterer.fits.lsh import DEFAULT_THRESHOLD
+from clusterer.runs.runner import Runner
+from clusterer.runs.sampling import sampled_blocks
+from clusterer.runs.task import Task
+from clusterer.upkeep import ageing
+from clusterer.upkeep import schedule as schedules
+from clusterer.upkeep.upkeep import Upkeep
 from shoal.errors import Cancelled, InvalidArgument, NotFound, ShoalError
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store

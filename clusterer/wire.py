@@ -11,11 +11,11 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from clusterer.config import Gates
-from clusterer.drift import Drift
-from clusterer.methods import LEAVES_NOISE, Plan
-from clusterer.naming import Naming
-from clusterer.plan import Report
-from clusterer.task import Outcome, Progress, Task
+from clusterer.fits import LEAVES_NOISE, Plan
+from clusterer.runs.naming import Naming
+from clusterer.runs.plan import Report
+from clusterer.runs.task import Outcome, Progress, Task
+from clusterer.upkeep.drift import Drift
 from shoal.errors import InvalidArgument
 from shoal.store.model import Block, Payload, VectorSpec, check_clustering_name
 from shoal.v1 import clusterer_pb2 as pb

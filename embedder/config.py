@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from embedder.admission import Capacity
+from embedder.encoding.runtime import RuntimeConfig
+from embedder.flow.admission import Capacity
+from embedder.images.preprocess import ImageLimits
 from embedder.locations import LocationsConfig
-from embedder.preprocess import ImageLimits
-from embedder.runtime import RuntimeConfig
 from shoal.cores import usable_cores
 from shoal.errors import ConfigError
 
@@ -42,7 +42,7 @@ class EmbedderConfig:
     comes next; 64 elsewhere."""
     run_size: int = 0
     """Most images of one run of the model. 0: all that the worker took; on a CPU what is measured
-    to be fastest when the encoder is opened (``embedder.tuning``)."""
+    to be fastest when the encoder is opened (``embedder.encoding.tuning``)."""
     inference_workers: int = 0
     """Runs of the model at the same time. 0: one per core on a CPU, else 2, so that one batch is
     copied while another computes."""

@@ -17,14 +17,14 @@ from itertools import chain, islice
 from typing import TypeAlias
 
 from embedder import metrics
-from embedder.artefact import Artefact, bundled_artefact, load_any_artefact
-from embedder.batching import Patience
 from embedder.config import EmbedderConfig
-from embedder.decoding import Decoder
-from embedder.encoder import Encoder
+from embedder.encoding.artefact import Artefact, bundled_artefact, load_any_artefact
+from embedder.encoding.encoder import Encoder
+from embedder.encoding.runtime import PROVIDERS, RuntimeConfig
+from embedder.encoding.tuning import best_run_size, warm_up
+from embedder.flow.batching import Patience
+from embedder.images.decoding import Decoder
 from embedder.pipeline import Picture, Pipeline, Vector
-from embedder.runtime import PROVIDERS, RuntimeConfig
-from embedder.tuning import best_run_size, warm_up
 from shoal.errors import (
     ConfigError,
     NotFound,

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from embedder.admission import Turns
-from embedder.batching import Lane, Patience
 from embedder.fleet import Fleet
+from embedder.flow.admission import Turns
+from embedder.flow.batching import Lane, Patience
 from embedder.locations import Locations
 from embedder.points import Patch, Points, Put
 from shoal.errors import EncoderMismatch, NotFound

@@ -9,7 +9,7 @@ import json
 
 from google.protobuf import struct_pb2
 
-from embedder.artefact import Artefact
+from embedder.encoding.artefact import Artefact
 from embedder.fleet import has_text
 from embedder.ingest import Item, Outcome, Remote, Status, to_item
 from embedder.pipeline import Vector

@@ -5,7 +5,7 @@ change of threads costs about a tenth of a millisecond, and nothing is won by ha
 threads as cores. Elsewhere (a GPU; several encoders for one image) images come decoded.
 
 Owns the threads of one encoder's inference. How many images may be on this way at once is the
-callers' business (``embedder.admission``).
+callers' business (``embedder.flow.admission``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from embedder import metrics
-from embedder.batching import Batcher, Patience, Portion
-from embedder.canary import Canary, Runs, Times
 from embedder.config import EmbedderConfig
-from embedder.decoding import Decoder, Pixels
-from embedder.encoder import Encoder
+from embedder.encoding.canary import Canary, Runs, Times
+from embedder.encoding.encoder import Encoder
+from embedder.flow.batching import Batcher, Patience, Portion
+from embedder.images.decoding import Decoder, Pixels
 from shoal import vectors
 from shoal.errors import InvalidArgument, OperatorError, ShoalError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from embedder import metrics
-from embedder.batching import Batcher, Portion
+from embedder.flow.batching import Batcher, Portion
 from shoal.errors import NotFound
 from shoal.store import (
     Collection,

@@ -18,15 +18,15 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from embedder import messages, metrics
-from embedder.admission import Gate
-from embedder.batching import Lane, Patience
 from embedder.config import MAX_CALL_IMAGES, EmbedderConfig
 from embedder.fleet import Fleet
+from embedder.flow.admission import Gate
+from embedder.flow.batching import Lane, Patience
+from embedder.flow.streaming import Flow, answer_stream
 from embedder.ingest import Destination, Ingestor, Item, Outcome, Remote
 from embedder.locations import Locations
 from embedder.pipeline import Vector
 from embedder.points import Points
-from embedder.streaming import Flow, answer_stream
 from shoal.errors import InvalidArgument, Overloaded, ServiceUnavailable, ShoalError
 from shoal.store import Store
 from shoal.store.model import check_collection_name

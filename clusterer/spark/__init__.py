@@ -1,8 +1,8 @@
 """Reclustering runs whose fit, assignment and writes are stages of an Apache Spark application.
 
-The driver is a run like any other (``clusterer.run``): it holds the lease, makes the plan, flips
-the pointer. What it does not hold is the points: they are counted and written slice by slice, by
-tasks that know a range of ids and the fit's rule, and nothing of each other.
+The driver is a run like any other (``clusterer.runs.run``): it holds the lease, makes the plan,
+flips the pointer. It does not hold the points. Tasks count them and write them, slice by slice; a
+task knows a range of ids and the fit's rule, and nothing of the other tasks.
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 
 from clusterer import wire
 from clusterer.config import ClustererConfig
-from clusterer.lease import Lease
-from clusterer.methods import plan_fit
-from clusterer.methods.values import NO_DUPLICATES
-from clusterer.run import Run
-from clusterer.runner import Runner
+from clusterer.fits import plan_fit
+from clusterer.fits.values import NO_DUPLICATES
+from clusterer.runs.lease import Lease
+from clusterer.runs.run import Run
+from clusterer.runs.runner import Runner
+from clusterer.runs.task import Progress, RunContext, Task
 from clusterer.spark.fits import METHODS, check_plan
 from clusterer.spark.run import SparkEngine, SparkRun
-from clusterer.task import Progress, RunContext, Task
 from shoal.errors import TransientError, Unsupported
 from shoal.spark import SparkCluster
 from shoal.store import Store, StoreConfig

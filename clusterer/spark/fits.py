@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from clusterer.assignment import directions
-from clusterer.methods.gmm import GmmOptions
-from clusterer.methods.kmeans import WARM_TOLERANCE, KMeansOptions
-from clusterer.methods.values import NO_DUPLICATES, Fit, Plan
-from clusterer.models import Centroids, Mixture
+from clusterer.fits.gmm import GmmOptions
+from clusterer.fits.kmeans import WARM_TOLERANCE, KMeansOptions
+from clusterer.fits.models import Centroids, Mixture
+from clusterer.fits.values import NO_DUPLICATES, Fit, Plan
+from clusterer.nearest import directions
 from clusterer.spark.passes import read_vectors
 from shoal.errors import FitFailed, NotEnoughPoints, Unsupported
 from shoal.spark import Slice, SparkCluster
@@ -39,7 +39,7 @@ _BISECTIONS: Final = 20
 _ROWS_PER_BATCH: Final = 4096
 _COLUMN: Final = "features"
 _VARIANCE_FLOOR: Final = 1e-6
-"""As in ``clusterer.methods.gmm``."""
+"""As in ``clusterer.fits.gmm``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from clusterer.assigning import Rule, Totals
-from clusterer.matching import named
-from clusterer.points import UNASSIGNED
-from clusterer.writeback import (
+from clusterer.runs.assign import Rule, Totals
+from clusterer.runs.matching import named
+from clusterer.runs.points import UNASSIGNED
+from clusterer.runs.writeback import (
     Seal,
     SlotWriter,
     as_read,

@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_array
 
-from clusterer.assigning import Rule, Totals
-from clusterer.lease import Lease
-from clusterer.matching import Clusters, Matching, Overlap, match_overlap
-from clusterer.methods import Fit
-from clusterer.plan import Changes, Quality, Report, rand_index, report_of
-from clusterer.points import UNASSIGNED
-from clusterer.run import Run
-from clusterer.sampling import Sample
+from clusterer.fits import Fit
+from clusterer.runs.assign import Rule, Totals
+from clusterer.runs.lease import Lease
+from clusterer.runs.matching import Clusters, Matching, Overlap, match_overlap
+from clusterer.runs.plan import Changes, Quality, Report, rand_index, report_of
+from clusterer.runs.points import UNASSIGNED
+from clusterer.runs.run import Run
+from clusterer.runs.sampling import Sample
+from clusterer.runs.task import Progress, RunContext, Task, not_enough
 from clusterer.spark.fits import FitRequest, check_plan, fit_mllib
 from clusterer.spark.passes import (
     Orders,
@@ -31,7 +32,6 @@ from clusterer.spark.passes import (
     count_slice,
     write_slice,
 )
-from clusterer.task import Progress, RunContext, Task, not_enough
 from shoal.errors import Conflict, Unsupported
 from shoal.spark import Slice, SparkCluster, slices_of, window_of
 from shoal.store import NOISE, Scan, StoreConfig

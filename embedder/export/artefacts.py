@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
-from embedder.artefact import (
+from embedder.encoding.artefact import (
     MANIFEST_NAME,
     EncoderArtefact,
     MixArtefact,
@@ -25,7 +25,7 @@ from embedder.artefact import (
     load_artefact,
     pattern_image,
 )
-from embedder.manifest import (
+from embedder.encoding.manifest import (
     EncoderManifest,
     FileEntry,
     Files,

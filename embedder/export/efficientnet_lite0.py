@@ -23,9 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from embedder.artefact import MANIFEST_NAME, check_self_test, load_artefact, pattern_image
-from embedder.export.lite_graph import DIM, MEAN, SCALE, SIZE, build_onnx
-from embedder.manifest import (
+from embedder.encoding.artefact import MANIFEST_NAME, check_self_test, load_artefact, pattern_image
+from embedder.encoding.manifest import (
     Crop,
     EncoderManifest,
     FileEntry,
@@ -38,6 +37,7 @@ from embedder.manifest import (
     Resize,
     compute_fingerprint,
 )
+from embedder.export.lite_graph import DIM, MEAN, SCALE, SIZE, build_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ def torch_embed(model: Any, pixels: UInt8) -> Float32:
 def reference_preprocess(image: Image.Image) -> UInt8:
     """Resize the shortest edge to 256 (bicubic), then crop the centre: uint8 (224, 224, 3).
 
-    The plainest form, with torchvision's rounding; ``embedder.preprocess`` is compared with it.
+    The plainest form, with torchvision's rounding; ``images.preprocess`` is compared with it.
     """
     image = image.convert("RGB")
     shortest = min(image.size)

@@ -16,11 +16,11 @@ import onnxruntime
 import torch
 from PIL import Image
 
+from embedder.encoding.manifest import Preprocessing
+from embedder.encoding.runtime import BREAKS_IN_FLOAT16
 from embedder.export.graphs import IMAGE_INPUT, IMAGE_OUTPUT, Graph, ImageGraph, run
 from embedder.export.pictures import Picture, pictures
-from embedder.manifest import Preprocessing
-from embedder.preprocess import ImageLimits, UInt8, decode
-from embedder.runtime import BREAKS_IN_FLOAT16
+from embedder.images.preprocess import ImageLimits, UInt8, decode
 from shoal.errors import ExportRefused
 
 MIN_GRAPH_COSINE: Final = 0.9999

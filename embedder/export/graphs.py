@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedder.manifest import Preprocessing
+from embedder.encoding.manifest import Preprocessing
 from shoal.errors import ExportRefused
 
 OPSET: Final = 18

@@ -10,10 +10,10 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from embedder.artefact import EncoderArtefact, load_artefact
+from embedder.encoding.artefact import EncoderArtefact, load_artefact
+from embedder.encoding.manifest import Measured, Preprocessing, TextSpec
 from embedder.export import artefacts, gates
 from embedder.export.graphs import IMAGE_INPUT, IMAGE_OUTPUT, ImageGraph, run, write_graph
-from embedder.manifest import Measured, Preprocessing, TextSpec
 
 WriteText: TypeAlias = Callable[[Path, dict[str, str]], TextSpec | None]
 """Writes a text tower's files into a directory, and their names into the files by field."""

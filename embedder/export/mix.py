@@ -7,9 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedder.artefact import MANIFEST_NAME, MixArtefact, load_any_artefact
+from embedder.encoding.artefact import MANIFEST_NAME, MixArtefact, load_any_artefact
+from embedder.encoding.manifest import MixManifest, mix_fingerprint
 from embedder.export.artefacts import check_request, new_directory, read_encoder
-from embedder.manifest import MixManifest, mix_fingerprint
 from shoal.errors import ExportRefused
 
 

@@ -13,13 +13,8 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from embedder.artefact import EncoderArtefact
-from embedder.export import artefacts, gates
-from embedder.export.checkpoints import read_checkpoint
-from embedder.export.graphs import TEXT_INPUT, TEXT_OUTPUT, TextGraph, run, write_graph
-from embedder.export.image_encoder import Tower, write_encoder
-from embedder.export.tokenizers import write_tokenizer
-from embedder.manifest import (
+from embedder.encoding.artefact import EncoderArtefact
+from embedder.encoding.manifest import (
     Crop,
     Normalise,
     Preprocessing,
@@ -28,7 +23,12 @@ from embedder.manifest import (
     TextCase,
     TextSpec,
 )
-from embedder.tokenizer import Tokenizer
+from embedder.encoding.tokenizer import Tokenizer
+from embedder.export import artefacts, gates
+from embedder.export.checkpoints import read_checkpoint
+from embedder.export.graphs import TEXT_INPUT, TEXT_OUTPUT, TextGraph, run, write_graph
+from embedder.export.image_encoder import Tower, write_encoder
+from embedder.export.tokenizers import write_tokenizer
 from shoal.errors import ExportRefused
 
 PACKAGE: Final = "open_clip_torch"

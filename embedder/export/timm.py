@@ -14,12 +14,12 @@ import torch
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 
-from embedder.artefact import EncoderArtefact
+from embedder.encoding.artefact import EncoderArtefact
+from embedder.encoding.manifest import Crop, Preprocessing, Resize, Source
 from embedder.export import artefacts, gates
 from embedder.export.checkpoints import Tensors, check_shapes, find_backbone, read_checkpoint
 from embedder.export.image_encoder import Tower, write_encoder
 from embedder.export.open_clip import artefact_name, normalise
-from embedder.manifest import Crop, Preprocessing, Resize, Source
 from shoal.errors import ExportRefused
 
 PACKAGE: Final = "timm"

@@ -14,7 +14,7 @@ from typing import Any, Final
 from open_clip import tokenizer as theirs
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
-from embedder.manifest import Clean
+from embedder.encoding.manifest import Clean
 from shoal.errors import ExportRefused
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"

@@ -29,13 +29,13 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from embedder.artefact import EncoderArtefact, load_artefact
+from embedder.encoding.artefact import EncoderArtefact, load_artefact
+from embedder.encoding.manifest import Measured
 from embedder.export import artefacts, halves
 from embedder.export.gates import open_graph
 from embedder.export.graphs import Graph
 from embedder.export.measuring import Sample, clusters_kept, neighbours_kept, read_sample
-from embedder.manifest import Measured
-from embedder.preprocess import ImageLimits, UInt8, decode
+from embedder.images.preprocess import ImageLimits, UInt8, decode
 from shoal.errors import ExportRefused, ShoalError
 
 Kind = Literal["float16", "int8"]

@@ -10,7 +10,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from embedder import metrics
-from embedder.admission import Gate
+from embedder.flow.admission import Gate
 from embedder.locations.config import LocationsConfig
 from embedder.locations.files import Files
 from embedder.locations.objects import Objects

@@ -34,7 +34,7 @@ class ServerConfig:
         grace_s: How long calls in progress may go on when the server stops.
         health_interval_s: How often each service is asked whether it is ready.
         health_timeout_s: How long it may take to answer.
-        share_port: Whether other processes listen on the port too (``shoal.processes``).
+        share_port: Whether other processes listen on the port too (``shoal.app.processes``).
     """
 
     address: str = "127.0.0.1:7800"

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from clusterer.duplicates import (
+from clusterer.fits.lsh import (
     BITS,
     LEAST_THRESHOLD,
     Rows,

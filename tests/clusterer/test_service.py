@@ -13,7 +13,7 @@ from reclustering import DIM, Bench, blobs, fit_here
 from serving import serving
 
 from clusterer.config import ClustererConfig
-from clusterer.duplicate_listing import DuplicateFinder
+from clusterer.duplicates import DuplicateFinder
 from clusterer.service import ClustererService
 from shoal.errors import StoreUnavailable
 from shoal.rpc.status import from_rpc_error

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from embedder.runtime import RuntimeConfig
+from embedder.encoding.runtime import RuntimeConfig
 from shoal.errors import ConfigError
 from shoal.rpc.server import ServerConfig
 

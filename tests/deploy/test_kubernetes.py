@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shoal.cli.cluster import Busy, Refused
+from shoal.app.cli.cluster import Busy, Refused
 from shoal.v1 import clusterer_pb2, embedder_pb2, search_pb2
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"

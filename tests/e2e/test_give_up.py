@@ -13,9 +13,9 @@ import asyncio, contextlib, sys, threading
 from pathlib import Path
 
 from embedder.config import EmbedderConfig
-from embedder.encoder import Encoder
+from embedder.encoding.encoder import Encoder
 from embedder.service import EmbedderService
-from shoal import local
+from shoal.app import local
 from shoal.errors import SelfTestFailed
 from shoal.rpc.server import ServerConfig
 from shoal.store import StoreConfig

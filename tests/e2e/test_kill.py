@@ -117,7 +117,7 @@ def test_kill_during_a_fit_leaves_the_active_run_whole(data: Path) -> None:
     assert (active, other) == before[1:]
     assert (state.active_run, state.previous_run) == (before[0].active_run, "")
     assert state.lease_run == run
-    wait_until_gone("clusterer.fit")
+    wait_until_gone("clusterer.fits.child_main")
     with Up(data) as up:
         assert up.client.get_run(run).state is RunState.INTERRUPTED
         assert up.client.cluster(KMeans(5, n_init=1)).state is RunState.SUCCEEDED

@@ -31,7 +31,7 @@ class House:
     def shoal(self, *arguments: str) -> Any:
         """The JSON that a command prints; it must succeed."""
         done = subprocess.run(
-            [sys.executable, "-m", "shoal.cli", *arguments, "--address", self.up.address, "--json"],
+            [sys.executable, "-m", "shoal", *arguments, "--address", self.up.address, "--json"],
             capture_output=True,
             check=False,
             timeout=300,

@@ -33,7 +33,7 @@ class Replica:
         url, port = place
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "shoal.cli", "serve", "clusterer"),
+                *(sys.executable, "-m", "shoal", "serve", "clusterer"),
                 *("--store-url", url, "--store-grpc-port", str(port)),
                 *("--address", "127.0.0.1:0", "--metrics-address", "off"),
                 *("--ready-file", str(ready), "--log-level", "warning", *options),

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from encoders import NAME, mixed_encoder, other_encoder
 
-from embedder import decoding
-from embedder.artefact import Artefact, bundled_artefact, load_any_artefact
-from embedder.batching import Patience
 from embedder.config import EmbedderConfig
-from embedder.encoder import Encoder
+from embedder.encoding.artefact import Artefact, bundled_artefact, load_any_artefact
+from embedder.encoding.encoder import Encoder
+from embedder.encoding.runtime import RuntimeConfig
+from embedder.encoding.tuning import BUDGET_S, best_run_size, smallest_near_best, warm_up
 from embedder.fleet import Fleet, _Berth, _run_size
-from embedder.runtime import RuntimeConfig
-from embedder.tuning import BUDGET_S, best_run_size, smallest_near_best, warm_up
+from embedder.flow.batching import Patience
+from embedder.images import decoding
 from shoal import vectors
 from shoal.errors import (
     ArtefactError,

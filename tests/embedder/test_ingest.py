@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedder.admission import Capacity
-from embedder.artefact import bundled_artefact, load_artefact
-from embedder.batching import Patience
 from embedder.config import EmbedderConfig
-from embedder.encoder import Encoder
+from embedder.encoding.artefact import bundled_artefact, load_artefact
+from embedder.encoding.encoder import Encoder
+from embedder.encoding.runtime import RuntimeConfig, Session
 from embedder.fleet import Fleet
+from embedder.flow.admission import Capacity
+from embedder.flow.batching import Patience
 from embedder.ingest import Destination, Ingestor, Item, Remote, Status, content_hash
 from embedder.locations import Locations, LocationsConfig
 from embedder.points import Patch, Points
-from embedder.runtime import RuntimeConfig, Session
 from shoal.errors import OperatorError, StoreUnavailable
 from shoal.store import IdIn, Point, Record, Store, StoreConfig, Where, open_store, point_id
 

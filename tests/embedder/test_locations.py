@@ -17,8 +17,8 @@ import pytest
 from fsspec.spec import AbstractFileSystem
 from websites import Page, WebServer, web_server
 
-from embedder.admission import Capacity
 from embedder.config import EmbedderConfig
+from embedder.flow.admission import Capacity
 from embedder.locations import Locations, LocationsConfig
 from embedder.locations.addresses import is_public
 from embedder.locations.slots import Slots

@@ -20,10 +20,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from prometheus_client import REGISTRY
 
-from embedder.admission import Capacity
-from embedder.artefact import bundled_artefact, load_artefact
 from embedder.config import EmbedderConfig
-from embedder.preprocess import ImageLimits
+from embedder.encoding.artefact import bundled_artefact, load_artefact
+from embedder.flow.admission import Capacity
+from embedder.images.preprocess import ImageLimits
 from shoal import vectors
 from shoal.errors import (
     ArtefactError,

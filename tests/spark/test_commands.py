@@ -15,8 +15,8 @@ from pond import Pond
 from reclustering import blobs
 from standalone import ROOT, SETTINGS
 
-from shoal.cli import main
-from shoal.cli.spark_options import interrupts_noted
+from shoal.app.cli import main
+from shoal.app.cli.options.spark import interrupts_noted
 from shoal.store.clusterings import Clusterings
 
 N = 600
@@ -27,7 +27,7 @@ def command(pond: Pond, *arguments: str, environment: dict[str, str]) -> subproc
     settings = {k: v for k, v in SETTINGS.items() if k != "spark.executor.memory"}
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "shoal.cli", "cluster", "-k", "5", "--engine", "spark"),
+            *(sys.executable, "-m", "shoal", "cluster", "-k", "5", "--engine", "spark"),
             *("--n-init", "1", "--store-url", str(pond.place.url)),
             *("--store-grpc-port", str(pond.place.grpc_port), "--collection", pond.name),
             *("--spark-master", "local[2]"),

@@ -18,10 +18,10 @@ from serving import serving
 
 from embedder.config import EmbedderConfig
 from embedder.service import EmbedderService
-from shoal.cli.sources import SourceConfig, read_items
-from shoal.cli.spark_ingest import Backfill, Done, Embedding, ingest_on
+from shoal.app.jobs.backfill import Backfill, Done, Embedding, ingest_on
 from shoal.client import Client, IngestOutcome, IngestStatus
 from shoal.errors import EncoderMismatch
+from shoal.sources import SourceConfig, read_items
 from shoal.spark import SparkCluster
 from shoal.store import Record, Scan, Store, StoreConfig
 
@@ -147,8 +147,8 @@ def test_encoder_is_sent_to_the_executors_and_never_mixed(  # noqa: PLR0913, PLR
 
 def test_tasks_grow_in_number_and_not_in_size() -> None:
     """However many images there are, a task is half an hour's work at most."""
-    from shoal.cli.sources.parts import Part  # noqa: PLC0415
-    from shoal.cli.spark_ingest import _task_count  # noqa: PLC0415
+    from shoal.app.jobs.backfill import _task_count  # noqa: PLC0415
+    from shoal.sources.parts import Part  # noqa: PLC0415
 
     files = [Part("files", ("x",), ("x",))] * 5000
     ranges = [Part("manifest", ("m",))] * 700
@@ -161,7 +161,7 @@ def test_a_directory_that_cannot_be_listed_is_one_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest of its neighbours is there, as with the local engine."""
-    from shoal.cli.sources import parts  # noqa: PLC0415
+    from shoal.sources import parts  # noqa: PLC0415
 
     def walk(directory: Path, *, on_error: Callable[[OSError], object]) -> Iterator[Path]:
         yield directory / "a.jpg"
@@ -179,7 +179,7 @@ def test_a_directory_that_cannot_be_listed_is_one_failure(
 
 def test_manifest_in_many_ranges_loses_no_line(tmp_path: Path) -> None:
     """However a manifest is cut, each of its lines is in exactly one part."""
-    from shoal.cli.sources.parts import Part, read_part  # noqa: PLC0415
+    from shoal.sources.parts import Part, read_part  # noqa: PLC0415
 
     manifest = tmp_path / "list.jsonl"
     uris = [f"https://example.org/{'x' * (i % 7)}{i}.jpg" for i in range(50)]

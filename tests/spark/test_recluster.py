@@ -16,12 +16,12 @@ from reclustering import DIM, VECTOR, blobs
 from sklearn.metrics import adjusted_rand_score
 from standalone import Standalone
 
-from clusterer.assigning import Rule
-from clusterer.lease import Holder, acquire
-from clusterer.methods import Fit, plan_fit, run_fit
-from clusterer.models import Centroids, unpack
-from clusterer.points import pack_ids
-from clusterer.sampling import Sample
+from clusterer.fits import Fit, plan_fit, run_fit
+from clusterer.fits.models import Centroids, unpack
+from clusterer.runs.assign import Rule
+from clusterer.runs.lease import Holder, acquire
+from clusterer.runs.points import pack_ids
+from clusterer.runs.sampling import Sample
 from clusterer.spark.passes import Orders, Written, write_slice
 from shoal.client import Gates, GaussianMixture, KMeans, Run, RunOptions, RunState
 from shoal.client.wire_runs import to_request

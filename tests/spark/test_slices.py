@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from clusterer.assigning import Totals
-from clusterer.models import Assigned
-from clusterer.plan import rand_index
+from clusterer.fits.models import Assigned
+from clusterer.runs.assign import Totals
+from clusterer.runs.plan import rand_index
 from shoal.errors import LeaseLost, StoreUnavailable
 from shoal.spark import Slice, scan_slice, slices_of, window_of
 from shoal.spark.failures import Failure, TaskError, guarded, marked, merged

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from embedder.artefact import bundled_artefact, load_artefact
-from embedder.manifest import EncoderManifest, compute_fingerprint, mix_fingerprint
+from embedder.encoding.artefact import bundled_artefact, load_artefact
+from embedder.encoding.manifest import EncoderManifest, compute_fingerprint, mix_fingerprint
 
 NAME = "efficientnet-lite0"
 

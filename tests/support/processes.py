@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shoal.bench.process import UpProcess
+from shoal.app.bench.process import UpProcess
 from shoal.client import Client
 
 

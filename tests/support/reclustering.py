@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from clusterer.child import Fitter
 from clusterer.config import ClustererConfig, Gates
-from clusterer.lease import Holder, acquire
-from clusterer.methods import Fit, Plan, run_fit
-from clusterer.run import Run
-from clusterer.task import Outcome, RunContext, Task
+from clusterer.fits import Fit, Plan, run_fit
+from clusterer.fits.child import Fitter
+from clusterer.runs.lease import Holder, acquire
+from clusterer.runs.run import Run
+from clusterer.runs.task import Outcome, RunContext, Task
 from shoal.store import Store
 from shoal.store.clusterings import Clusterings, State, cluster_of
 from shoal.store.model import Point, Scan, point_id

@@ -8,7 +8,7 @@ from typing import Any
 
 import open_clip
 
-from embedder.artefact import EncoderArtefact
+from embedder.encoding.artefact import EncoderArtefact
 from embedder.export.open_clip import OpenClipRequest, export_open_clip
 
 NAME = "tiny-quickgelu"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny_clip import make_clip
 
-from embedder.artefact import EncoderArtefact
+from embedder.encoding.artefact import EncoderArtefact
 from embedder.export.timm import TimmRequest, export_timm
 
 

@@ -15,8 +15,11 @@ from tokenizers import Tokenizer as Made
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from embedder.artefact import EncoderArtefact
-from embedder.encoder import Encoder
+from embedder.encoding.artefact import EncoderArtefact
+from embedder.encoding.encoder import Encoder
+from embedder.encoding.manifest import TextSpec
+from embedder.encoding.runtime import RuntimeConfig
+from embedder.encoding.tokenizer import Tokenizer
 from embedder.export.open_clip import (
     OpenClipRequest,
     artefact_name,
@@ -25,10 +28,7 @@ from embedder.export.open_clip import (
 )
 from embedder.export.pictures import pictures
 from embedder.export.tokenizers import write_tokenizer
-from embedder.manifest import TextSpec
-from embedder.preprocess import ImageLimits, decode
-from embedder.runtime import RuntimeConfig
-from embedder.tokenizer import Tokenizer
+from embedder.images.preprocess import ImageLimits, decode
 from shoal.errors import ArtefactError, ExportRefused
 
 TEXTS = [

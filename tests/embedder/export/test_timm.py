@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 from timm.data.transforms_factory import create_transform
 
-from embedder.artefact import EncoderArtefact
-from embedder.encoder import Encoder
+from embedder.encoding.artefact import EncoderArtefact
+from embedder.encoding.encoder import Encoder
+from embedder.encoding.runtime import RuntimeConfig
 from embedder.export.checkpoints import (
     check_shapes,
     find_backbone,
@@ -28,8 +29,7 @@ from embedder.export.checkpoints import (
 )
 from embedder.export.pictures import pictures
 from embedder.export.timm import TimmRequest, data_config, export_timm, to_preprocessing
-from embedder.preprocess import ImageLimits, decode
-from embedder.runtime import RuntimeConfig
+from embedder.images.preprocess import ImageLimits, decode
 from shoal.errors import ExportRefused
 
 

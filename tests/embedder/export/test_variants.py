@@ -16,21 +16,21 @@ from onnx import helper, numpy_helper
 from onnxruntime.transformers import float16
 from PIL import Image
 
-from embedder.artefact import (
+from embedder.config import EmbedderConfig
+from embedder.encoding.artefact import (
     EncoderArtefact,
     bundled_artefact,
     load_any_artefact,
     load_artefact,
 )
-from embedder.config import EmbedderConfig
-from embedder.encoder import Encoder
+from embedder.encoding.encoder import Encoder
+from embedder.encoding.runtime import RuntimeConfig
 from embedder.export import graphs, variants
 from embedder.export.gates import open_graph
 from embedder.export.graphs import Graph
 from embedder.export.mix import MixRequest, make_mix
 from embedder.export.timm import TimmRequest, export_timm
 from embedder.export.variants import Thresholds, VariantRequest, make_variant
-from embedder.runtime import RuntimeConfig
 from shoal.errors import ArtefactError, ExportRefused
 from shoal.v1 import embedder_pb2
 

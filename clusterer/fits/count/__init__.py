@@ -1,0 +1,1 @@
+"""How many clusters: as a caller asks, or as estimators vote."""

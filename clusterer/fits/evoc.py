@@ -1,0 +1,102 @@
+"""EVoC: density clustering made for embedding vectors, in layers from fine to coarse.
+
+Source: the evoc package (Tutte Institute). It embeds the graph of nearest neighbours and looks
+for the resolutions at which clusters persist. The labels of the points that were fitted are the
+package's own, noise included.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from clusterer.fits.prototypes import cover
+from clusterer.fits.values import Fit, Plan, Surroundings
+from shoal.errors import ConfigError, FitFailed, InvalidArgument
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.vectors import Labels, Vectors
+
+LEAST_CLUSTER: Final = 5
+"""The package's own default, at the finest layer."""
+_LEAST_DIM: Final = 4
+"""Of the embedding of its graph, which begins at that many principal components."""
+_LEAST_POINTS: Final = 32
+"""With fewer, its graph of 15 neighbours is most of all pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvocOptions:
+    """``layer``: 0 the finest; None the most persistent. ``coarsest`` takes the last."""
+
+    layer: int | None = None
+    coarsest: bool = False
+    min_cluster_size: int = LEAST_CLUSTER
+    seed: int = 0
+
+
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
+    """The plan of ``config.evoc``; InvalidArgument for a parameter out of range."""
+    wanted = config.evoc
+    if wanted.min_cluster_size == 1:
+        msg = "min_cluster_size: expected at least 2, got 1"
+        raise InvalidArgument(msg, field="config.evoc.min_cluster_size")
+    if wanted.coarsest and wanted.HasField("layer"):
+        msg = f"expected a layer or coarsest, got both: layer {wanted.layer}"
+        raise InvalidArgument(msg, field="config.evoc.layer")
+    options = EvocOptions(
+        layer=wanted.layer if wanted.HasField("layer") else None,
+        coarsest=wanted.coarsest,
+        min_cluster_size=wanted.min_cluster_size or LEAST_CLUSTER,
+        seed=config.seed,
+    )
+    return Plan("evoc", asdict(options), least_points=_LEAST_POINTS)
+
+
+def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
+    """The fit of planned ``options`` on ``vectors`` (N, D); ``warm`` is not used.
+
+    Raises:
+        FitFailed: there is no such layer, or nothing but noise.
+    """
+    del warm
+    wanted = EvocOptions(**options)
+    if vectors.shape[1] < _LEAST_DIM:
+        msg = (
+            f"method evoc needs vectors of at least {_LEAST_DIM} dimensions, got {vectors.shape[1]}"
+        )
+        raise FitFailed(msg)
+    chosen, layers = evoc_layers(vectors, wanted.min_cluster_size, seed=wanted.seed)
+    layer = chosen if wanted.layer is None else wanted.layer
+    if wanted.coarsest:
+        layer = len(layers) - 1
+    if layer >= len(layers):
+        msg = f"layer: expected 0 to {len(layers) - 1}, the coarsest that was found, got {layer}"
+        raise FitFailed(msg)
+    sizes = [int(labels.max(initial=-1)) + 1 for labels in layers]
+    model = cover(vectors, layers[layer], seed=wanted.seed)
+    return Fit(model, layers[layer], {"layer": layer, "layers": sizes})
+
+
+def evoc_layers(vectors: Vectors, size: int, *, seed: int) -> tuple[int, list[Labels]]:
+    """The labels of ``vectors`` (N, D) in each layer, finest first, and the most persistent one.
+
+    Raises:
+        ConfigError: the package evoc is not installed.
+    """
+    try:
+        from evoc import EVoC  # noqa: PLC0415 - an extra, and the first import is slow
+    except ImportError as exc:
+        msg = f"method evoc needs {exc.name}: pip install 'shoal[cluster]'"
+        raise ConfigError(msg, package=str(exc.name)) from exc
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy's and numba's, about its own code
+        model = EVoC(base_min_cluster_size=size, random_state=seed % 2**31).fit(vectors)
+    layers = [np.asarray(labels, dtype=np.int32) for labels in model.cluster_layers_]
+    same = [i for i, labels in enumerate(layers) if np.array_equal(labels, model.labels_)]
+    if same:
+        return same[0], layers
+    return 0, [np.asarray(model.labels_, dtype=np.int32)]

@@ -1,0 +1,107 @@
+"""A Gaussian mixture with diagonal covariances on principal components, by scikit-learn.
+
+In hundreds of dimensions a covariance cannot be estimated and likelihoods are all or nothing, so
+the vectors are first reduced to at most 64 components.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from clusterer.fits.count.asked import Count, checked_count, decide
+from clusterer.fits.models import Mixture
+from clusterer.fits.reduction import checked_dim, principal_components
+from clusterer.fits.values import Fit, Plan, Surroundings
+from clusterer.nearest import directions
+from shoal.errors import FitFailed, NotEnoughPoints
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.vectors import Vectors
+
+MAX_DIM: Final = 64
+DEFAULT_DIM: Final = 16
+"""Measured on three sets of photographs under two encoders: 8 to 32 are alike, and at 64 the
+likelihood is all or nothing (NMI .78 instead of .89 on one of them)."""
+_STARTS: Final = 3
+"""Starts from k-means, the most likely of which is kept."""
+_VARIANCE_FLOOR: Final = 1e-6
+"""Added to variances: identical vectors would make one of 0. Components of unit vectors have
+variances of 1e-3 and more."""
+
+
+@dataclass(frozen=True, slots=True)
+class GmmOptions:
+    """``k`` 0 estimates the number of components, between ``least`` and ``most``."""
+
+    k: int
+    dim: int = DEFAULT_DIM
+    seed: int = 0
+    least: int = 0
+    most: int = 0
+
+
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
+    """The plan of ``config.gmm``; InvalidArgument for a parameter out of range."""
+    count = checked_count(config.gmm, "gmm")
+    options = GmmOptions(
+        count.k,
+        dim=checked_dim(config.gmm.reduced_dim, DEFAULT_DIM, most=MAX_DIM, method="gmm"),
+        seed=config.seed,
+        least=count.least,
+        most=count.most,
+    )
+    return Plan("gmm", asdict(options), least_points=max(2, count.k, count.least))
+
+
+def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
+    """The fit of planned ``options`` on ``vectors`` (N, D); ``warm`` is not used."""
+    del warm
+    wanted = GmmOptions(**options)
+    k, facts = decide(vectors, Count(wanted.k, wanted.least, wanted.most), seed=wanted.seed)
+    if k > len(vectors):
+        raise NotEnoughPoints(f"k = {k} is larger than the number of points, {len(vectors)}")
+    model, likelihood = fit_mixture(vectors, k, dim=wanted.dim, seed=wanted.seed)
+    return Fit(model, facts={**facts, "log_likelihood": likelihood})
+
+
+def fit_mixture(vectors: Vectors, k: int, *, dim: int, seed: int) -> tuple[Mixture, float]:
+    """A mixture of at most ``k`` components on at most ``dim`` principal components.
+
+    Returns:
+        The mixture, and the mean log-likelihood of ``vectors`` (N, D).
+
+    Raises:
+        FitFailed: a component has no direction.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - takes a second
+    from sklearn.mixture import GaussianMixture  # noqa: PLC0415
+
+    reduced = principal_components(vectors, dim, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different vectors than k
+        found = GaussianMixture(
+            k,
+            covariance_type="diag",
+            n_init=_STARTS,
+            reg_covar=_VARIANCE_FLOOR,
+            random_state=seed % 2**32,
+        ).fit(reduced.points)
+    # Of fewer different vectors than components, some components get none.
+    kept = np.unique(found.predict(reduced.points))
+    means = found.means_[kept]
+    centroids = directions(reduced.mean + means @ reduced.axes)
+    if len(centroids) < len(kept):
+        raise FitFailed("a component's mean has no direction: the vectors cancel out")
+    model = Mixture(
+        centroids=centroids,
+        mean=reduced.mean,
+        axes=reduced.axes,
+        means=means,
+        variances=found.covariances_[kept],
+        log_weights=np.log(found.weights_[kept]),
+    )
+    return model, float(found.lower_bound_)

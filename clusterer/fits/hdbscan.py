@@ -1,0 +1,111 @@
+"""HDBSCAN (Campello, Moulavi & Sander 2013) by the hdbscan package, after a reduction.
+
+In hundreds of dimensions it does not end in hours, so the vectors are first reduced to at most 50
+dimensions. The labels of the points that were fitted are the package's own, noise included.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from clusterer.fits.prototypes import cover
+from clusterer.fits.reduction import checked_dim, principal_components, umap
+from clusterer.fits.values import Fit, Plan, Surroundings
+from shoal.errors import ConfigError, InvalidArgument
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.vectors import Labels, Vectors
+
+MAX_DIM: Final = 50
+LEAST_CLUSTER: Final = 5
+DEFAULT_MIN_SAMPLES: Final = 5
+"""Measured on photographs under two encoders: with min_samples = min_cluster_size, hdbscan's own
+default, up to twice as many points are noise, and no set is clustered better."""
+REDUCTIONS: Final = ("pca", "umap", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class HdbscanOptions:
+    """``min_cluster_size`` 0 chooses by size; ``noise_threshold`` None by the members."""
+
+    min_cluster_size: int = 0
+    min_samples: int = DEFAULT_MIN_SAMPLES
+    reduction: str = "pca"
+    dim: int = MAX_DIM
+    noise_threshold: float | None = None
+    seed: int = 0
+
+
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
+    """The plan of ``config.hdbscan``; InvalidArgument for a parameter out of range."""
+    wanted = config.hdbscan
+    reduction = wanted.reduction or "pca"
+    if reduction not in REDUCTIONS:
+        msg = f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}"
+        raise InvalidArgument(msg, field="config.hdbscan.reduction")
+    if wanted.min_cluster_size == 1:
+        msg = "min_cluster_size: expected at least 2, got 1"
+        raise InvalidArgument(msg, field="config.hdbscan.min_cluster_size")
+    threshold = wanted.noise_threshold if wanted.HasField("noise_threshold") else None
+    if threshold is not None and not -1 <= threshold <= 1:
+        msg = f"noise_threshold: expected a cosine, -1 to 1, got {threshold:g}"
+        raise InvalidArgument(msg, field="config.hdbscan.noise_threshold")
+    options = HdbscanOptions(
+        min_cluster_size=wanted.min_cluster_size,
+        min_samples=wanted.min_samples or DEFAULT_MIN_SAMPLES,
+        reduction=reduction,
+        dim=checked_dim(wanted.reduced_dim, MAX_DIM, most=MAX_DIM, method="hdbscan"),
+        noise_threshold=threshold,
+        seed=config.seed,
+    )
+    return Plan("hdbscan", asdict(options), least_points=max(2, wanted.min_cluster_size))
+
+
+def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
+    """The fit of planned ``options`` on ``vectors`` (N, D); ``warm`` is not used."""
+    del warm
+    wanted = HdbscanOptions(**options)
+    size = wanted.min_cluster_size or default_cluster_size(len(vectors))
+    labels = hdbscan_labels(_reduced(vectors, wanted), size, min_samples=wanted.min_samples)
+    model = cover(vectors, labels, threshold=wanted.noise_threshold, seed=wanted.seed)
+    return Fit(model, labels, {"min_cluster_size": size})
+
+
+def default_cluster_size(n: int) -> int:
+    """The least size of a cluster of ``n`` points: half their root, 5 at least."""
+    return max(LEAST_CLUSTER, round(math.sqrt(n) / 2))
+
+
+def hdbscan_labels(points: npt.NDArray[np.floating], size: int, *, min_samples: int) -> Labels:
+    """The package's labels of ``points`` (N, P): int32 (N,), noise -1.
+
+    Raises:
+        ConfigError: the package hdbscan is not installed.
+    """
+    try:
+        from hdbscan import HDBSCAN  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError as exc:
+        msg = f"method hdbscan needs {exc.name}: pip install 'shoal[cluster]'"
+        raise ConfigError(msg, package=str(exc.name)) from exc
+    model = HDBSCAN(
+        min_cluster_size=size,
+        min_samples=min(min_samples, len(points)),
+        core_dist_n_jobs=1,  # more would start processes, which is slower at this size
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # hdbscan's use of scikit-learn
+        return np.asarray(model.fit_predict(points), dtype=np.int32)
+
+
+def _reduced(vectors: Vectors, options: HdbscanOptions) -> npt.NDArray[np.floating]:
+    if options.reduction == "none" or options.dim >= min(vectors.shape):
+        return vectors.astype(np.float64)
+    if options.reduction == "umap":
+        return umap(vectors, options.dim, seed=options.seed)
+    return principal_components(vectors, options.dim, seed=options.seed).points

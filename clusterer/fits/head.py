@@ -1,0 +1,170 @@
+"""A trained head (SCP, TEMI) as a method: applied as it is, or trained on; it leaves no noise."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final, cast
+
+import numpy as np
+
+from clusterer.fits.models import Head, Model
+from clusterer.fits.values import Fit, Plan, Surroundings
+from clusterer.heads.graph import from_onnx, to_onnx
+from clusterer.heads.session import HeadSession
+from clusterer.heads.store import HeadManifest, HeadStore, manifest_of
+from clusterer.heads.training import JUDGED_BY, MOST_NEIGHBOURS, HeadOptions, ObjectiveName
+from clusterer.nearest import cluster_sums
+from shoal.errors import ConfigError, Conflict, FitFailed, InvalidArgument, Unsupported
+from shoal.store.model import VectorSpec
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.vectors import Vectors
+
+KEPT_RETRAINED: Final = 10
+"""Heads of one name that training on has made; a schedule makes one each time that it is due."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> Plan:
+    """The plan of ``config.scp``: which head, found and checked.
+
+    Raises:
+        Unsupported: the service keeps no heads.
+        ConfigError: it is to be trained on, and torch is not installed.
+        InvalidArgument: no head is named.
+        NotFound: there is no such head.
+        EncoderMismatch: it is for the vectors of another encoder.
+    """
+    if not config.scp.head:
+        raise InvalidArgument("head: expected a head's name or hash, got none", field="config.scp")
+    if not surroundings.heads:
+        msg = "method scp: this server was told of no place with heads (--heads)"
+        raise Unsupported(msg)
+    manifest = HeadStore(surroundings.heads).find(config.scp.head)
+    if surroundings.vector is not None:
+        manifest.check(surroundings.vector)
+    options = {"heads": surroundings.heads, "head": manifest.id, "seed": config.seed}
+    if config.scp.retrain:
+        # Not imported: a server has better uses for its memory. The fit's own process does.
+        if missing := missing_package():
+            msg = f"retrain: this server has no {missing}: pip install 'shoal[train]'"
+            raise ConfigError(msg, package=missing)
+        return Plan("scp", {**options, "retrain": True}, least_points=_least_points(manifest))
+    return Plan("scp", options, least_points=1)
+
+
+def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
+    """The head that was planned, with the centroids of its clusters on ``vectors`` (N, D).
+
+    Clusters that no vector of the sample gets are left out: without members there is no centroid
+    to match them by, and their points go to the next likeliest.
+    """
+    del warm
+    heads = HeadStore(options["heads"])
+    manifest = heads.find(options["head"])
+    graph = heads.graph(manifest)
+    facts: dict[str, Any] = {"head": manifest.id}
+    if options.get("retrain"):
+        made, graph = _trained_on(manifest, graph, vectors, options["seed"])
+        if made is not manifest:
+            facts = {"head": made.id, "manifest": made.model_dump()}
+    labels = HeadSession(graph).probabilities(vectors).argmax(axis=1).astype(np.int32)
+    clusters = int(labels.max(initial=0)) + 1
+    sums = cluster_sums(vectors, labels, clusters)
+    lengths = np.linalg.norm(sums, axis=1)
+    kept = np.flatnonzero(lengths > 0).astype(np.int32)
+    if not len(kept):
+        raise FitFailed("no cluster of the head has a direction: the vectors cancel out")
+    centroids = np.ascontiguousarray((sums[kept] / lengths[kept, None]).astype(np.float32))
+    model = Head(centroids, np.frombuffer(graph, np.uint8), kept)
+    return Fit(model, facts=facts)
+
+
+def keep(options: Mapping[str, Any], model: Model, facts: Mapping[str, Any]) -> None:
+    """Puts a head that was trained on beside the one that it comes from, under the same name.
+
+    Called once its clusters are the active ones: what a gate refused is nobody's next beginning.
+    Of those that came about so the newest stay; runs hold their own copies.
+
+    Raises:
+        Conflict: the newest of that name is another by now, whose place it would take.
+    """
+    if "manifest" in facts and isinstance(model, Head):
+        manifest = HeadManifest.model_validate(facts["manifest"])
+        heads = HeadStore(options["heads"])
+        newest = heads.find(manifest.name)
+        if newest.id != manifest.parent:
+            msg = f"head {manifest.id} comes of {manifest.parent}, and {newest.id} is newer"
+            raise Conflict(msg)
+        heads.put(manifest, model.graph.tobytes())
+        try:
+            heads.drop_retrained(manifest.name, keep=KEPT_RETRAINED)
+        except ConfigError as exc:  # the head is there, and that is what the run is for
+            _LOG.warning("%s", exc)
+
+
+def missing_package() -> str:
+    """What training lacks here, empty for nothing; without importing it."""
+    lacking = (name for name in ("torch", "onnx") if importlib.util.find_spec(name) is None)
+    return next(lacking, "")
+
+
+def _least_points(manifest: HeadManifest) -> int:
+    """What training it on takes: more points than outputs, and than neighbours of each."""
+    outputs = max(manifest.clusters, int(manifest.options.get("clusters", 0)))
+    neighbours = int(manifest.options.get("neighbours", 0)) or MOST_NEIGHBOURS
+    return max(outputs, neighbours, JUDGED_BY) + 1
+
+
+def _trained_on(
+    manifest: HeadManifest, graph: bytes, vectors: Vectors, seed: int
+) -> tuple[HeadManifest, bytes]:
+    """The head and its graph after more training; those that came in, if that makes it no better.
+
+    Raises:
+        NotEnoughPoints: too few vectors to train with.
+    """
+    from clusterer.heads.retraining import retrain  # noqa: PLC0415 - torch
+
+    network = from_onnx(graph)
+    said = manifest.options
+    wanted = HeadOptions(
+        network.outputs,
+        objective=cast("ObjectiveName", manifest.objective),
+        neighbours=said.get("neighbours", 0),
+        alpha=said.get("alpha"),
+        learning_rate=said.get("learning_rate", 0.0),
+        schedule=said.get("schedule", "cosine"),
+        seed=seed,
+    )
+    found = retrain(network, vectors, wanted)
+    if found.network is network:
+        return manifest, graph
+    trained = to_onnx(found.network)
+    made = manifest_of(
+        manifest.name,
+        trained,
+        clusters=manifest.clusters,
+        vector=VectorSpec(**manifest.vector.model_dump()),
+        objective=manifest.objective,
+        pairs="neighbours",
+        options={**said, "seed": seed, "learning_rate": wanted.learning_rate},
+        metrics={
+            **asdict(found.after),
+            "agreement_before": found.before.agreement,
+            "pictures": len(vectors),
+            "views": 1,
+        },
+        curves=(
+            found.terms,
+            {
+                str(seed + number): [list(row) for row in curve]
+                for number, curve in enumerate(found.curves)
+            },
+        ),
+        parent=manifest.id,
+    )
+    return made, trained

@@ -1,0 +1,1 @@
+"""Trained heads: what they are, how they are trained, where they are kept."""

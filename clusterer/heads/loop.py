@@ -1,0 +1,271 @@
+"""The training loop of heads: pairs in, a head out. No label comes near it.
+
+One loop for all objectives: Adam with a cosine schedule (as arXiv 2502.04226 has it), batches of
+pairs that are drawn anew in each epoch. Everything random comes from the seed and the number of the
+epoch, and is drawn on the CPU, so that a training that was killed goes on as if it had not been,
+and one seed gives one head, up to what rounding makes of it, wherever it is trained. On a GPU a
+step is recorded once and replayed (a CUDA graph): its hundred small kernels take ten times as long
+to start from Python as to run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from clusterer.heads.network import Network
+from clusterer.heads.pairs import Pairs
+from shoal.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEAST_STEPS = 300
+"""Steps of a training at least: 30 epochs of a thousand pictures are too few to converge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a head is trained. ``device`` and ``amp`` say where; the rest, what comes of it.
+
+    Attributes:
+        clusters: K.
+        objective: ``scp`` or ``temi``.
+        epochs: Passes over the pictures; more, where these are so few that they would not make
+            ``least_steps`` steps.
+        batch: Pairs of a step.
+        learning_rate: Of Adam, at the start.
+        schedule: Of the rate: ``cosine``, down to 0, or ``constant``.
+        seed: Of the weights and the pairs.
+        options: The objective's own, as JSON.
+        amp: Half precision (bfloat16) in the matrix products.
+    """
+
+    clusters: int
+    objective: str = "scp"
+    epochs: int = 30
+    least_steps: int = LEAST_STEPS
+    batch: int = 512
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    seed: int = 0
+    options: Mapping[str, Any] | None = None
+    device: str = "cpu"
+    amp: bool = False
+
+
+class Objective(Protocol):
+    """What is trained, and by which loss."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the numbers that ``loss`` gives."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """All of its state: weights, buffers."""
+
+    def loss(self, views: Tensor) -> tuple[Tensor, ...]:
+        """The loss to minimise, then whatever else is worth a curve: scalars.
+
+        ``views`` (2B, D): the first of B pairs, then the second. Nothing in it, nor in ``stepped``,
+        may wait for the GPU, or take another way in another step: it is run once and recorded.
+        """
+
+    def stepped(self) -> None:
+        """Called after each step of the optimiser."""
+
+    def network(self) -> Network:
+        """The head as it is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A head, and the mean of each term over the steps of each epoch, (epochs, terms)."""
+
+    network: Network
+    curve: tuple[tuple[float, ...], ...]
+    terms: tuple[str, ...]
+
+
+Progress = Callable[[int, int], None]
+"""Called with the epochs that are done, and all of them."""
+
+
+def train(
+    pairs: Pairs,
+    objective: Objective,
+    training: Training,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress = lambda _done, _all: None,
+) -> Trained:
+    """Trains ``objective`` on ``pairs``.
+
+    Args:
+        pairs: the pictures' vectors and which of them belong together.
+        objective: freshly made, by the training's seed.
+        training: how.
+        checkpoint: where the state after each epoch is kept; if it is there, training goes on
+            from it.
+        progress: called after each epoch; what it raises passes on.
+
+    Raises:
+        InvalidArgument: the checkpoint is of another training.
+    """
+    device = torch.device(training.device)
+    vectors = torch.from_numpy(np.ascontiguousarray(pairs.vectors)).to(device)
+    module = objective.module.to(device)
+    weights = [each for each in module.parameters() if each.requires_grad]
+    adam = torch.optim.Adam(weights, lr=training.learning_rate, fused=True)
+    sums = torch.zeros(len(objective.terms), device=device)
+    batch = min(training.batch, pairs.pictures)
+    steps = pairs.pictures // batch
+    epochs = max(training.epochs, math.ceil(training.least_steps / steps))
+    saved = _Checkpoint(checkpoint, pairs, training)
+    curve = saved.load(module, adam)
+    module.train()
+
+    def step(rows: Tensor) -> None:
+        """One step on the pairs whose ``rows`` (2B,) these are."""
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
+            loss = objective.loss(vectors[rows])
+        adam.zero_grad(set_to_none=True)
+        loss[0].backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        objective.stepped()
+        sums.add_(torch.stack([each.detach() for each in loss]))
+
+    take = _Replayed(step, adam, 2 * batch) if device.type == "cuda" else _Plain(step, adam)
+    for epoch in range(len(curve), epochs):
+        drawn = np.stack(pairs.epoch(training.seed, epoch))[:, : steps * batch]  # (2, N')
+        rows = torch.from_numpy(drawn).to(device).reshape(2, steps, batch).transpose(0, 1)
+        sums.zero_()
+        for number in range(steps):
+            rate = scheduled_rate(training, epoch * steps + number, epochs * steps)
+            take(rows[number].reshape(-1), rate)
+        curve.append(tuple((sums / steps).tolist()))
+        saved.save(module, adam, curve)
+        progress(len(curve), epochs)
+    module.eval()
+    return Trained(objective.network(), tuple(curve), objective.terms)
+
+
+def scheduled_rate(training: Training, step: int, steps: int) -> float:
+    """The learning rate of ``step`` of ``steps``; by a cosine, 0 after the last."""
+    if training.schedule == "constant":
+        return training.learning_rate
+    return training.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def fingerprint(pairs: Pairs, training: Training) -> str:
+    """What a checkpoint must be of: the same data and the same training, wherever it runs."""
+    said = asdict(training)
+    del said["device"]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(pairs.vectors).data)
+    if pairs.neighbours is not None:
+        digest.update(np.ascontiguousarray(pairs.neighbours).data)
+    return digest.hexdigest()
+
+
+Step = Callable[["Tensor"], None]
+"""One step of the training, on the pairs with these rows (2B,)."""
+
+
+class _Plain:
+    """A step as it is written."""
+
+    def __init__(self, step: Step, adam: torch.optim.Optimizer) -> None:
+        self._step, self._adam = step, adam
+        for group in adam.param_groups:  # a checkpoint may be from a GPU
+            group["capturable"] = False
+
+    def __call__(self, rows: Tensor, rate: float) -> None:
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        self._step(rows)
+
+
+class _Replayed:
+    """A step as a CUDA graph: the first few are taken as written, the next is recorded.
+
+    As PyTorch's notes on CUDA graphs have it: libraries and the optimiser's state are made by steps
+    on a side stream; then all that changes is in tensors of fixed places.
+    """
+
+    WARM = 3
+
+    def __init__(self, step: Step, adam: torch.optim.Optimizer, width: int) -> None:
+        device = adam.param_groups[0]["params"][0].device
+        self._step = step
+        self._rows = torch.zeros(width, dtype=torch.int64, device=device)
+        self._rate = torch.zeros((), device=device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._taken = 0
+        for group in adam.param_groups:  # a checkpoint may be from a CPU
+            group["capturable"], group["lr"] = True, self._rate
+
+    def __call__(self, rows: Tensor, rate: float) -> None:
+        self._rows.copy_(rows)
+        self._rate.fill_(rate)
+        if self._taken < self.WARM:
+            self._taken += 1
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                self._step(self._rows)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._step(self._rows)
+        self._graph.replay()
+
+
+class _Checkpoint:
+    """The state after an epoch, in a file that is replaced as a whole."""
+
+    def __init__(self, path: Path | None, pairs: Pairs, training: Training) -> None:
+        self._path = path
+        self._of = "" if path is None else fingerprint(pairs, training)
+
+    def load(self, module: torch.nn.Module, adam: torch.optim.Optimizer) -> list[tuple[float, ...]]:
+        """Puts the saved state, if there is one, into both; returns the curve so far."""
+        if self._path is None or not self._path.exists():
+            return []
+        # Wherever it was written: Adam moves its part to where the weights are by itself.
+        state = torch.load(self._path, map_location="cpu", weights_only=True)
+        if state["of"] != self._of:
+            msg = f"checkpoint {self._path}: expected one of this training, got one of another"
+            raise InvalidArgument(msg, file=str(self._path))
+        module.load_state_dict(state["module"])
+        adam.load_state_dict(state["adam"])
+        return [tuple(row) for row in state["curve"]]
+
+    def save(
+        self,
+        module: torch.nn.Module,
+        adam: torch.optim.Optimizer,
+        curve: list[tuple[float, ...]],
+    ) -> None:
+        if self._path is None:
+            return
+        state = {
+            "of": self._of,
+            "module": module.state_dict(),
+            "adam": adam.state_dict(),
+            "curve": [list(row) for row in curve],
+        }
+        part = self._path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self._path)

@@ -1,0 +1,212 @@
+"""SCP: a small head on frozen features, and the losses that train it without labels.
+
+"Keep it Light! Simplifying Image Clustering via Text-Free Adapters" (arXiv 2502.04226): two views
+of a picture must get the same cluster, confidently, and all clusters must be used. Torch lives
+here, in ``temi`` and in ``scp_train``; what serves a trained head is ``network``.
+
+Shapes: B pairs, D components of a vector, K clusters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from clusterer.heads.network import Branch, Layer, Network
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EPSILON = 1e-9
+"""Below this a probability counts as this: -log of it is 20.7, and has no gradient."""
+
+_LEAST_DEVIATION = 0.1
+"""Of a component that is scaled to 1, as a share of the mean one. One that hardly varies in the
+sample would otherwise be magnified until it decides alone, should it vary in what comes later."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScpOptions:
+    """What is the objective's own.
+
+    Attributes:
+        alpha: Weight of the entropy: larger, more balanced clusters. 5 does for most; 10 from 100
+            clusters on; 2 where clusters are known to be of very unequal size.
+        width: Units of each hidden layer; the paper's width is not in the copy at hand.
+        layers: Linear layers; the paper's five.
+    """
+
+    alpha: float = 5.0
+    width: int = 512
+    layers: int = 5
+
+
+class ScpHead(nn.Module):
+    """Vectors (B, D) to logits (B, K): standardise, then linear, batch norm, ReLU; linear at last.
+
+    Without standardisation or batch norm unit vectors, whose components are all near
+    1 / sqrt(D), do not train at the usual rates.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, vectors: Tensor, clusters: int, options: ScpOptions) -> None:
+        """Random weights by torch's default generator; standardised by ``vectors`` (N, D)."""
+        super().__init__()
+        self.register_buffer("mean", vectors.mean(dim=0))
+        deviations = vectors.std(dim=0)
+        least = (_LEAST_DEVIATION * deviations.mean()).clamp_min(EPSILON)
+        self.register_buffer("scale", 1 / deviations.clamp_min(least))
+        widths = [vectors.shape[1], *[options.width] * (options.layers - 1)]
+        self.hidden = nn.Sequential()
+        for before, after in itertools.pairwise(widths):
+            self.hidden.append(nn.Linear(before, after, bias=False))  # batch norm has one
+            self.hidden.append(nn.BatchNorm1d(after))
+            self.hidden.append(nn.ReLU())
+        self.last = nn.Linear(widths[-1], clusters)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """The logits (B, K) of ``vectors`` (B, D)."""
+        logits: Tensor = self.last(self.hidden((vectors - self.mean) * self.scale))
+        return logits
+
+    def blocks(self) -> list[tuple[nn.Linear, nn.BatchNorm1d]]:
+        """The hidden layers."""
+        modules = list(self.hidden)
+        found: list[tuple[nn.Linear, nn.BatchNorm1d]] = []
+        for linear, norm in zip(modules[::3], modules[1::3], strict=True):
+            assert isinstance(linear, nn.Linear)  # noqa: S101 - for the type checker
+            assert isinstance(norm, nn.BatchNorm1d)  # noqa: S101
+            found.append((linear, norm))
+        return found
+
+
+class Scp:
+    """The objective (``scp_train.Objective``)."""
+
+    terms = ("total", "cross_entropy", "consistency", "entropy")
+
+    def __init__(self, vectors: Tensor, clusters: int, options: ScpOptions, *, seed: int) -> None:
+        """A new head for ``vectors`` (N, D) with weights by ``seed``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.module = ScpHead(vectors, clusters, options)
+        self._alpha = options.alpha
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, branch: Branch, vectors: Tensor, alpha: float) -> Self:
+        """A trained head again as one that trains: for ``vectors`` (N, D) it gives what it gave.
+
+        Batch norm was folded into the layers; it is made anew with the statistics of ``vectors``,
+        and weights that undo it.
+        """
+        *hidden, last = branch.layers
+        width, clusters = last.weight.shape
+        options = ScpOptions(alpha, width, len(branch.layers))
+        made = cls(vectors, clusters, options, seed=0)
+        head = made.module
+        head.mean.copy_(torch.from_numpy(branch.mean))
+        x = (vectors - head.mean) * head.scale
+        for number, (layer, (linear, norm)) in enumerate(zip(hidden, head.blocks(), strict=True)):
+            weight, bias = torch.from_numpy(layer.weight), torch.from_numpy(layer.bias)
+            linear.weight.copy_((weight if number else weight / head.scale[:, None]).T)
+            x = linear(x)
+            mean, variance = x.mean(dim=0), x.var(dim=0)
+            norm.load_state_dict(
+                {
+                    "weight": (variance + norm.eps).sqrt(),
+                    "bias": bias + mean,
+                    "running_mean": mean,
+                    "running_var": variance,
+                    "num_batches_tracked": torch.tensor(0),
+                }
+            )
+            x = (x + bias).relu()
+        head.last.weight.copy_(torch.from_numpy(last.weight).T)
+        head.last.bias.copy_(torch.from_numpy(last.bias))
+        return made
+
+    def loss(self, views: Tensor) -> Losses:
+        """The losses of B pairs, (2B, D): both views go through the head as one batch."""
+        ya, yb = self.module(views).float().softmax(dim=1).chunk(2)  # each (B, K)
+        return losses(ya, yb, self._alpha)
+
+    def stepped(self) -> None:
+        """Nothing more to do."""
+
+    def network(self) -> Network:
+        """The head with batch norm and standardisation inside its linear layers."""
+        folded = [_folded(linear, norm) for linear, norm in self.module.blocks()]
+        first = folded[0]
+        folded[0] = Layer(numbers(self.module.scale)[:, None] * first.weight, first.bias)
+        last = Layer(numbers(self.module.last.weight.T), numbers(self.module.last.bias))
+        return Network((Branch(numbers(self.module.mean), unit=False, layers=(*folded, last)),))
+
+
+def _folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> Layer:
+    """``linear`` and then ``norm`` with its running statistics, as one layer."""
+    assert norm.running_mean is not None  # noqa: S101 - for the type checker
+    assert norm.running_var is not None  # noqa: S101
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return Layer(numbers(linear.weight.T * gain), numbers(norm.bias - norm.running_mean * gain))
+
+
+def numbers(tensor: Tensor) -> npt.NDArray[np.float32]:
+    """``tensor`` as an array of its own."""
+    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+
+
+class Losses(NamedTuple):
+    """The loss of a batch and its three terms, scalars."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    consistency: Tensor
+    entropy: Tensor
+
+
+def losses(ya: Tensor, yb: Tensor, alpha: float) -> Losses:
+    """SCP's loss of assignments ``ya``, ``yb`` (B, K) of the two views; rows sum to 1.
+
+    L = L_e + L_con - alpha H (equation 6).
+    """
+    cross, agree, spread = cross_entropy(ya, yb), consistency(ya, yb), entropy(ya, yb)
+    return Losses(cross + agree - alpha * spread, cross, agree, spread)  # (6)
+
+
+def cross_entropy(ya: Tensor, yb: Tensor) -> Tensor:
+    """L_e = -1/B sum_i sum_k ya_ik log yb_ik, the mean over both orders (equation 3).
+
+    Least when both views are sure of one and the same cluster.
+    """
+    both = ya * yb.clamp_min(EPSILON).log() + yb * ya.clamp_min(EPSILON).log()  # (B, K)
+    return -both.sum(dim=1).mean() / 2  # (3)
+
+
+def consistency(ya: Tensor, yb: Tensor) -> Tensor:
+    """L_con = -1/B sum_i log(ya_i . yb_i): the chance that both views draw one cluster (4).
+
+    As in TAC (Li et al., ICML 2024), which the paper follows.
+    """
+    return -(ya * yb).sum(dim=1).clamp_min(EPSILON).log().mean()  # (4): of (B,) to a scalar
+
+
+def entropy(ya: Tensor, yb: Tensor) -> Tensor:
+    """H(mean_i ya_i) + H(mean_i yb_i), 0 to 2 log K: all clusters are used (equation 5).
+
+    The sum of both views, not their mean: near the uniform assignment, where training begins, the
+    other two terms win over alpha H unless alpha is above 1.5 with the sum (3 with the mean).
+    """
+    return sum((_entropy(y.mean(dim=0)) for y in (ya, yb)), ya.new_zeros(()))  # (5): of (K,) each
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    return -(shares * shares.clamp_min(EPSILON).log()).sum()

@@ -1,0 +1,138 @@
+"""The vectors of augmented views, made once and kept in a file that a later training goes on with.
+
+Whoever trains says how a picture is read and how views become vectors; in service both are calls
+(``shoal train``). Knows neither gRPC nor an encoder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from clusterer.heads.augment import open_picture, random_view, to_file
+from shoal.errors import InvalidArgument
+from shoal.vectors import Vectors
+
+_LOG = logging.getLogger(__name__)
+
+MOST_BYTES: Final = 8 * 1024**3
+"""Of a cache, and of all caches in one directory: 2 million views of 1024 components."""
+_CHUNK: Final = 32
+"""Pictures between two moments at which what is done is noted."""
+
+Read = Callable[[int], bytes]
+"""The file of a picture, by its row; ShoalError or OSError if it cannot be had."""
+Embed = Callable[[Sequence[bytes]], Sequence[npt.NDArray[np.float32] | None]]
+"""Files to vectors (D,), None for one that failed."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """``vectors`` float32 (V, N, D), and ``there`` bool (N,): pictures all of whose views exist."""
+
+    vectors: npt.NDArray[np.float32]
+    there: npt.NDArray[np.bool_]
+
+
+class ViewCache:
+    """V views of each of N pictures, in ``views.npy`` of a directory, and which are done."""
+
+    def __init__(self, directory: Path, *, views: int, pictures: int, dim: int) -> None:
+        """Open or make the cache.
+
+        Raises:
+            InvalidArgument: it would be larger than MOST_BYTES, or is of another shape.
+        """
+        size = 4 * views * pictures * dim
+        if size > MOST_BYTES:
+            msg = (
+                f"views: expected a cache of at most {MOST_BYTES >> 30} GiB, got {size >> 30} GiB: "
+                f"{views} views of {pictures} pictures, {dim}-d"
+            )
+            raise InvalidArgument(msg, field="views")
+        directory.mkdir(parents=True, exist_ok=True)
+        os.utime(directory)
+        shape = (views, pictures, dim)
+        self._vectors = _mapped(directory / "views.npy", np.dtype(np.float32), shape)
+        # Per picture: 0 not yet, 1 done, 2 could not be read.
+        self._done = _mapped(directory / "done.npy", np.dtype(np.uint8), (pictures,))
+
+    def fill(self, read: Read, embed: Embed, *, seed: int, progress: Progress) -> Views:
+        """Makes what is missing. A picture's views depend on ``seed`` and its row only."""
+        # Also what could not be had last time: it may be there now, or be looked for elsewhere.
+        missing = np.flatnonzero(self._done != 1)
+        progress(len(self._done) - len(missing), len(self._done))
+        for at in range(0, len(missing), _CHUNK):
+            self._fill(missing[at : at + _CHUNK], read, embed, seed)
+            progress(len(self._done) - len(missing) + at + _CHUNK, len(self._done))
+        return Views(self._vectors, self._done == 1)
+
+    def _fill(self, rows: npt.NDArray[np.int64], read: Read, embed: Embed, seed: int) -> None:
+        count = len(self._vectors)
+        files: list[bytes] = []
+        state = np.full(len(rows), 2, np.uint8)
+        readable: list[int] = []
+        for place, row in enumerate(rows.tolist()):
+            try:
+                picture = open_picture(read(row))
+            except Exception as exc:  # noqa: BLE001 - decoders raise anything for a damaged file
+                _LOG.debug("picture %d: %s", row, exc)
+                continue  # counted: it is left out of the training
+            rng = np.random.default_rng((seed, row))
+            files += [to_file(random_view(picture, rng)) for _ in range(count)]
+            readable.append(place)
+        found = embed(files) if files else ()
+        for number, place in enumerate(readable):
+            vectors = found[number * count : (number + 1) * count]
+            if all(each is not None for each in vectors):
+                self._vectors[:, rows[place]] = np.stack([v for v in vectors if v is not None])
+                state[place] = 1
+        self._vectors.flush()  # before it is noted as done
+        self._done[rows] = state
+        self._done.flush()
+
+
+def _mapped(file: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.memmap:
+    """The array in ``file``, made with zeros if it is not there."""
+    if not file.exists():
+        part = file.with_suffix(".part")
+        np.lib.format.open_memmap(part, "w+", dtype, shape).flush()
+        part.replace(file)
+    found = np.lib.format.open_memmap(file, "r+")
+    if found.shape != shape or found.dtype != dtype:
+        msg = f"{file}: expected views of shape {shape}, got {found.shape}"
+        raise InvalidArgument(msg, field="views")
+    return found
+
+
+def drop_oldest(caches: Sequence[Path], *, most: int = MOST_BYTES) -> None:
+    """Removes what was used longest ago of these directories of caches, until the rest fit.
+
+    A collection that lives has another sample, and another cache, whenever a head is trained.
+    """
+    found = [(path.stat().st_mtime, path) for path in caches if path.is_dir()]
+    total = 0
+    for _, path in sorted(found, reverse=True):
+        total += sum(file.stat().st_size for file in path.iterdir())
+        if total > most:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def with_views(vectors: Vectors, views: Views) -> tuple[Vectors, npt.NDArray[np.int64]]:
+    """The pictures that have all views: float32 ((V + 1) * M, D), and their rows (M,).
+
+    As ``Pairs`` has it: view 0 is the picture as it is.
+    """
+    rows = np.flatnonzero(views.there)
+    first = vectors[rows][None]
+    every = np.concatenate([first, views.vectors[:, rows]])
+    return np.ascontiguousarray(every.reshape(-1, vectors.shape[1])), rows

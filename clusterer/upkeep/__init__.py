@@ -1,0 +1,1 @@
+"""What the clusterer does without being asked: schedules, drift, new points."""

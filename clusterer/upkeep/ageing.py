@@ -1,0 +1,58 @@
+"""The drift of a clustering, measured in the store, and as metrics. Blocking."""
+
+from __future__ import annotations
+
+from prometheus_client import Gauge
+
+from clusterer.upkeep.drift import Baseline, Drift, compare
+from shoal.errors import NotFound
+from shoal.store.clusterings import Clusterings, State
+from shoal.store.gateway import Store
+from shoal.vectors import NOISE
+
+_LABELS = ("collection", "clustering")
+_DUE = Gauge("shoal_clusterer_recluster_due", "1 when reclustering is due.", _LABELS)
+_NEWCOMERS = Gauge("shoal_clusterer_drift_newcomers", "Points since the run.", _LABELS)
+_NOISE = Gauge("shoal_clusterer_drift_noise_share", "Share of noise among them.", _LABELS)
+_CONFIDENCE = Gauge("shoal_clusterer_drift_confidence", "Mean confidence of the rest.", _LABELS)
+_PSI = Gauge("shoal_clusterer_drift_psi", "Stability index of their clusters.", _LABELS)
+
+
+def measure(store: Store, collection: str, state: State) -> Drift:
+    """How the clustering in ``state``, which has an active run, has aged.
+
+    Raises:
+        NotFound: the run's clusters are lost.
+    """
+    sizes = Clusterings(store, collection).sizes(state.clustering, state.active_run)
+    if state.run_noise:
+        sizes[NOISE] = state.run_noise
+    now = {int(c): n for c, n in store.facet(collection, state.active_field).items()}
+    clustered = state.newcomers_clustered
+    return compare(
+        Baseline(sizes, state.run_confidence),
+        now,
+        confidence=state.newcomers_confidence / clustered if clustered else None,
+    )
+
+
+def export(store: Store) -> None:
+    """Sets the metrics of every clustering that has an active run, and of no other."""
+    for gauge in (_DUE, _NEWCOMERS, _NOISE, _CONFIDENCE, _PSI):
+        gauge.clear()
+    for collection in store.collections():
+        clusterings = Clusterings(store, collection.name)
+        for name in collection.clusterings:
+            state = clusterings.state(name)
+            if not state.active_run:
+                continue
+            try:
+                drift = measure(store, collection.name, state)
+            except NotFound:  # a run went live meanwhile
+                continue
+            labels = (collection.name, name)
+            _DUE.labels(*labels).set(drift.due)
+            _NEWCOMERS.labels(*labels).set(drift.newcomers)
+            _NOISE.labels(*labels).set(drift.noise_share)
+            _CONFIDENCE.labels(*labels).set(drift.confidence)
+            _PSI.labels(*labels).set(drift.psi)

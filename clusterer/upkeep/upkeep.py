@@ -1,0 +1,89 @@
+"""What the clusterer does without being asked: new points, schedules, drift. Blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+
+from prometheus_client import Counter, Gauge
+
+from clusterer.config import ClustererConfig
+from clusterer.runs.newcomers import Newcomers
+from clusterer.runs.runner import Runner
+from clusterer.upkeep import ageing
+from clusterer.upkeep.drift import Drift
+from clusterer.upkeep.scheduler import Scheduler
+from shoal.errors import NotFound, ShoalError
+from shoal.store.clusterings import Clusterings
+from shoal.store.gateway import Store
+from shoal.v1 import clusterer_pb2 as pb
+
+_ASSIGNED = Counter("shoal_clusterer_newcomers", "Points assigned between runs.")
+_LAST_LOOK = Gauge("shoal_clusterer_last_look_seconds", "When new points were last looked for.")
+
+
+class Upkeep:
+    """One look at everything, for whoever calls it again and again.
+
+    ``start`` begins a run; ``check`` is called often and raises when it is time to stop.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        store: Store,
+        config: ClustererConfig,
+        *,
+        start: Callable[[pb.CreateRunRequest], pb.Run],
+        check: Callable[[], None],
+    ) -> None:
+        self._runner = runner
+        self._store = store
+        self._config = config
+        self._check = check
+        self._newcomers: dict[tuple[str, str], Newcomers] = {}
+        self._scheduler = Scheduler(store, start, self._drift)
+        self._measured_at = -math.inf
+
+    def assign_newcomers(self) -> None:
+        """Looks once in every clustering; the first failure is raised when all were looked at."""
+        failures = list[ShoalError]()
+        for collection in self._store.collections():
+            for clustering in collection.clusterings:
+                try:
+                    _ASSIGNED.inc(self._assign_in(collection.name, clustering))
+                except ShoalError as exc:
+                    failures.append(exc)
+        if failures:
+            raise failures[0]
+        _LAST_LOOK.set_to_current_time()
+
+    def keep_schedules(self) -> None:
+        """Starts the scheduled runs that are due, and measures drift now and then."""
+        self._scheduler.tick(time.time())
+        if time.monotonic() - self._measured_at >= self._config.drift_interval_s:
+            self._measured_at = time.monotonic()
+            ageing.export(self._store)
+
+    def _assign_in(self, collection: str, clustering: str) -> int:
+        lock = self._runner.cutover_lock(collection, clustering)
+        if not lock.acquire(blocking=False):
+            return 0  # a cutover is under way, and looks itself
+        try:
+            key = (collection, clustering)
+            if key not in self._newcomers:
+                self._newcomers[key] = Newcomers(self._store, collection, clustering)
+            return self._newcomers[key].assign(
+                block_size=self._config.block_size, check=self._check
+            )
+        finally:
+            lock.release()
+
+    def _drift(self, collection: str, clustering: str) -> Drift | None:
+        state = Clusterings(self._store, collection).state(clustering)
+        if state.active_run:
+            with contextlib.suppress(NotFound):  # then there is nothing to compare with
+                return ageing.measure(self._store, collection, state)
+        return None

@@ -1,0 +1,1 @@
+"""Encoder artefacts, and what runs them: images and texts to vectors."""

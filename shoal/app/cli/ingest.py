@@ -1,0 +1,289 @@
+"""``shoal ingest``: stores images, and reports what became of each."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Never
+
+import click
+from tqdm import tqdm
+
+from shoal.app.cli.command import Command
+from shoal.app.cli.options.spark import SparkChoice, refuse_given, spark_options
+from shoal.app.cli.options.target import Target, json_option, option, target_options
+from shoal.app.cli.printing.output import print_json, talk
+from shoal.app.cli.root import DomainError, Interrupted, one_line
+from shoal.app.jobs.backfill import Backfill, Done, Embedding, embedding_options, ingest_in_spark
+from shoal.client import WINDOW, IngestOutcome, IngestStatus, Json
+from shoal.errors import ShoalError, TransientError
+from shoal.sources import Keys, SourceConfig, check_paths, count_items, open_stdin, read_items
+
+_COMPARISONS = "<>!~"
+"""At the end of a name, in year>=2000, these are meant for a comparison."""
+RESUME = "run the same command again to resume"
+RETRY = "run the same command again to retry"
+MAX_REPORTED = 1000
+"""Failures that ``--json`` repeats one by one; all of them are on stderr, and counted."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What has become of the items so far."""
+
+    counts: Counter[IngestStatus] = field(default_factory=Counter)
+    errors: list[dict[str, str]] = field(default_factory=list)
+    retryable: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def acknowledged(self) -> int:
+        """Items that the server has safely."""
+        return self.counts.total() - self.counts[IngestStatus.FAILED]
+
+    @property
+    def failed(self) -> int:
+        """Items that were refused or could not be read."""
+        return self.counts[IngestStatus.FAILED]
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.monotonic() - self.started
+
+    def add(self, outcome: IngestOutcome) -> None:
+        """Count ``outcome``."""
+        self.counts[outcome.status] += 1
+        self.retryable += outcome.failure is not None and outcome.failure.retryable
+        self.note(outcome)
+
+    def note(self, outcome: IngestOutcome) -> None:
+        """Keep what ``--json`` says of a failure."""
+        if outcome.failure is not None and len(self.errors) < MAX_REPORTED:
+            reason, message = outcome.failure.reason, outcome.failure.message
+            self.errors.append({"name": outcome.name, "reason": reason, "message": message})
+
+    def as_json(self) -> dict[str, object]:
+        """The report for programs."""
+        counts = {status.value: self.counts[status] for status in IngestStatus}
+        return {**counts, "seconds": round(self.seconds, 3), "errors": self.errors}
+
+    def __str__(self) -> str:
+        """The report in one line."""
+        parts = ", ".join(f"{status} {self.counts[status]:,}" for status in IngestStatus)
+        rate = self.counts.total() / max(self.seconds, 1e-9)
+        return f"{parts} in {self.seconds:.1f} s ({rate:,.0f} images/s)"
+
+
+def parse_fields(
+    _ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Json]:
+    """``NAME=VALUE`` pairs as an object; a value that is JSON is read as JSON."""
+    fields: dict[str, Json] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            message = f"expected NAME=VALUE, got {text!r}"
+            raise click.BadParameter(message)
+        if name[-1] in _COMPARISONS or value[:1] == "=":
+            message = f"expected NAME=VALUE, which is all that there is, got {text!r}"
+            raise click.BadParameter(message)
+        try:
+            fields[name] = json.loads(value)
+        except json.JSONDecodeError:
+            fields[name] = value
+    return fields
+
+
+@click.command(cls=Command)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@option("--source", default="", metavar="NAME", help="A name for the batch, camera or feed.")
+@option(
+    "--keys",
+    type=click.Choice(["uri", "name", "content"]),
+    default="uri",
+    help="What makes an image itself: its place, its name under PATH, or its bytes.",
+)
+@option(
+    "--field",
+    "fields",
+    multiple=True,
+    callback=parse_fields,
+    metavar="NAME=VALUE",
+    help="A field to store with every image; repeatable. JSON values are read as JSON.",
+)
+@option(
+    "--with-encoder",
+    "encoders",
+    multiple=True,
+    metavar="NAME",
+    help="An encoder that fills the collection; repeatable, each into the vector of its name, from "
+    "one decode. Default: the server's first for a new collection, else those that it has.",
+)
+@option(
+    "--window",
+    type=click.IntRange(1, 10_000),
+    default=WINDOW,
+    help="Images in flight.",
+)
+@option(
+    "--streams",
+    type=click.IntRange(1, 256),
+    default=1,
+    help="Connections that share those: for an embedder of several processes, a few for each.",
+)
+@option(
+    "--progress/--no-progress",
+    default=None,
+    show_default=False,
+    help="Show a progress bar. Default: on a terminal.",
+)
+@embedding_options
+@spark_options
+@json_option
+@target_options
+def ingest(
+    *,
+    paths: tuple[str, ...],
+    source: str,
+    keys: Keys,
+    fields: dict[str, Json],
+    encoders: tuple[str, ...],
+    window: int,
+    streams: int,
+    progress: bool | None,
+    as_json: bool,
+    target: Target,
+    spark: SparkChoice | None,
+    embedding: Embedding,
+) -> None:
+    """Store images: files, directories, tars, manifests.
+
+    PATH is an image, a directory (searched for images), a tar (.tar, .tar.gz, ...), a JSONL
+    manifest with lines {"path" or "uri", "key", "source", "payload"}, - for a manifest on stdin,
+    or a URI that the server is allowed to read (https://..., s3://...). Running it again changes
+    nothing and resumes what was interrupted. Images that cannot be stored are named on stderr,
+    and the exit status is then 1; the others are stored.
+
+    Example:
+      shoal ingest photos/ holiday.tar --source holiday --field year=2024
+      shoal ingest images.jsonl --engine spark --store-url http://qdrant:6333
+    """
+    check_paths(paths)
+    _check_fields(fields)
+    if spark is not None:
+        config = SourceConfig(keys=keys, source=source, payload=fields)
+        backfill = Backfill(spark.store, target.collection, encoders, embedding, config)
+        shown = sys.stderr.isatty() if progress is None else progress
+        _finish(_in_spark(spark, paths, backfill, shown=shown), paths, as_json=as_json)
+        return
+    refuse_given("artefacts", "hosts", "prefixes")
+    with target.connect() as client:
+        limit = client.info().max_image_bytes or None
+        config = SourceConfig(keys=keys, source=source, payload=fields, max_bytes=limit)
+        shown = sys.stderr.isatty() if progress is None else progress
+        items = read_items(paths, config, stdin=open_stdin())
+        report = Report()
+        with tqdm(
+            total=count_items(paths) if shown else None,
+            disable=not shown,
+            unit=" images",
+            file=sys.stderr,
+        ) as bar:
+            outcomes = client.ingest(
+                items,
+                collection=target.collection,
+                encoders=encoders,
+                window=window,
+                streams=streams,
+            )
+            try:
+                follow(outcomes, report, bar)
+            except (ShoalError, KeyboardInterrupt) as exc:
+                bar.close()
+                if as_json:
+                    print_json(report.as_json())
+                raise _stopped(exc, report) from exc
+    _finish(report, paths, as_json=as_json)
+
+
+def _in_spark(
+    spark: SparkChoice, paths: tuple[str, ...], backfill: Backfill, *, shown: bool
+) -> Report:
+    """What became of the images that Spark's tasks stored; names the failed ones on stderr."""
+    report = Report()
+    with tqdm(disable=not shown, unit=" tasks", file=sys.stderr) as bar:
+
+        def update(done: int, of: int) -> None:
+            bar.total, bar.n = of or None, done
+            bar.refresh()
+
+        tasks = ingest_in_spark(spark, paths, backfill, on_progress=update)
+    for task in tasks:
+        _add(report, task)
+    return report
+
+
+def _add(report: Report, task: Done) -> None:
+    report.counts.update(task.counts)
+    report.retryable += task.retryable
+    for outcome in task.failures:
+        report.note(outcome)
+        click.echo(one_line(_described(outcome)), err=True)
+
+
+def _finish(report: Report, paths: tuple[str, ...], *, as_json: bool) -> None:
+    """Prints the report; exits 1 if anything failed."""
+    if not report.counts:
+        talk(f"shoal: no images in {', '.join(paths)}")
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(str(report))
+    if report.retryable:
+        talk(f"shoal: {report.retryable:,} of the failures may be temporary; {RETRY}")
+    if report.failed:
+        sys.exit(1)
+
+
+def _check_fields(fields: dict[str, Json]) -> None:
+    """Refuses once, before anything is sent, the fields that would be refused of every image."""
+    from shoal.client.wire_ingest import to_struct
+    from shoal.store.model import RESERVED_FIELDS
+
+    for name in fields:
+        if name in RESERVED_FIELDS or "." in name or '"' in name:
+            reserved = ", ".join(sorted(RESERVED_FIELDS))
+            message = f'--field {name}: expected a name without . and ", and none of {reserved}'
+            raise click.UsageError(message)
+    to_struct(fields)
+
+
+def follow(outcomes: Iterable[IngestOutcome], report: Report, bar: tqdm[Never]) -> None:
+    """Count every outcome; name the failed ones on stderr."""
+    for outcome in outcomes:
+        report.add(outcome)
+        bar.update()
+        if outcome.failure is not None:
+            with bar.external_write_mode(file=sys.stderr):
+                click.echo(one_line(_described(outcome)), err=True)
+
+
+def _described(outcome: IngestOutcome) -> str:
+    """A failed outcome in one line."""
+    failure = outcome.failure
+    return f"{outcome.name}: {failure.reason}: {failure.message}" if failure else outcome.name
+
+
+def _stopped(error: BaseException, report: Report) -> click.ClickException:
+    """What to say when the stream ended before the items did."""
+    so_far = f"{report.acknowledged:,} images are stored"
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"interrupted: {so_far}; {RESUME}")
+    message = error.message if isinstance(error, ShoalError) else str(error)
+    helps = isinstance(error, TransientError)  # anything else would only happen again
+    return DomainError(f"{message} ({so_far}; {RESUME})" if helps else f"{message} ({so_far})")

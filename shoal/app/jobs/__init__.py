@@ -1,0 +1,1 @@
+"""Work that a command does itself, over the services: trainings, backfills, Spark runs."""

@@ -1,0 +1,251 @@
+"""``shoal ingest --engine spark``: a backfill, each task with an embedder of its own."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from shoal.app.cli.options.spark import SparkChoice, interrupts_noted
+from shoal.app.cli.options.target import Decorator, decorate, option
+from shoal.app.cli.root import Interrupted
+from shoal.client import IngestItem, IngestOutcome, IngestStatus
+from shoal.sources import SourceConfig
+from shoal.sources.items import Found
+from shoal.sources.parts import Part, read_part, split
+
+if TYPE_CHECKING:
+    from embedder.config import EmbedderConfig
+    from shoal.spark import SparkCluster
+    from shoal.store import StoreConfig
+    from shoal.v1 import embedder_pb2 as pb
+
+_TASKS_PER_CORE: Final = 8
+"""So that no core is idle for long at the end; each task opens the encoder, about a second."""
+_FILE_PARTS_A_TASK: Final = 100
+"""25,600 files, or 100 URIs that were named one by one."""
+_MOST_REPORTED: Final = 1000
+"""Failures that a task names; it counts all."""
+Progress = Callable[[int, int], object]
+
+_MESSAGE_BYTES: Final = 2**31 - 1
+"""A request is not sent anywhere: nothing but the image's own limit holds."""
+
+_OPTIONS: tuple[Decorator, ...] = (
+    option(
+        "--encoder",
+        "artefacts",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="DIR",
+        help="With --engine spark: encoder artefact, which is sent to the executors; repeatable. "
+        "Default: the one that ships with Shoal.",
+    ),
+    option(
+        "--allow-host",
+        "hosts",
+        multiple=True,
+        metavar="HOST[:PORT]",
+        help="With --engine spark: let executors read https:// URLs on HOST; repeatable.",
+    ),
+    option(
+        "--allow-objects",
+        "prefixes",
+        multiple=True,
+        metavar="URI",
+        help="With --engine spark: let executors read objects whose URI begins so; repeatable.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """With what executors embed: artefacts, and from where they may read."""
+
+    artefacts: tuple[Path, ...]
+    hosts: tuple[str, ...]
+    prefixes: tuple[str, ...]
+
+
+def embedding_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of an embedder in Spark; it gets an ``embedding``."""
+
+    @functools.wraps(function)
+    def command(
+        *,
+        artefacts: tuple[Path, ...],
+        hosts: tuple[str, ...],
+        prefixes: tuple[str, ...],
+        **rest: Any,
+    ) -> Any:
+        return function(**rest, embedding=Embedding(artefacts, hosts, prefixes))
+
+    return decorate(command, _OPTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """What all tasks are told: where to, with what, and what belongs to every image."""
+
+    store: StoreConfig
+    collection: str
+    encoders: tuple[str, ...]
+    embedding: Embedding
+    source: SourceConfig
+
+
+@dataclass(slots=True)
+class Done:
+    """What a task did: how many items became what, and those that failed."""
+
+    counts: Counter[IngestStatus] = field(default_factory=Counter)
+    failures: list[IngestOutcome] = field(default_factory=list)
+    retryable: int = 0
+
+    def add(self, outcome: IngestOutcome) -> None:
+        """Counts ``outcome``."""
+        self.counts[outcome.status] += 1
+        if outcome.failure is not None:
+            self.retryable += outcome.failure.retryable
+            if len(self.failures) < _MOST_REPORTED:
+                self.failures.append(outcome)
+
+
+def ingest_in_spark(
+    choice: SparkChoice, paths: tuple[str, ...], backfill: Backfill, *, on_progress: Progress
+) -> list[Done]:
+    """What became of the images at ``paths``, by task; ``on_progress`` gets tasks, done and all.
+
+    Raises:
+        Interrupted: by Ctrl-C or SIGTERM; what was stored stays.
+        ShoalError: the encoders or the store cannot be opened, or fail.
+    """
+    from shoal.spark import open_spark
+
+    _prove(backfill)
+    name = f"shoal ingest {backfill.collection}"
+    try:
+        with interrupts_noted() as check, open_spark(choice.spark, name=name) as cluster:
+
+            def tell(done: int, of: int) -> None:
+                check()
+                on_progress(done, of)
+
+            return ingest_on(cluster, paths, backfill, on_progress=tell)
+    except KeyboardInterrupt as exc:
+        message = "interrupted: what was stored stays; run the same command again to resume"
+        raise Interrupted(message) from exc
+
+
+def ingest_on(
+    cluster: SparkCluster, paths: tuple[str, ...], backfill: Backfill, *, on_progress: Progress
+) -> list[Done]:
+    """As ``ingest_in_spark``, on a cluster that is open."""
+    from embedder.config import EmbedderConfig
+
+    for number, directory in enumerate(backfill.embedding.artefacts):
+        cluster.add_directory(directory, _shipped_name(number))
+    limit = EmbedderConfig().limits.max_bytes
+    backfill = replace(backfill, source=replace(backfill.source, max_bytes=limit))
+    least = _TASKS_PER_CORE * cluster.parallelism
+    parts = list(split(paths, least=least))
+    count = _task_count(parts, least)
+    tasks = [found for i in range(count) if (found := parts[i::count])]
+    if not tasks:
+        return []
+    work = functools.partial(ingest_parts, backfill)
+    return cluster.map(work, tasks, check=lambda: None, progress=on_progress)
+
+
+def _task_count(parts: list[Part], least: int) -> int:
+    """Tasks that are done again in half an hour at most, however many images there are."""
+    kinds = Counter(part.kind for part in parts)
+    small = kinds["files"] + kinds["uris"] + kinds["unreadable"]
+    return max(least, len(parts) - small, -(-small // _FILE_PARTS_A_TASK))
+
+
+def _shipped_name(number: int) -> str:
+    """What an encoder's directory is called on the executors: two may have one name here."""
+    return f"encoder-{number}"
+
+
+def _prove(backfill: Backfill) -> None:
+    """Opens everything once where the command runs, so that what is wrong is said once."""
+    _ingest(backfill, backfill.embedding.artefacts, iter(()), Done())
+
+
+def ingest_parts(backfill: Backfill, parts: list[Part]) -> Done:
+    """For a task: stores the images of ``parts``."""
+    from shoal.spark.cluster import shipped
+
+    done = Done()
+    encoders = range(len(backfill.embedding.artefacts))
+    artefacts = tuple(shipped(_shipped_name(number)) for number in encoders)
+    items = itertools.chain.from_iterable(read_part(part, backfill.source) for part in parts)
+    _ingest(backfill, artefacts, items, done)
+    return done
+
+
+def _ingest(
+    backfill: Backfill, artefacts: tuple[Path, ...], items: Iterator[Found], done: Done
+) -> None:
+    from embedder.backfill import ingest_all
+    from shoal.client.wire_ingest import from_ingest_response
+    from shoal.store import open_store
+
+    names: dict[int, str] = {}
+    with open_store(backfill.store) as store:
+        answers = ingest_all(
+            _requests(backfill, items, names, done),
+            collection=backfill.collection,
+            encoders=backfill.encoders,
+            config=_embedder(backfill, artefacts),
+            store=store,
+        )
+    for answer in answers:
+        done.add(from_ingest_response(answer, name=names[answer.sequence]))
+
+
+def _embedder(backfill: Backfill, artefacts: tuple[Path, ...]) -> EmbedderConfig:
+    """One thread each: Spark gives a task one core."""
+    from embedder.config import EmbedderConfig
+    from embedder.locations import LocationsConfig
+
+    places = LocationsConfig(hosts=backfill.embedding.hosts, prefixes=backfill.embedding.prefixes)
+    return EmbedderConfig(
+        encoders=artefacts,
+        inference_workers=1,
+        decode_workers=1,
+        store_workers=1,
+        locations=places,
+    )
+
+
+def _requests(
+    backfill: Backfill, items: Iterator[Found], names: dict[int, str], done: Done
+) -> Iterator[pb.IngestRequest]:
+    """The items as the SDK would send them; those that cannot be sent are counted here."""
+    from shoal.client.values import ItemFailure
+    from shoal.client.wire_ingest import IngestTarget, to_ingest_request
+    from shoal.errors import InvalidArgument
+
+    target = IngestTarget(backfill.collection, backfill.encoders, _MESSAGE_BYTES)
+    for sequence, item in enumerate(items):
+        if not isinstance(item, IngestItem):
+            done.add(item)
+            continue
+        name = item.name or item.uri or item.key
+        try:
+            request = to_ingest_request(item, target, sequence=sequence)
+        except InvalidArgument as exc:
+            failure = ItemFailure(exc.reason, exc.message, exc.metadata)
+            done.add(IngestOutcome(name, IngestStatus.FAILED, item.key, failure=failure))
+            continue
+        names[sequence] = name
+        yield request

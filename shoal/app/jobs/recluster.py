@@ -1,0 +1,62 @@
+"""``shoal cluster --engine spark``: a reclustering run that this process drives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shoal.app.cli.options.spark import SparkChoice, interrupts_noted
+from shoal.app.cli.printing.describe import short
+from shoal.app.cli.root import Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.client import Run
+    from shoal.v1 import clusterer_pb2 as pb
+
+
+def recluster_in_spark(
+    choice: SparkChoice,
+    request: pb.CreateRunRequest,
+    *,
+    bisecting: bool,
+    on_change: Callable[[Run], object],
+) -> Run:
+    """The run that ``request`` asks for, at its end.
+
+    Raises:
+        Interrupted: by Ctrl-C or SIGTERM; the run is cancelled.
+        ShoalError: it could not begin.
+    """
+    from clusterer.config import ClustererConfig
+    from clusterer.spark import plan_task, recluster
+    from shoal.client.wire_runs import from_run
+    from shoal.spark import open_spark
+    from shoal.store import open_store
+
+    config = ClustererConfig()
+    name = f"shoal cluster {request.collection}/{request.clustering or 'default'}"
+    with interrupts_noted() as check, open_store(choice.store) as store:
+
+        def tell(message: pb.Run) -> None:
+            check()
+            on_change(from_run(message))
+
+        wanted = plan_task(request, store, config, bisecting=bisecting)
+        try:
+            with open_spark(choice.spark, name=name) as cluster:
+                check()
+                return from_run(
+                    recluster(
+                        wanted,
+                        store,
+                        cluster,
+                        store_config=choice.store,
+                        config=config,
+                        on_change=tell,
+                    )
+                )
+        except KeyboardInterrupt as exc:
+            run = short(wanted.task.run)
+            message = f"interrupted; run {run} is told to stop, the active clustering is whole"
+            raise Interrupted(message) from exc

@@ -1,0 +1,351 @@
+"""The composition roots: services, store and server put together and run.
+
+``local_server`` is all of Shoal in one process over an embedded store (``shoal up``);
+``background`` is the same in a thread (``shoal demo``, benchmarks, tests); ``serve`` is one
+service over a store of its own choice (``shoal serve``). Nothing but the command line imports
+this module, and nothing here knows of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import json
+import logging
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from shoal.errors import ConfigError
+from shoal.rpc.address import Address, parse_address
+from shoal.rpc.channel import ChannelConfig, open_aio_channel
+from shoal.rpc.server import RpcServer, ServerConfig, Service, run_until
+from shoal.rpc.signals import catch_signals
+from shoal.store import Store, StoreConfig, open_store
+from shoal.telemetry import OFF, start_metrics
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    from clusterer.config import ClustererConfig
+    from embedder.config import EmbedderConfig
+
+_log = logging.getLogger(__name__)
+
+FLUSH_S = 5.0
+"""How often the embedded store is written out: a flush of much new data holds everything up for
+100 to 200 ms, which this makes 2 to 4 percent of an ingestion and nothing of an idle server."""
+
+_END_S = 10.0
+"""What a process that has given up has to end in, beyond the grace of its calls."""
+
+_YOUNG_OBJECTS = 10_000
+"""Objects between two looks of the garbage collector."""
+
+_ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 -- read, not bound
+
+
+@dataclass(frozen=True, slots=True)
+class LocalConfig:
+    """All of Shoal in one process.
+
+    Attributes:
+        data: Directory that the process owns; the store is in ``store`` under it.
+        server: Where it listens and whom it lets in.
+        embedder: Settings of the embedder; None is the encoder that ships with Shoal, on the CPU.
+        metrics_address: ``HOST:PORT`` of the metrics endpoint, or ``off``.
+    """
+
+    data: Path
+    server: ServerConfig = field(default_factory=ServerConfig)
+    embedder: EmbedderConfig | None = None
+    metrics_address: str = OFF
+
+    @property
+    def store(self) -> Path:
+        """The store's directory."""
+        return self.data / "store"
+
+    @property
+    def scratch(self) -> Path:
+        """The directory of fits: what a killed process left there is removed at the next start."""
+        return self.data / "scratch"
+
+    @property
+    def heads(self) -> Path:
+        """The directory of trained heads."""
+        return self.data / "heads"
+
+
+@contextlib.asynccontextmanager
+async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
+    """The three services on one port, started; stopped and closed on leaving.
+
+    Raises:
+        ConfigError: a setting is wrong; no port was opened.
+        StoreLocked: another process owns the directory.
+        ArtefactError, SelfTestFailed: the encoder is damaged.
+    """
+    # Only who serves pays for the runtimes that these import.
+    from clusterer.service import ClustererService
+    from embedder.config import EmbedderConfig
+    from embedder.service import EmbedderService
+    from search.config import SearchConfig
+    from search.service import SearchService
+
+    async with _house(
+        config.server, StoreConfig(path=config.store), metrics_address=config.metrics_address
+    ) as (server, store):
+        log_config(config)
+        embedder = EmbedderService(config.embedder or EmbedderConfig(), store)
+        server.add(embedder)
+        server.add(ClustererService(_clusterer_config(config), store))
+        async with _channel_to(embedder, server, config.server) as channel:
+            server.add(SearchService(SearchConfig(), store, channel))
+            await server.start()
+            flushing = asyncio.create_task(_flush_regularly(store), name="flush")
+            try:
+                yield server
+            finally:
+                flushing.cancel()
+                await asyncio.gather(flushing, return_exceptions=True)
+                await server.stop()
+
+
+def _clusterer_config(config: LocalConfig) -> ClustererConfig:
+    from clusterer.config import ClustererConfig
+
+    return ClustererConfig(scratch=_emptied(config.scratch), heads=str(config.heads))
+
+
+async def _flush_regularly(store: Store) -> None:
+    """A killed process loses nothing that was acknowledged; a power cut, at most FLUSH_S of it."""
+    while True:
+        await asyncio.sleep(FLUSH_S)
+        try:
+            await asyncio.to_thread(store.flush)
+        except Exception:  # noqa: BLE001 -- whatever it was, the next one may work
+            _log.exception("flush failed")
+
+
+@contextlib.asynccontextmanager
+async def _house(
+    config: ServerConfig, store_config: StoreConfig, *, metrics_address: str
+) -> AsyncIterator[tuple[RpcServer, Store]]:
+    """A server that is bound but not started, an open store, and metrics."""
+    config.validate()
+    if store_config.path is not None:
+        _make_directory(store_config.path)
+    with contextlib.ExitStack() as stack:
+        store = open_store(store_config)
+        stack.callback(store.close)
+        metrics = start_metrics(metrics_address, tokens=config.tokens)
+        if metrics is not None:
+            stack.callback(metrics.close)
+            _log.info("metrics", extra={"port": metrics.port})
+        server = RpcServer(config, [])
+        await server.bind()
+        try:
+            yield server, store
+        finally:
+            await server.stop()  # a second stop changes nothing
+
+
+def _emptied(path: Path) -> Path:
+    """The directory ``path``, empty. Its owner is who holds the lock of the store beside it."""
+    shutil.rmtree(path, ignore_errors=True)
+    _make_directory(path)
+    return path
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        message = f"data directory {path}: cannot be made: {exc.strerror}"
+        raise ConfigError(message, path=str(path)) from exc
+
+
+@contextlib.asynccontextmanager
+async def _channel_to(
+    embedder: Service, server: RpcServer, config: ServerConfig
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the embedder of this same process.
+
+    With TLS, the certificate is for the name by which others call, which this process need not
+    be able to resolve: the channel then goes to a listener of its own, loopback only, behind a
+    token that nobody else knows.
+    """
+    token = config.tokens[0] if config.tokens else None
+    if config.tls_cert is None:
+        async with open_aio_channel(
+            ChannelConfig(address=_own_address(server.address), token=token)
+        ) as channel:
+            yield channel
+        return
+    token = SecretStr(secrets.token_urlsafe(32))
+    inner = RpcServer(ServerConfig(address="127.0.0.1:0", tokens=(token,)), [_Lent(embedder)])
+    await inner.start()
+    try:
+        async with open_aio_channel(ChannelConfig(inner.address, token)) as channel:
+            yield channel
+    finally:
+        await inner.stop()
+
+
+def _own_address(address: str) -> str:
+    """Where this process reaches itself when it listens on ``address``."""
+    bound = parse_address(address)
+    return str(Address(_ANY_HOST.get(bound.host, bound.host), bound.port))
+
+
+class _Lent:
+    """A service that another server starts and stops."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    @property
+    def name(self) -> str:
+        return self._service.name
+
+    def register(self, server: grpc.aio.Server) -> None:
+        self._service.register(server)
+
+    async def start(self) -> None:
+        """Nothing: its owner does."""
+
+    async def ready(self) -> bool:
+        return await self._service.ready()
+
+    def drain(self) -> None:
+        """Nothing: its owner does."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Nothing: its owner does."""
+
+
+async def run_local(config: LocalConfig, *, on_ready: Callable[[str], object]) -> None:
+    """Run all of Shoal until SIGTERM or SIGINT; ``on_ready`` gets the bound ``HOST:PORT``.
+
+    Raises:
+        Unrecoverable: a service has given up; the process ends soon, whatever hangs in it.
+    """
+    with catch_signals() as signalled:
+        async with local_server(config) as server:
+            await _run(server, signalled, on_ready, grace_s=config.server.grace_s)
+
+
+async def _run(
+    server: RpcServer,
+    signalled: asyncio.Event,
+    on_ready: Callable[[str], object],
+    *,
+    grace_s: float,
+) -> None:
+    # Every point that is read makes objects that die young. The collector is not to look through
+    # them after each 700, nor ever again through what the start has left: a tenth of a scan.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS)
+    if not signalled.is_set():
+        on_ready(server.address)
+    await run_until(server, signalled, on_given_up=lambda: _end_within(grace_s + _END_S))
+
+
+def _end_within(seconds: float) -> None:
+    """End this process then, if it has not ended: a thread that hangs would keep it for ever."""
+    end = threading.Timer(seconds, os._exit, (1,))
+    end.daemon = True
+    end.start()
+
+
+@contextlib.contextmanager
+def background(config: LocalConfig) -> Iterator[str]:
+    """All of Shoal in a thread of this process; gives its ``HOST:PORT``, stops on leaving."""
+    ready, leaving = threading.Event(), threading.Event()
+    outcome: list[str | BaseException] = []
+    wake: list[Callable[[], object]] = []
+
+    async def scenario() -> None:
+        leave = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        wake.append(lambda: loop.call_soon_threadsafe(leave.set))
+        if leaving.is_set():  # before there was anything to wake
+            return
+        async with local_server(config) as server:
+            outcome.append(server.address)
+            ready.set()
+            await leave.wait()
+
+    def work() -> None:
+        try:
+            asyncio.run(scenario())
+        except BaseException as exc:  # noqa: BLE001 -- handed to the thread that waits
+            outcome.append(exc)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=work, name="shoal-local")
+    thread.start()
+    try:
+        ready.wait()
+        first = outcome[0]
+        if isinstance(first, BaseException):
+            raise first
+        yield first
+    finally:
+        # Also when interrupted while it starts: a thread that is left behind would hold up the
+        # end of the process, or find the interpreter half gone.
+        leaving.set()
+        for call in wake:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: it has left
+                call()
+        thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """One service as a process of its own. ``metrics_address`` may be ``off``."""
+
+    server: ServerConfig
+    store: StoreConfig
+    metrics_address: str = OFF
+
+
+Build = Callable[[Store], AbstractAsyncContextManager[Service]]
+"""Makes the service over a store, and closes on leaving what else it opened."""
+
+
+async def serve(config: ServeConfig, build: Build, *, on_ready: Callable[[str], object]) -> None:
+    """Run one service until SIGTERM or SIGINT; ``on_ready`` gets the bound ``HOST:PORT``.
+
+    Raises:
+        Unrecoverable: the service has given up; the process ends soon, whatever hangs in it.
+    """
+    with catch_signals() as signalled:
+        async with (
+            _house(config.server, config.store, metrics_address=config.metrics_address) as house,
+            build(house[1]) as service,
+        ):
+            log_config(config)
+            server = house[0]
+            server.add(service)
+            await server.start()
+            await _run(server, signalled, on_ready, grace_s=config.server.grace_s)
+
+
+def log_config(config: LocalConfig | ServeConfig) -> None:
+    """Log the configuration once; secrets are masked (by their type)."""
+    shown = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    _log.info("configuration", extra={"config": shown})

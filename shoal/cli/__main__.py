@@ -1,8 +1,0 @@
-"""``python -m shoal.cli``, for where the ``shoal`` script is not on the path."""
-
-from __future__ import annotations
-
-from shoal.cli.root import main
-
-if __name__ == "__main__":
-    main(prog_name="shoal")

@@ -1,0 +1,121 @@
+"""JSONL manifests: one object per line that says where an image is and what belongs to it.
+
+    {"path": "a/1.jpg", "key": "sku-1", "source": "cam-3", "payload": {"label": "cat"}}
+
+``path`` is relative to the manifest. ``uri`` instead of it (or beside it, as what to store) is
+read here if it is a ``file:`` URI, and by the server otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from shoal.client import IngestItem
+from shoal.sources.files import read_file, to_path
+from shoal.sources.items import (
+    MANIFEST_INVALID,
+    Found,
+    SourceConfig,
+    failed,
+    remote_item,
+    unreadable,
+)
+
+MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
+MAX_LINE_BYTES = 2**20
+_IMAGE = "expected a manifest, one JSON object per line, got an image: give its path"
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*", b"MM\x00", b"\x00\x00\x00")
+"""How images begin, and lines of a manifest do not."""
+_TYPES = {"path": str, "uri": str, "key": str, "source": str, "payload": dict}
+
+
+def read_manifest(
+    manifest: BinaryIO, config: SourceConfig, *, base: Path, name: str, piped: bool = False
+) -> Iterator[Found]:
+    """The images of the manifest ``name``, whose paths are relative to ``base``.
+
+    A wrong line is a failed outcome called ``NAME:LINE``; what a line describes is called
+    ``NAME:LINE: PATH`` (or its key or URI), since two lines may have the same path. Empty lines
+    are skipped. A manifest that stops being readable ends with a failed outcome in its name. So
+    does an image in its place, where it is ``piped`` and has no name to tell the two apart.
+    """
+    lines = enumerate(read_lines(manifest), start=1)
+    try:
+        for number, line in lines:
+            if piped and number == 1 and (line or b"").startswith(_IMAGES):
+                yield failed(name, MANIFEST_INVALID, _IMAGE)
+                return
+            if line is None or line.strip():
+                yield _read_line(line, config, base=base, name=f"{name}:{number}")
+    except OSError as exc:
+        yield unreadable(name, exc)
+
+
+def read_lines(manifest: BinaryIO) -> Iterator[bytes | None]:
+    """The lines; None in place of one of more than MAX_LINE_BYTES, which is never held whole."""
+    while line := manifest.readline(MAX_LINE_BYTES + 1):
+        if len(line) <= MAX_LINE_BYTES:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = manifest.readline(MAX_LINE_BYTES)
+        yield None
+
+
+def _read_line(line: bytes | None, config: SourceConfig, *, base: Path, name: str) -> Found:
+    try:
+        if line is None:
+            message = f"expected lines of at most {MAX_LINE_BYTES:,} bytes, got a longer one"
+            return failed(name, MANIFEST_INVALID, message)
+        found = _read_entry(_parse(line), config, base=base)
+    except ValueError as exc:  # from _read_entry: a URI or path that is malformed
+        return failed(name, MANIFEST_INVALID, str(exc))
+    return dataclasses.replace(found, name=f"{name}: {found.name}")
+
+
+def _parse(line: bytes) -> Mapping[str, Any]:
+    """The object on ``line``; ValueError, as json's own, with what was expected and got."""
+    try:
+        entry = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
+        message = f"expected one JSON object per line: {exc}"
+        raise ValueError(message) from exc
+    if not isinstance(entry, dict):
+        message = f"expected a JSON object, got {type(entry).__name__}"
+        raise ValueError(message)  # noqa: TRY004
+    for field, value in entry.items():
+        if field not in _TYPES:
+            message = f"expected the fields {', '.join(_TYPES)}, got {field!r}"
+            raise ValueError(message)
+        if not isinstance(value, _TYPES[field]):
+            message = f"{field}: expected {_TYPES[field].__name__}, got {type(value).__name__}"
+            raise ValueError(message)  # noqa: TRY004
+    if not (entry.get("path") or entry.get("uri")):
+        message = 'expected "path" or "uri", got neither'
+        raise ValueError(message)
+    return entry
+
+
+def _read_entry(entry: Mapping[str, Any], config: SourceConfig, *, base: Path) -> Found:
+    uri = entry.get("uri", "")
+    config = dataclasses.replace(
+        config,
+        source=entry.get("source", config.source),
+        payload={**config.payload, **entry.get("payload", {})},
+    )
+    if entry.get("path"):
+        file = base / entry["path"]
+    elif urlsplit(uri).scheme == "file":
+        file = to_path(uri)
+    else:
+        return remote_item(uri, config, key=entry.get("key", ""))
+    found = read_file(file, config, name=entry.get("path", ""))
+    if not isinstance(found, IngestItem):
+        return found
+    key = entry.get("key") or (config.key(uri=uri, name=found.key) if uri else found.key)
+    return dataclasses.replace(found, key=key, uri=uri or found.uri)

@@ -1,0 +1,134 @@
+"""The arguments of a command cut into parts that other processes read: places, never images.
+
+A directory is listed where the command runs, a manifest is cut into ranges of bytes without being
+read, a tar is one part: it can only be read from its beginning. Whoever reads a part needs the
+same files at the same places, a shared file system, or URIs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, cast
+
+from shoal.errors import InvalidArgument
+from shoal.sources.files import absolute, read_file, to_path, walk
+from shoal.sources.items import Found, SourceConfig, remote_item, unreadable
+from shoal.sources.manifests import MANIFEST_SUFFIXES, read_manifest
+from shoal.sources.reading import STDIN, is_remote
+from shoal.sources.tars import TAR_SUFFIXES, read_tar
+
+MANIFEST_BYTES: Final = 4 * 2**20
+"""Of one part of a manifest: some tens of thousands of lines, half an hour of a core."""
+_LEAST_BYTES: Final = 2**14
+_FILES: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one task reads: the files ``places`` with their ``names``, or one of the others."""
+
+    kind: str
+    """``files``, ``manifest``, ``tar``, ``uris``, or ``unreadable`` with the reason as its name."""
+    places: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    start: int = 0
+    end: int = 0
+
+
+def split(paths: Sequence[str], *, least: int) -> Iterator[Part]:
+    """The parts of ``paths``; a manifest gives ``least`` of them, if it is long enough.
+
+    Raises:
+        InvalidArgument: standard input, which only one process can read.
+    """
+    for path in paths:
+        location = to_path(path)
+        if path == STDIN:
+            raise InvalidArgument("- : --engine spark reads manifests from files, not from stdin")
+        if is_remote(path):
+            yield Part("uris", (path,))
+        elif location.is_dir():
+            yield from _split_directory(absolute(location))
+        elif path.lower().endswith(TAR_SUFFIXES):
+            yield Part("tar", (str(absolute(location)),))
+        elif path.lower().endswith(MANIFEST_SUFFIXES):
+            yield from _split_manifest(absolute(location), least)
+        else:
+            yield Part("files", (str(absolute(location)),), ("",))
+
+
+def _split_directory(directory: Path) -> Iterator[Part]:
+    """Its images by the name that ``read_directory`` gives them, and what cannot be listed."""
+    errors: list[OSError] = []
+    places: list[str] = []
+    names: list[str] = []
+    for file in walk(directory, on_error=errors.append):
+        places.append(str(file))
+        names.append(f"{directory.name}/{file.relative_to(directory).as_posix()}")
+        if len(places) == _FILES:
+            yield Part("files", tuple(places), tuple(names))
+            places, names = [], []
+    if places:
+        yield Part("files", tuple(places), tuple(names))
+    for error in errors:
+        yield Part(
+            "unreadable", (str(error.filename or directory),), (str(error.strerror or error),)
+        )
+
+
+def _split_manifest(manifest: Path, least: int) -> Iterator[Part]:
+    size = manifest.stat().st_size
+    step = max(_LEAST_BYTES, min(MANIFEST_BYTES, -(-size // max(1, least))))
+    for start in range(0, size, step):
+        yield Part("manifest", (str(manifest),), start=start, end=min(size, start + step))
+
+
+def read_part(part: Part, config: SourceConfig) -> Iterator[Found]:
+    """The images of ``part``, each read when it is asked for."""
+    match part.kind:
+        case "files":
+            for place, name in zip(part.places, part.names, strict=True):
+                yield read_file(Path(place), config, name=name)
+        case "uris":
+            for place in part.places:
+                yield remote_item(place, config)
+        case "unreadable":
+            yield unreadable(part.places[0], OSError(part.names[0]))
+        case "tar":
+            yield from read_tar(Path(part.places[0]), config)
+        case _:
+            yield from _read_range(Path(part.places[0]), part, config)
+
+
+def _read_range(manifest: Path, part: Part, config: SourceConfig) -> Iterator[Found]:
+    """The lines that begin in the part, numbered from its first; its name says where that is."""
+    name = str(manifest) if not part.start else f"{manifest}@{part.start}"
+    try:
+        with manifest.open("rb") as file:
+            if part.start:
+                file.seek(part.start - 1)
+                while (rest := file.readline(MANIFEST_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+            lines = cast("IO[bytes]", _Range(file, part.end))
+            yield from read_manifest(lines, config, base=manifest.parent, name=name)  # type: ignore[arg-type]
+    except OSError as exc:
+        yield unreadable(name, exc)
+
+
+class _Range:
+    """A file that ends with the last line that begins before ``end``."""
+
+    def __init__(self, file: IO[bytes], end: int) -> None:
+        self._file = file
+        self._end = end
+        self._inside = False
+
+    def readline(self, size: int = -1) -> bytes:
+        """The next line, or its next ``size`` bytes."""
+        if not self._inside and self._file.tell() >= self._end:
+            return b""
+        line = self._file.readline(size)
+        self._inside = bool(line) and not line.endswith(b"\n")
+        return line

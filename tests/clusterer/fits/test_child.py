@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reclustering import blobs
+from threadpoolctl import threadpool_info
+
+from clusterer.fits import Fit, Plan, child_main, run_fit
+from clusterer.fits.child import fit_in_child
+from clusterer.fits.models import Centroids
+from shoal.errors import Cancelled, FitFailed, NotEnoughPoints
+
+OPTIONS = {"k": 5, "n_init": 1, "max_iterations": 10, "seed": 3}
+
+
+def nothing() -> None:
+    """A check that never objects."""
+
+
+def test_child_fit_equals_the_fit_in_this_process(tmp_path: Path) -> None:
+    """The child gives the same centroids, and leaves no files behind."""
+    vectors = blobs(200)
+    plan = Plan("kmeans", OPTIONS, least_points=5)
+    fit = fit_in_child(plan, vectors, warm=None, scratch=tmp_path, check=nothing)
+    here = run_fit(plan, vectors, None)
+    np.testing.assert_allclose(fit.model.centroids, here.model.centroids)
+    assert fit.labels is here.labels is None
+    assert fit.facts == here.facts
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_child_fits_with_one_thread_per_matrix_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BLAS threads wait for each other by spinning: beside a busy process a fit would crawl."""
+    np.save(tmp_path / "sample.npy", blobs(20))
+    (tmp_path / "request.json").write_text(json.dumps(asdict(Plan("kmeans", {}, 1))))
+    pools: list[int] = []
+
+    def look(*_: object) -> Fit:
+        pools.extend(p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas")
+        return Fit(Centroids(blobs(2)))
+
+    monkeypatch.setattr(child_main, "run_fit", look)
+    monkeypatch.setattr(child_main.os, "nice", lambda _: 0)
+    monkeypatch.setattr(child_main, "_die_with_parent", lambda: None)
+    assert child_main.main(tmp_path) == 0
+    assert pools
+    assert set(pools) == {1}
+
+
+def test_child_domain_error_comes_back_as_itself(tmp_path: Path) -> None:
+    """What the method objects to reaches the caller with its own type and words."""
+    plan = Plan("kmeans", OPTIONS, least_points=5)
+    with pytest.raises(NotEnoughPoints, match="k = 5"):
+        fit_in_child(plan, blobs(2), warm=None, scratch=tmp_path, check=nothing)
+
+
+def test_child_that_dies_is_a_fit_failed_with_its_last_words(tmp_path: Path) -> None:
+    """A crash of the child is an error that carries what it printed."""
+    plan = Plan("no-such-method", {}, least_points=1)
+    with pytest.raises(FitFailed, match="no-such-method"):
+        fit_in_child(plan, blobs(2), warm=None, scratch=tmp_path, check=nothing)
+
+
+def test_child_is_killed_when_the_check_objects(tmp_path: Path) -> None:
+    """Cancelling kills the child at once and cleans up."""
+
+    def object_to_it() -> None:
+        raise Cancelled("enough")
+
+    plan = Plan("kmeans", {**OPTIONS, "n_init": 10_000}, least_points=5)
+    with pytest.raises(Cancelled):
+        fit_in_child(plan, blobs(5000), warm=None, scratch=tmp_path, check=object_to_it)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_child_dies_with_its_parent(tmp_path: Path) -> None:
+    """A parent that is killed takes its fit along: the child's standard input closes."""
+    np.save(tmp_path / "sample.npy", blobs(20_000, spread=2.0))
+    (tmp_path / "request.json").write_text(
+        '{"method": "kmeans", "options": {"k": 200, "n_init": 1000, '
+        '"max_iterations": 1000, "seed": 0}, "least_points": 200}'
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-m", "clusterer.fits.child_main", str(tmp_path)], stdin=subprocess.PIPE
+    )
+    assert child.stdin is not None
+    child.stdin.close()  # what the kernel does when the parent is killed
+    assert child.wait(timeout=60) == 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, signal.SIGKILL)

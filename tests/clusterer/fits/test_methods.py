@@ -1,0 +1,286 @@
+"""Every method against the library underneath, and the rules that its model lives by."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hdbscan import HDBSCAN
+from reclustering import blobs
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
+
+from clusterer.fits import DUPLICATE_COSINE, plan_fit, run_fit
+from clusterer.fits.hdbscan import default_cluster_size
+from clusterer.fits.models import Centroids, Mixture, Prototypes, margin, pack, unpack
+from shoal.errors import FitFailed, InvalidArgument, NotEnoughPoints, Unsupported
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.vectors import NOISE, Labels, Vectors
+
+ALL_COUNT = 2.0
+"""A duplicate_cosine that no two vectors reach: what the libraries do."""
+
+
+@pytest.fixture(scope="module")
+def digits() -> Vectors:
+    """The 1,797 digits of scikit-learn as unit vectors (1797, 64)."""
+    vectors = load_digits().data.astype(np.float32)
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
+
+
+def fit(vectors: Vectors, duplicate_cosine: float = ALL_COUNT, **config: object) -> tuple:
+    """The labels that points of the fit get, and the fit."""
+    message = pb.ClusteringConfig(duplicate_cosine=duplicate_cosine, **config)  # type: ignore[arg-type]
+    found = run_fit(plan_fit(message), vectors, None)
+    labels = found.labels if found.labels is not None else found.model.assign(vectors).labels
+    return labels, found
+
+
+def same(a: Labels, b: Labels) -> float:
+    """Agreement of two labellings whatever their numbering; 1 is the same."""
+    return float(adjusted_rand_score(a, b))
+
+
+def test_hdbscan_labels_are_the_packages_own(digits: Vectors) -> None:
+    """After the same reduction, every point of the fit has hdbscan's label, noise included."""
+    labels, found = fit(digits, hdbscan=pb.Hdbscan(min_cluster_size=15, reduced_dim=20))
+    reduced = PCA(20, random_state=0).fit_transform(digits.astype(np.float64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        truth = HDBSCAN(min_cluster_size=15, min_samples=5).fit_predict(reduced)
+    assert np.array_equal(labels == NOISE, truth == -1)
+    assert 0 < (labels == NOISE).sum() < len(labels) / 2
+    assert same(labels, truth) == 1
+    assert len(found.model.centroids) == truth.max() + 1
+
+
+def test_gmm_labels_agree_with_scikit_learns(digits: Vectors) -> None:
+    """The model's labels and posteriors are those of scikit-learn's mixture on the same input."""
+    labels, found = fit(digits, gmm=pb.GaussianMixture(k=10, reduced_dim=16), seed=3)
+    model = found.model
+    assert isinstance(model, Mixture)
+    z = (digits - model.mean) @ model.axes.T
+    truth = GaussianMixture(
+        10, covariance_type="diag", n_init=3, reg_covar=1e-6, random_state=3
+    ).fit(z)
+    assert same(labels, truth.predict(z)) >= 0.99
+    posterior = truth.predict_proba(z).max(axis=1)
+    assert np.abs(model.assign(digits).confidence - posterior).mean() < 0.01
+
+
+@pytest.mark.parametrize("mini_batch", [0, 512])
+def test_kmeans_labels_agree_with_scikit_learns(digits: Vectors, mini_batch: int) -> None:
+    """Full and in batches: the same where there is one answer, and within its noise elsewhere."""
+
+    def library(vectors: Vectors, k: int) -> Labels:
+        model = (
+            MiniBatchKMeans(k, n_init=10, batch_size=mini_batch, random_state=0)
+            if mini_batch
+            else KMeans(k, n_init=10, random_state=0)
+        )
+        found: Labels = model.fit_predict(vectors)
+        return found
+
+    clear = blobs(600, spread=0.1)
+    labels, _ = fit(clear, kmeans=pb.KMeans(k=5, n_init=10, mini_batch=mini_batch))
+    assert same(labels, library(clear, 5)) == same(labels, np.arange(600) % 5) == 1
+    labels, _ = fit(digits, kmeans=pb.KMeans(k=10, n_init=10, mini_batch=mini_batch))
+    assert same(labels, library(digits, 10)) >= (0.7 if mini_batch else 0.9)
+
+
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
+def test_hdbscan_after_umap_finds_and_assigns(digits: Vectors) -> None:
+    """The other reduction: more of the digits' classes than PCA shows, and newcomers go by them."""
+    classes = load_digits().target
+    config = pb.Hdbscan(min_cluster_size=15, reduction="umap", reduced_dim=10)
+    labels, found = fit(digits, hdbscan=config)
+    kept = labels != NOISE
+    assert kept.mean() > 0.7
+    assert same(labels[kept], classes[kept]) > 0.75
+    given = found.model.assign(digits[:300])
+    there = given.labels != NOISE
+    assert there.mean() > 0.6
+    assert same(given.labels[there], classes[:300][there]) > 0.75
+
+
+def test_evoc_layers_go_from_fine_to_coarse(digits: Vectors) -> None:
+    """Each layer has fewer clusters than the one before; the coarsest is the last."""
+    _, first = fit(digits, evoc=pb.EmbeddingVectors(layer=0))
+    layers = first.facts["layers"]
+    assert layers == sorted(layers, reverse=True)
+    assert len(layers) >= 2
+    assert len(first.model.centroids) == layers[0]
+    _, last = fit(digits, evoc=pb.EmbeddingVectors(coarsest=True))
+    assert last.facts["layers"] == layers, "the same seed gives the same layers"
+    assert len(last.model.centroids) == layers[-1]
+    with pytest.raises(FitFailed, match=f"layer: expected 0 to {len(layers) - 1}"):
+        fit(digits, evoc=pb.EmbeddingVectors(layer=len(layers)))
+
+
+def test_density_methods_assign_what_they_have_not_seen(digits: Vectors) -> None:
+    """Held-out points get the cluster that they have when all are fitted, or noise."""
+    held = np.arange(len(digits)) % 4 == 0
+    config = pb.Hdbscan(min_cluster_size=15, reduced_dim=20)
+    everything, _ = fit(digits, hdbscan=config)
+    _, found = fit(np.ascontiguousarray(digits[~held]), hdbscan=config)
+    given = found.model.assign(digits[held])
+    both = (given.labels != NOISE) & (everything[held] != NOISE)
+    assert both.mean() > 0.5
+    assert same(given.labels[both], everything[held][both]) >= 0.95
+    far = -digits[held]  # no digit has negative pixels
+    assert (found.model.assign(far).labels == NOISE).all()
+    assert (found.model.assign(far).confidence == 0).all()
+
+
+def test_noise_threshold_of_the_caller_holds(digits: Vectors) -> None:
+    """A cosine given is the border of noise for what comes in later."""
+    _, found = fit(
+        digits, hdbscan=pb.Hdbscan(min_cluster_size=15, reduced_dim=20, noise_threshold=0.8)
+    )
+    model = found.model
+    assert isinstance(model, Prototypes)
+    best = (digits @ model.prototypes.T).max(axis=1)
+    np.testing.assert_array_equal(model.assign(digits).labels == NOISE, best < np.float32(0.8))
+
+
+def test_near_duplicates_count_once_and_keep_together() -> None:
+    """A picture that came in 300 times is no dense group; all its copies get one label."""
+    others = blobs(200, centres=4, spread=0.3)
+    rng = np.random.default_rng(5)
+    one = rng.normal(size=16)
+    copies = one / np.linalg.norm(one) + rng.normal(size=(300, 16)) * 0.001
+    copies = (copies / np.linalg.norm(copies, axis=1, keepdims=True)).astype(np.float32)
+    vectors = np.concatenate([others, copies])
+    config = pb.Hdbscan(min_cluster_size=20)
+    counted, _ = fit(vectors, hdbscan=config)
+    assert len(set(counted[200:].tolist()) - {NOISE}) >= 1
+    labels, found = fit(vectors, DUPLICATE_COSINE, hdbscan=config)
+    assert set(labels[200:].tolist()) == {NOISE}
+    assert found.facts["duplicates"] >= 299
+
+
+def test_count_is_estimated_and_its_votes_are_kept() -> None:
+    """-k auto finds five well-parted groups, within the bounds, and says who voted for what."""
+    vectors = blobs(600, spread=0.05)
+    labels, found = fit(vectors, kmeans=pb.KMeans(auto=pb.AutoCount()))
+    assert len(set(labels.tolist())) == 5
+    assert len(found.facts["count"]["votes"]) >= 3
+    bounded, _ = fit(vectors, gmm=pb.GaussianMixture(auto=pb.AutoCount(min=2, max=3)))
+    assert len(set(bounded.tolist())) <= 3
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"kmeans": pb.KMeans()}, "expected k"),
+        ({"kmeans": pb.KMeans(auto=pb.AutoCount(min=9, max=3))}, "got min 9 and max 3"),
+        ({"gmm": pb.GaussianMixture(k=3, reduced_dim=65)}, "2 to 64, got 65"),
+        ({"hdbscan": pb.Hdbscan(reduction="tsne")}, "got 'tsne'"),
+        ({"hdbscan": pb.Hdbscan(min_cluster_size=1)}, "at least 2, got 1"),
+        ({"hdbscan": pb.Hdbscan(reduced_dim=51)}, "2 to 50, got 51"),
+        ({"hdbscan": pb.Hdbscan(noise_threshold=1.5)}, "got 1.5"),
+        ({"evoc": pb.EmbeddingVectors(layer=1, coarsest=True)}, "got both"),
+        ({"evoc": pb.EmbeddingVectors(min_cluster_size=1)}, "at least 2, got 1"),
+        ({"kmeans": pb.KMeans(k=2), "duplicate_cosine": 0.5}, "at least 0.9, got 0.5"),
+        ({}, "expected a method"),
+    ],
+)
+def test_parameters_out_of_range_are_named(config: dict[str, object], words: str) -> None:
+    """What was expected and what was got, before anything is read."""
+    with pytest.raises(InvalidArgument, match=words):
+        plan_fit(pb.ClusteringConfig(**config))  # type: ignore[arg-type]
+
+
+def test_methods_of_later_versions_are_unsupported() -> None:
+    """A method of the contract that is not here is named with those that are."""
+    with pytest.raises(Unsupported, match=r"'text'.*evoc, gmm, hdbscan, kmeans, scp"):
+        plan_fit(pb.ClusteringConfig(text=pb.TextCentroids(texts=["x"])))
+
+
+def test_more_components_than_points_is_refused() -> None:
+    """A mixture cannot have more components than there are points."""
+    with pytest.raises(NotEnoughPoints, match="k = 9"):
+        fit(blobs(5), gmm=pb.GaussianMixture(k=9))
+
+
+def test_only_noise_is_an_error_that_says_what_to_do() -> None:
+    """Where nothing is dense, the fit fails in words that name the way on."""
+    rng = np.random.default_rng(0)
+    scattered = rng.normal(size=(60, 16)).astype(np.float32)
+    scattered /= np.linalg.norm(scattered, axis=1, keepdims=True)
+    with pytest.raises(FitFailed, match="min_cluster_size, or kmeans"):
+        fit(scattered, hdbscan=pb.Hdbscan(min_cluster_size=25))
+
+
+def test_default_cluster_size_is_half_the_root() -> None:
+    """5 at least, and growing with the collection."""
+    assert [default_cluster_size(n) for n in (4, 100, 10_000, 1_000_000)] == [5, 5, 50, 500]
+
+
+def test_model_survives_packing(digits: Vectors) -> None:
+    """Each kind of model assigns alike after being packed, and keeps its ids."""
+    ids = np.arange(10, 20, dtype=np.int32)
+    for config in (
+        {"kmeans": pb.KMeans(k=10)},
+        {"gmm": pb.GaussianMixture(k=10)},
+        {"hdbscan": pb.Hdbscan(min_cluster_size=15)},
+    ):
+        _, found = fit(digits, **config)
+        model, kept = unpack(pack(found.model, ids))
+        assert np.array_equal(kept, ids)
+        assert type(model) is type(found.model)
+        for ours, theirs in zip(model.assign(digits), found.model.assign(digits), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04", pack(Centroids(blobs(2)), np.arange(2))[:-40]]
+)
+def test_damaged_model_is_an_error(data: bytes) -> None:
+    """What cannot be read says so, and never runs code."""
+    with pytest.raises(FitFailed, match="model cannot be read"):
+        unpack(data)
+
+
+def test_confidence_is_the_simplified_silhouette() -> None:
+    """0 on the border, 1 on the centroid, between by the ratio of distances; 1 if alone."""
+    best = np.array([1.0, 0.5, 0.9, 0.2], np.float32)
+    other = np.array([0.5, 0.5, 0.6, -np.inf], np.float32)
+    np.testing.assert_allclose(margin(best, other), [1, 0, 0.75, 1], atol=1e-6)
+    identical = margin(np.ones(1, np.float32), np.ones(1, np.float32))
+    assert identical.tolist() == [0]
+
+
+def test_prototypes_choose_the_cluster_of_the_nearest_one() -> None:
+    """A cluster is as near as its nearest prototype, by a loop over all of them."""
+    rng = np.random.default_rng(1)
+    prototypes, vectors = blobs(7, spread=1.0), blobs(50, seed=4, spread=1.0)
+    owners = np.array([0, 0, 1, 1, 1, 2, 2], np.int32)
+    thresholds = rng.uniform(0, 0.6, 3).astype(np.float32)
+    found = Prototypes(prototypes[:3], prototypes, owners, thresholds).assign(vectors)
+    for vector, label in zip(vectors, found.labels, strict=True):
+        cosines = [
+            max(vector @ p for p, o in zip(prototypes, owners, strict=True) if o == k)
+            for k in range(3)
+        ]
+        best = int(np.argmax(cosines))
+        assert label == (best if cosines[best] >= thresholds[best] else NOISE)
+
+
+def test_components_that_nothing_falls_to_are_dropped() -> None:
+    """Fewer different vectors than components: as many clusters as there are groups of them."""
+    vectors = np.repeat(blobs(3, centres=3, spread=0.0), 20, axis=0)
+    labels, found = fit(vectors, gmm=pb.GaussianMixture(k=5))
+    assert len(found.model.centroids) == len(set(labels.tolist())) <= 3
+
+
+def test_only_noise_after_duplicates_says_how_many_counted() -> None:
+    """A hundred copies of six pictures are six points, and the error says so."""
+    vectors = np.repeat(blobs(6, spread=1.0), 20, axis=0)
+    with pytest.raises(FitFailed, match="114 near-duplicates of 120 points counted once"):
+        fit(vectors, DUPLICATE_COSINE, hdbscan=pb.Hdbscan(min_cluster_size=5))

@@ -1,0 +1,151 @@
+"""A trained head applied to a collection by runs, and to what comes in after them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reclustering import DIM, Bench, blobs
+
+from clusterer.fits import Plan, Surroundings, plan_fit, run_fit
+from clusterer.fits.child import fit_in_child
+from clusterer.fits.models import Head, pack, unpack
+from clusterer.heads.graph import to_onnx
+from clusterer.heads.network import Branch, Layer, Network
+from clusterer.heads.store import HeadStore, manifest_of
+from clusterer.runs.newcomers import Newcomers
+from shoal.errors import EncoderMismatch, InvalidArgument, NotFound, Unsupported
+from shoal.store.model import VectorSpec
+from shoal.v1 import clusterer_pb2 as pb
+from shoal.vectors import Vectors
+
+SPEC = VectorSpec("toy", DIM, "f" * 64)
+CENTRES = blobs(5, spread=0)
+
+
+def network(centres: Vectors = CENTRES) -> Network:
+    """Six clusters: one around each of five directions, and one that nothing is in."""
+    weight = np.concatenate([20 * centres.T, np.zeros((DIM, 1))], axis=1).astype(np.float32)
+    bias = np.array([0] * 5 + [-50], np.float32)
+    return Network((Branch(np.zeros(DIM, np.float32), unit=False, layers=(Layer(weight, bias),)),))
+
+
+def keep(place: Path, made: Network | None = None, name: str = "toys") -> str:
+    """Puts a head into ``place``; returns its id."""
+    graph = to_onnx(made or network())
+    manifest = manifest_of(
+        name,
+        graph,
+        clusters=6,
+        vector=SPEC,
+        objective="scp",
+        pairs="neighbours",
+        options={},
+        metrics={},
+        curves=((), {}),
+    )
+    return HeadStore(place).put(manifest, graph)
+
+
+def head_plan(place: Path, head: str = "toys", spec: VectorSpec = SPEC) -> Plan:
+    config = pb.ClusteringConfig(scp=pb.ScpHead(head=head))
+    return plan_fit(config, Surroundings(str(place), spec))
+
+
+def test_a_head_is_applied_without_torch(tmp_path: Path) -> None:
+    """ONNX Runtime is all that it takes, though torch is installed here."""
+    np.save(tmp_path / "vectors.npy", blobs(20))
+    keep(tmp_path / "heads")
+    program = f"""
+import sys
+import numpy as np
+from clusterer.fits import Surroundings, plan_fit, run_fit
+from shoal.store.model import VectorSpec
+from shoal.v1 import clusterer_pb2 as pb
+
+spec = VectorSpec("toy", {DIM}, "f" * 64)
+config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys"))
+plan = plan_fit(config, Surroundings(sys.argv[1] + "/heads", spec))
+vectors = np.load(sys.argv[1] + "/vectors.npy")
+labels = run_fit(plan, vectors, None).model.assign(vectors)[0]
+assert "onnxruntime" in sys.modules
+print(len(set(labels.tolist())), "torch" in sys.modules)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert said.stdout.split() == ["5", "False"], said.stderr
+
+
+def test_a_run_gives_every_point_the_heads_cluster(bench: Bench, tmp_path: Path) -> None:
+    """Labels are the head's; a cluster that it never gives is none; the next run moves nothing."""
+    keep(tmp_path)
+    bench.fit = fit_in_child
+    vectors = blobs(200)
+    ids = bench.put(vectors)
+    run = bench.recluster(0, fit=head_plan(tmp_path))
+    assert run.progress.report is not None
+    assert run.progress.report.clusters == 5
+    expected = network().probabilities(vectors).argmax(axis=1)
+    labels = bench.labels()
+    pairs = {(int(want), labels[point]) for want, point in zip(expected, ids, strict=True)}
+    assert len(pairs) == len(np.unique(expected)) == 5
+    again = bench.recluster(0, fit=head_plan(tmp_path))
+    assert again.progress.report is not None
+    assert again.progress.report.moved == 0
+    assert bench.labels() == labels
+
+
+def test_newcomers_get_the_heads_cluster_without_its_file(bench: Bench, tmp_path: Path) -> None:
+    """The head lies with the run: whatever becomes of its file, what comes in is assigned."""
+    name = keep(tmp_path)
+    ids = bench.put(blobs(100))
+    bench.recluster(0, fit=head_plan(tmp_path))
+    for file in (tmp_path / name).iterdir():
+        file.unlink()
+    labels = bench.labels()
+    late = bench.put(blobs(10, seed=1), first=100)
+    newcomers = Newcomers(bench.store, "toys", "default")
+    assert newcomers.assign(block_size=64, check=lambda: None) == 10
+    now = bench.labels()
+    assert [now[point] for point in late] == [labels[point] for point in ids[:10]]
+
+
+def test_confidence_is_the_share_of_votes() -> None:
+    """Softmax of the head, over the clusters that there are; and it survives being stored."""
+    vectors = blobs(20)
+    model = Head(CENTRES, np.frombuffer(to_onnx(network()), np.uint8), np.arange(5, dtype=np.int32))
+    found = model.assign(vectors)
+    votes = network().probabilities(vectors)[:, :5]
+    votes /= votes.sum(axis=1, keepdims=True)
+    np.testing.assert_array_equal(found.labels, votes.argmax(axis=1))
+    np.testing.assert_allclose(found.confidence, votes.max(axis=1), atol=1e-5)
+    stored, ids = unpack(pack(model, np.arange(5, dtype=np.int32)))
+    np.testing.assert_array_equal(stored.assign(vectors).labels, found.labels)
+    np.testing.assert_array_equal(ids, np.arange(5))
+
+
+def test_what_cannot_be_applied_is_refused(tmp_path: Path) -> None:
+    """No place, no name, no such head, another encoder: before anything is read."""
+    name = keep(tmp_path)
+    with pytest.raises(Unsupported, match="told of no place with heads"):
+        plan_fit(pb.ClusteringConfig(scp=pb.ScpHead(head="toys")))
+    with pytest.raises(InvalidArgument, match="expected a head's name or hash, got none"):
+        head_plan(tmp_path, "")
+    with pytest.raises(NotFound, match=f"'nope'.*{name}"):
+        head_plan(tmp_path, "nope")
+    with pytest.raises(EncoderMismatch, match="expected vectors of encoder toy"):
+        head_plan(tmp_path, "toys", replace(SPEC, fingerprint="e" * 64))
+
+
+def test_the_head_that_was_planned_is_the_one_that_runs(tmp_path: Path) -> None:
+    """A newer head of the same name, trained between plan and fit, is not taken."""
+    first = keep(tmp_path)
+    plan = head_plan(tmp_path)
+    keep(tmp_path, network(np.roll(CENTRES, 1, axis=0)))
+    assert plan.options["head"] == first
+    assert run_fit(plan, blobs(50), None).facts["head"] == first

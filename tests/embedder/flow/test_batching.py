@@ -1,0 +1,410 @@
+"""The batcher: answers, batches, failures, closing. Pure asyncio, no images."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedder.flow.batching import Batcher, Lane, Patience, Portion
+from shoal.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    ServiceUnavailable,
+    StoreUnavailable,
+)
+
+
+class Doubler:
+    """Doubles numbers, when told to; remembers its batches. Negative numbers are poison."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.may_run = asyncio.Event()
+        self.under_way = 0
+        self.most_under_way = 0
+
+    async def __call__(self, batch: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(batch))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await self.may_run.wait()
+        finally:
+            self.under_way -= 1
+        if any(number < 0 for number in batch):
+            msg = f"poison in a batch of {len(batch)}"
+            raise ValueError(msg)
+        return [2 * number for number in batch]
+
+
+def batcher(run: Doubler, *, workers: int = 1, max_batch: int = 8) -> Batcher[int, int]:
+    return Batcher(run, name="doubling", workers=workers, portion=Portion(max_batch))
+
+
+async def settled() -> None:
+    """Let every task run until it waits."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_batcher_takes_what_waits_when_a_worker_is_free() -> None:
+    """An idle worker takes a lone item at once; what arrives meanwhile is one batch."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        async with batcher(run) as doubling:
+            first = asyncio.create_task(doubling.submit(1))
+            await settled()
+            rest = [asyncio.create_task(doubling.submit(number)) for number in range(2, 7)]
+            await settled()
+            assert run.batches == [[1]]
+            assert len(doubling) == 5
+            run.may_run.set()
+            assert await asyncio.gather(first, *rest) == [2, 4, 6, 8, 10, 12]
+            assert run.batches == [[1], [2, 3, 4, 5, 6]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_keeps_its_limits() -> None:
+    """No batch is larger than max_batch, and no more than workers are under way."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        async with batcher(run, workers=2, max_batch=3) as doubling:
+            tasks = [asyncio.create_task(doubling.submit(number)) for number in range(20)]
+            await settled()
+            assert run.most_under_way == 2
+            run.may_run.set()
+            assert await asyncio.gather(*tasks) == [2 * number for number in range(20)]
+        assert max(map(len, run.batches)) == 3
+        assert run.most_under_way == 2
+
+    asyncio.run(scenario())
+
+
+def test_batcher_leaves_no_worker_idle_beside_a_full_batch() -> None:
+    """Items that wait together are shared among all workers: whoever is free next finds some."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        async with batcher(run, workers=2, max_batch=8) as doubling:
+            tasks = [asyncio.create_task(doubling.submit(number)) for number in range(6)]
+            await settled()
+            assert run.batches == [[0, 1, 2], [3, 4]]
+            run.may_run.set()
+            await asyncio.gather(*tasks)
+            assert run.batches[2:] == [[5]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_takes_nothing_more_once_a_batch_weighs_enough() -> None:
+    """What is too heavy beside others waits for the next batch, and may be as heavy as it is."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        run.may_run.set()
+        portion: Portion[int] = Portion(8, weight=10, weigh=lambda number: number)
+        async with Batcher(run, name="doubling", workers=1, portion=portion) as doubling:
+            numbers = [3, 3, 30, 30, 1, 9, 2]
+            answers = await asyncio.gather(*map(doubling.submit, numbers))
+        assert answers == [2 * number for number in numbers]
+        assert run.batches == [[3, 3], [30], [30], [1, 9], [2]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_that_does_not_spread_makes_one_batch() -> None:
+    """The first worker takes all that a batch holds, the next what is left."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        run.may_run.set()
+        together = Batcher(run, name="doubling", workers=2, portion=Portion(8, spread=False))
+        async with together as doubling:
+            answers = await asyncio.gather(*(doubling.submit(number) for number in range(11)))
+        assert answers == [2 * number for number in range(11)]
+        assert run.batches == [list(range(8)), [8, 9, 10]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_serves_lanes_in_turn() -> None:
+    """A call that comes after a long stream is in the very next batch."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        async with batcher(run, max_batch=4) as doubling:
+            tasks = [
+                asyncio.create_task(doubling.submit(number, Patience(Lane.STREAM)))
+                for number in range(12)
+            ]
+            await settled()
+            tasks.append(asyncio.create_task(doubling.submit(100, Patience(Lane.CALL))))
+            await settled()
+            run.may_run.set()
+            await asyncio.gather(*tasks)
+        assert 100 in run.batches[1]
+        assert sorted(chain.from_iterable(run.batches)) == [*range(12), 100]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_skips_callers_who_have_gone() -> None:
+    """An item whose caller was cancelled while it waited never reaches the model."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        async with batcher(run) as doubling:
+            first = asyncio.create_task(doubling.submit(1))
+            await settled()
+            gone, stays = (asyncio.create_task(doubling.submit(number)) for number in (2, 3))
+            await settled()
+            gone.cancel()
+            await settled()
+            run.may_run.set()
+            assert [await first, await stays] == [2, 6]
+        assert run.batches == [[1], [3]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_drops_expired_items() -> None:
+    """An item whose deadline passed while it waited is refused and never reaches the model."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        run.may_run.set()
+        async with batcher(run) as doubling:
+            now = asyncio.get_running_loop().time()
+            answers = await asyncio.gather(
+                doubling.submit(1, Patience(deadline=now - 1)),
+                doubling.submit(2, Patience(deadline=now + 60)),
+                return_exceptions=True,
+            )
+        assert isinstance(answers[0], DeadlineExceeded)
+        assert answers[1] == 4
+        assert run.batches == [[2]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_poison_costs_only_itself() -> None:
+    """After a batch failed, each of its items is tried alone; the next batch is served too."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        async with batcher(run) as doubling:
+            first = asyncio.create_task(doubling.submit(0))
+            await settled()
+            tasks = [asyncio.create_task(doubling.submit(number)) for number in (1, -2, 3)]
+            await settled()
+            run.may_run.set()
+            answers = await asyncio.gather(first, *tasks, return_exceptions=True)
+            assert answers[:2] == [0, 2]
+            assert str(answers[2]) == "poison in a batch of 1"
+            assert answers[3] == 6
+            assert await doubling.submit(4) == 8
+        assert run.batches == [[0], [1, -2, 3], [1], [-2], [3], [4]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_does_not_repeat_what_is_transient() -> None:
+    """A batch that fails because the store is away fails at once for all, without a retry."""
+    batches: list[int] = []
+
+    async def run(batch: Sequence[int]) -> list[int | Exception]:
+        batches.append(len(batch))
+        msg = "the store is away"
+        raise StoreUnavailable(msg)
+
+    async def scenario() -> None:
+        away: Batcher[int, int] = Batcher(run, name="away", workers=1, portion=Portion(8))
+        async with away:
+            answers = await asyncio.gather(
+                *(away.submit(number) for number in range(3)), return_exceptions=True
+            )
+        assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+        assert batches == [3]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_passes_on_the_exception_of_one_item() -> None:
+    """An exception among the answers goes to its own caller, and nobody is asked again."""
+    batches: list[int] = []
+
+    async def run(batch: Sequence[int]) -> list[int | Exception]:
+        batches.append(len(batch))
+        return [ValueError(str(number)) if number % 2 else number for number in batch]
+
+    async def scenario() -> None:
+        odd: Batcher[int, int] = Batcher(run, name="odd", workers=1, portion=Portion(8))
+        async with odd:
+            answers = await asyncio.gather(
+                *(odd.submit(number) for number in range(4)), return_exceptions=True
+            )
+        assert [str(answer) for answer in answers] == ["0", "1", "2", "3"]
+        assert [isinstance(answer, ValueError) for answer in answers] == [False, True] * 2
+        assert batches == [4]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_refuses_a_wrong_number_of_answers() -> None:
+    """A model that answers too few fails its callers; nobody gets another's answer."""
+
+    async def run(batch: Sequence[int]) -> list[int | Exception]:
+        return list(batch[:-1])
+
+    async def scenario() -> None:
+        short: Batcher[int, int] = Batcher(run, name="short", workers=1, portion=Portion(8))
+        async with short:
+            answers = await asyncio.gather(
+                *(short.submit(number) for number in range(3)), return_exceptions=True
+            )
+        assert [str(answer) for answer in answers] == ["short: expected 1 answers, got 0"] * 3
+
+    asyncio.run(scenario())
+
+
+def test_batcher_close_answers_what_waits_and_refuses_the_rest() -> None:
+    """Closing drains: all that was accepted is answered, nothing new is accepted."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        doubling = batcher(run, max_batch=2)
+        doubling.start()
+        tasks = [asyncio.create_task(doubling.submit(number)) for number in range(5)]
+        await settled()
+        closing = asyncio.create_task(doubling.close())
+        await settled()
+        with pytest.raises(ServiceUnavailable):
+            await doubling.submit(9)
+        run.may_run.set()
+        await closing
+        assert [task.result() for task in tasks] == [0, 2, 4, 6, 8]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_forced_close_leaves_no_caller_waiting() -> None:
+    """A close that is cancelled answers everybody with ServiceUnavailable."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        doubling = batcher(run, max_batch=2)
+        doubling.start()
+        tasks = [asyncio.create_task(doubling.submit(number)) for number in range(5)]
+        await settled()
+        closing = asyncio.create_task(doubling.close())
+        await settled()
+        closing.cancel()
+        answers = await asyncio.gather(closing, *tasks, return_exceptions=True)
+        assert isinstance(answers[0], asyncio.CancelledError)
+        assert [type(answer) for answer in answers[1:]] == [ServiceUnavailable] * 5
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("workers", "max_batch"), [(0, 1), (1, 0)])
+def test_batcher_refuses_nothing_to_work_with(workers: int, max_batch: int) -> None:
+    """Without a worker or room for an item, a batcher would accept and never answer."""
+
+    async def scenario() -> None:
+        with pytest.raises(ConfigError):
+            batcher(Doubler(), workers=workers, max_batch=max_batch)
+
+    asyncio.run(scenario())
+
+
+ITEM = st.fixed_dictionaries(
+    {
+        "poison": st.sampled_from(["no", "no", "no", "batch", "item"]),
+        "cancel": st.booleans(),
+        "patience_s": st.sampled_from([None, None, None, -1.0, 1e-4]),
+        "lane": st.sampled_from(Lane),
+        "pause": st.integers(0, 3),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    items=st.lists(ITEM, max_size=30),
+    workers=st.integers(1, 3),
+    max_batch=st.integers(1, 5),
+    steps=st.integers(0, 3),
+    spread=st.booleans(),
+)
+def test_batcher_answers_each_exactly_once_in_its_own_slot(  # noqa: C901 - one list of cases
+    *, items: list[dict[str, object]], workers: int, max_batch: int, steps: int, spread: bool
+) -> None:
+    """Under failures, cancels and deadlines each caller gets one answer, and it is its own.
+
+    Nothing that was cancelled at once, or had expired, reaches the model, also where it expired
+    while it waited; no item that is not part of a failed batch is run twice.
+    """
+    runs: dict[int, int] = {}
+    failed: set[int] = set()
+
+    async def run(batch: Sequence[int]) -> list[str | Exception]:
+        for number in batch:
+            runs[number] = runs.get(number, 0) + 1
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if any(items[number]["poison"] == "batch" for number in batch):
+            failed.update(batch)
+            msg = f"batch {sorted(batch)}"
+            raise ValueError(msg)
+        return [
+            ValueError(f"item {number}") if items[number]["poison"] == "item" else f"ok {number}"
+            for number in batch
+        ]
+
+    async def scenario() -> list[str | BaseException]:
+        answering: Batcher[int, str] = Batcher(
+            run, name="answering", workers=workers, portion=Portion(max_batch, spread=spread)
+        )
+        now = asyncio.get_running_loop().time()
+        tasks: list[asyncio.Task[str]] = []
+        async with answering:
+            for number, item in enumerate(items):
+                patience = item["patience_s"]
+                assert patience is None or isinstance(patience, float)
+                deadline = None if patience is None else now + patience
+                lane = item["lane"]
+                assert isinstance(lane, Lane)
+                submission = answering.submit(number, Patience(lane, deadline))
+                tasks.append(asyncio.create_task(submission))
+                assert isinstance(item["pause"], int)
+                for _ in range(item["pause"]):
+                    await asyncio.sleep(0)
+                if item["cancel"]:
+                    tasks[-1].cancel()
+            await asyncio.sleep(0)  # every task has submitted before the door closes
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    answers = asyncio.run(scenario())
+    assert len(answers) == len(items)
+    for number, (item, answer) in enumerate(zip(items, answers, strict=True)):
+        if isinstance(answer, asyncio.CancelledError):
+            assert item["cancel"]
+        elif item["patience_s"] == -1 or isinstance(answer, DeadlineExceeded):
+            assert isinstance(answer, DeadlineExceeded)
+            assert item["patience_s"] is not None
+            assert number not in runs or number in failed
+        elif item["poison"] == "batch":
+            assert str(answer) == f"batch [{number}]"
+        else:
+            assert str(answer) == f"{'item' if item['poison'] == 'item' else 'ok'} {number}"
+        if item["patience_s"] == -1 or (item["cancel"] and item["pause"] == 0):
+            assert number not in runs
+        assert runs.get(number, 0) <= (2 if number in failed else 1)
