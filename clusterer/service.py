@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import grpc.aio
 
-from clusterer import wire
+from clusterer import messages
 from clusterer.config import ClustererConfig
 from clusterer.duplicates import DuplicateFinder
-from clusterer.fits import Surroundings, plan_fit, vector_of
+from clusterer.fits import Surroundings, choose_vector, plan_fit
 from clusterer.fits.child import Fitter, fit_in_child
 from clusterer.fits.lsh import DEFAULT_THRESHOLD
 from clusterer.runs.runner import Runner
@@ -29,7 +29,7 @@ from clusterer.upkeep.upkeep import Upkeep
 from shoal.errors import Cancelled, InvalidArgument, NotFound, ShoalError
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
-from shoal.store.model import Empty, Scan, Where, check_clustering_name
+from shoal.store.model import Empty, Filter, Scan, check_clustering_name
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import clusterer_pb2_grpc
 
@@ -112,9 +112,9 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
     def _task_of(self, request: pb.CreateRunRequest) -> tuple[Task, pb.Run]:
         """What ``request`` asks for, checked, and the message of its run."""
         collection = self._store.collection(request.collection)
-        vector = vector_of(request.config, collection, self._config.heads)
+        vector = choose_vector(request.config, collection, self._config.heads)
         fit = plan_fit(request.config, Surroundings(self._config.heads, vector))
-        return wire.task_of(
+        return messages.task_of(
             request,
             vector,
             fit,
@@ -184,7 +184,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         return await self._in_thread(self._rollback, request)
 
     def _rollback(self, request: pb.RollbackRequest) -> pb.Clustering:
-        asked = wire.check_request_id(request.request_id)
+        asked = messages.check_request_id(request.request_id)
         state = self._runner.rollback(request.collection, request.clustering, asked)
         return self._clustering(request.collection, state)
 
@@ -214,7 +214,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
 
     def _clustering(self, collection: str, state: State) -> pb.Clustering:
         total = self._store.count(collection)
-        waiting = self._store.count(collection, Where(must=(Empty(state.active_field),)))
+        waiting = self._store.count(collection, Filter(must=(Empty(state.active_field),)))
         message = pb.Clustering(
             collection=collection,
             name=state.clustering,
@@ -227,9 +227,11 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         clusterings = Clusterings(self._store, collection)
         if state.active_run:
             message.clusters = clusterings.count_clusters(state.clustering, state.active_run)
-            message.changed_at.CopyFrom(wire.timestamp(state.changed_at))
+            message.changed_at.CopyFrom(messages.timestamp(state.changed_at))
             with contextlib.suppress(NotFound):  # the run's records are lost
-                message.drift.CopyFrom(wire.drift(ageing.measure(self._store, collection, state)))
+                message.drift.CopyFrom(
+                    messages.drift(ageing.measure(self._store, collection, state))
+                )
         schedule = schedules.load(clusterings, state.clustering)
         if schedule is not None:
             message.schedule.CopyFrom(schedule.answer())
@@ -262,7 +264,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         size = self._sample_size(request.size, 0, field="size")
         count = await self._in_thread(self._store.count, collection.name)
         size = min(size, count)  # what comes in meanwhile is left out
-        yield pb.SampledVectors(vector=wire.vector_info(spec), total=size)
+        yield pb.SampledVectors(vector=messages.vector_info(spec), total=size)
         options = Scan(
             vector=spec.name, fields=("uri",), block_size=min(self._config.block_size, _SENT_ROWS)
         )
@@ -271,7 +273,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
             found = await self._in_thread(next, blocks, None)
             if found is None:
                 return
-            yield wire.sampled(*found)
+            yield messages.sampled(*found)
 
     async def ListDuplicates(
         self, request: pb.ListDuplicatesRequest, context: object

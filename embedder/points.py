@@ -17,13 +17,13 @@ from shoal.errors import NotFound
 from shoal.store import (
     Collection,
     Equals,
+    Filter,
     IdIn,
     Payload,
     Point,
     Record,
     Store,
     VectorSpec,
-    Where,
 )
 
 PORTION: Final[Portion[Any]] = Portion(256, spread=False)
@@ -165,7 +165,7 @@ class Points:
                 case Put(name, point):
                     points.setdefault(name, []).append(point)
                 case Patch(name, point_id, digest, fields, removed):
-                    where = Where(must=(IdIn([point_id]), Equals("content_hash", digest)))
+                    where = Filter(must=(IdIn([point_id]), Equals("content_hash", digest)))
                     if fields:
                         self._store.set_payload(name, fields, where=where)
                     if removed:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from google.protobuf.struct_pb2 import Value
 
 from shoal.errors import InvalidArgument
-from shoal.store.model import AnyOf, Condition, Empty, Equals, Where, Within
+from shoal.store.model import AnyOf, Condition, Empty, Equals, Filter, Range
 from shoal.v1 import common_pb2 as pb
 
 _MOST_CONDITIONS = 100
 _MOST_VALUES = 1000
 
 
-def to_where(message: pb.Filter) -> Where:
+def to_filter(message: pb.Filter) -> Filter:
     """``message`` as the store takes it.
 
     Raises:
@@ -34,7 +34,7 @@ def to_where(message: pb.Filter) -> Where:
             field="filter",
         )
     # "has a value" is the negation of "is empty", and twice negated it is "is empty".
-    return Where((*must, *not_not_empty), should, (*must_not, *not_empty))
+    return Filter((*must, *not_not_empty), should, (*must_not, *not_empty))
 
 
 def _split(conditions: Sequence[pb.Condition]) -> tuple[tuple[Condition, ...], tuple[Empty, ...]]:
@@ -72,7 +72,7 @@ def _condition(condition: pb.Condition) -> Condition:
                 raise InvalidArgument(
                     f"filter on {field!r}: expected at least one bound", field=field
                 )
-            return Within(field, **bounds)
+            return Range(field, **bounds)
         case "empty":
             return Empty(field)
         case _:

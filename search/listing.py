@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from search import wire
-from search.views import View, Views, require_run
+from search import messages
+from search.snapshots import Snapshot, Snapshots, require_run
 from shoal.errors import Conflict, InvalidArgument
 from shoal.store import Store
 from shoal.store.clusterings import ClusterRecord
-from shoal.store.model import Empty, Equals, Hit, Query, Where, check_clustering_name
+from shoal.store.model import Empty, Equals, Filter, Hit, Query, check_clustering_name
 from shoal.v1 import search_pb2 as pb
 from shoal.vectors import NOISE, Vectors, unit
 
@@ -39,7 +39,7 @@ def farthest_first(vectors: Vectors, wanted: int) -> list[int]:
 class Listing:
     """Lists clusters. Counts and exemplars are read live, so they are never stale."""
 
-    def __init__(self, store: Store, views: Views) -> None:
+    def __init__(self, store: Store, views: Snapshots) -> None:
         self._store = store
         self._views = views
 
@@ -51,7 +51,7 @@ class Listing:
         """
         clustering = check_clustering_name(request.clustering)
         wanted = _exemplars(request, _LIST_EXEMPLARS, _MOST_LIST_EXEMPLARS)
-        size = wire.page_size(request.page_size, _PAGE)
+        size = messages.page_size(request.page_size, _PAGE)
         view = self._views.view(request.collection, clustering)
         if not view.state.active_run:
             return pb.ListClustersResponse(unassigned=self._store.count(request.collection))
@@ -69,7 +69,7 @@ class Listing:
             run=view.state.active_run,
             noise=sizes.get(NOISE, 0),
             unassigned=self._store.count(
-                request.collection, Where(must=(Empty(view.state.active_field),))
+                request.collection, Filter(must=(Empty(view.state.active_field),))
             ),
         )
 
@@ -84,40 +84,42 @@ class Listing:
         view = self._views.view(request.collection, clustering)
         require_run(view, request.collection)
         record = view.require(request.cluster)
-        members = Where(must=(Equals(view.state.active_field, record.cluster),))
+        members = Filter(must=(Equals(view.state.active_field, record.cluster),))
         size = self._store.count(request.collection, members)
         return self._message(request.collection, view, record, size, wanted)
 
     def _message(
-        self, collection: str, view: View, record: ClusterRecord, size: int, exemplars: int
+        self, collection: str, view: Snapshot, record: ClusterRecord, size: int, exemplars: int
     ) -> pb.Cluster:
         hits = self._diverse_members(collection, view, record, exemplars) if exemplars else []
-        return wire.cluster(record, view, size, hits)
+        return messages.cluster(record, view, size, hits)
 
     def _diverse_members(
-        self, collection: str, view: View, record: ClusterRecord, limit: int
+        self, collection: str, view: Snapshot, record: ClusterRecord, limit: int
     ) -> list[Hit]:
         """The medoid, and members that differ from it and from each other."""
-        direction, using = self._direction(collection, view, record)
+        direction, vector_name = self._direction(collection, view, record)
         hits = self._store.search(
             collection,
             Query(
                 vector=direction,
-                using=using,
+                vector_name=vector_name,
                 limit=max(limit, min(_CANDIDATES_EACH * limit, _MOST_CANDIDATES)),
-                where=Where(must=(Equals(view.state.active_field, record.cluster),)),
+                where=Filter(must=(Equals(view.state.active_field, record.cluster),)),
                 exact=True,
                 with_vector=True,
             ),
         )
         if not hits:
             return []
-        if using != view.vector:
+        if vector_name != view.vector:
             hits = self._joined(collection, view, record, hits)
         vectors = np.stack([hit.vector for hit in hits if hit.vector is not None])
         return [hits[at] for at in farthest_first(vectors, limit)]
 
-    def _direction(self, collection: str, view: View, record: ClusterRecord) -> tuple[Vectors, str]:
+    def _direction(
+        self, collection: str, view: Snapshot, record: ClusterRecord
+    ) -> tuple[Vectors, str]:
         """Which stored vector to look for a cluster's members by, and where.
 
         Of a joint vector the part that says most of the cluster: only what is stored is searched.
@@ -130,7 +132,7 @@ class Listing:
         return unit(parts[longest]), specs[longest].name
 
     def _joined(
-        self, collection: str, view: View, record: ClusterRecord, hits: list[Hit]
+        self, collection: str, view: Snapshot, record: ClusterRecord, hits: list[Hit]
     ) -> list[Hit]:
         """``hits`` with their joint vectors and the cosines of these, nearest first."""
         found = self._store.retrieve(collection, [hit.id for hit in hits], vectors=(view.vector,))

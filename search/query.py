@@ -7,10 +7,10 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from search.views import View, Views, require_run
+from search.snapshots import Snapshot, Snapshots, require_run
 from shoal.errors import InvalidArgument, NotFound
 from shoal.store import Store
-from shoal.store.model import Collection, Equals, Hit, IdIn, Query, Record, Where, point_id
+from shoal.store.model import Collection, Equals, Filter, Hit, IdIn, Query, Record, point_id
 from shoal.vectors import NOISE, Vectors
 
 Scope = Literal["any", "auto"] | int
@@ -24,7 +24,7 @@ class Target:
     clustering: str
     vector: str
     within: Scope
-    where: Where
+    where: Filter
     limit: int
     offset: int
     min_score: float | None
@@ -37,14 +37,14 @@ class Found:
     """Hits, nearest first, the view they belong to, and the cluster that was searched."""
 
     hits: list[Hit]
-    view: View
+    view: Snapshot
     cluster: int | None
 
 
 class Searcher:
     """Searches one store."""
 
-    def __init__(self, store: Store, views: Views) -> None:
+    def __init__(self, store: Store, views: Snapshots) -> None:
         self._store = store
         self._views = views
 
@@ -84,10 +84,10 @@ class Searcher:
             f"collection {collection!r} has no point with id or key {reference!r}", id=reference
         )
 
-    def _view(self, target: Target) -> View:
+    def _view(self, target: Target) -> Snapshot:
         return self._views.view(target.collection.name, target.clustering)
 
-    def _search(self, target: Target, vector: Vectors, view: View, stored: int | None) -> Found:
+    def _search(self, target: Target, vector: Vectors, view: Snapshot, stored: int | None) -> Found:
         cluster = self._scope(target, vector, view, stored)
         where = target.where
         if cluster is not None:
@@ -96,7 +96,7 @@ class Searcher:
             target.collection.name,
             Query(
                 vector=vector,
-                using=target.vector,
+                vector_name=target.vector,
                 limit=target.limit,
                 offset=target.offset,
                 where=where,
@@ -109,7 +109,9 @@ class Searcher:
         )
         return Found(hits, view, cluster)
 
-    def _scope(self, target: Target, vector: Vectors, view: View, stored: int | None) -> int | None:
+    def _scope(
+        self, target: Target, vector: Vectors, view: Snapshot, stored: int | None
+    ) -> int | None:
         if target.within == "any":
             return None
         require_run(view, target.collection.name)

@@ -10,12 +10,12 @@ from typing import TypeVar
 
 import grpc.aio
 
-from search import wire
+from search import messages
 from search.config import SearchConfig
 from search.embedding import Embedding
 from search.listing import Listing
 from search.query import Searcher
-from search.views import Views
+from search.snapshots import Snapshots
 from shoal import vectors
 from shoal.errors import EncoderMismatch, InvalidArgument
 from shoal.store import Store
@@ -34,7 +34,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
 
     def __init__(self, config: SearchConfig, store: Store, embedder: grpc.aio.Channel) -> None:
         self._store = store
-        self._views = Views(store, config.cached_runs)
+        self._views = Snapshots(store, config.cached_runs)
         self._searcher = Searcher(store, self._views)
         self._listing = Listing(store, self._views)
         self._embedding = Embedding(embedder, config.embed_timeout_s)
@@ -82,11 +82,11 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
     def _spec(self, request: pb.SearchRequest) -> VectorSpec:
         """The named vector that ``request`` is about; raises what is wrong with the request."""
         collection = self._store.collection(request.collection)
-        return collection.vector(wire.target(request, collection).vector)
+        return collection.vector(messages.target(request, collection).vector)
 
     def _search(self, request: pb.SearchRequest, query: common_pb2.Vector) -> pb.SearchResponse:
         collection = self._store.collection(request.collection)
-        target = wire.target(request, collection)
+        target = messages.target(request, collection)
         spec = collection.vector(target.vector)
         match request.WhichOneof("query"):
             case None:
@@ -95,7 +95,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
                 found = self._searcher.by_id(target, request.id)
             case _:
                 found = self._searcher.by_vector(target, _checked(query, collection, spec))
-        return wire.response(found, spec)
+        return messages.response(found, spec)
 
     async def ListClusters(
         self, request: pb.ListClustersRequest, context: object
@@ -115,7 +115,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
             names = tuple(s.name for s in collection.vectors) if request.with_vectors else ()
             view = self._views.view(request.collection, check_clustering_name(request.clustering))
             record = self._searcher.point(request.collection, request.id, vectors=names)
-            return wire.point(record, view, collection)
+            return messages.point(record, view, collection)
 
         return await self._in_thread(read)
 
@@ -126,7 +126,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
 
         def read() -> pb.Collection:
             collection = self._store.collection(request.collection)
-            return wire.collection(collection, self._store.count(collection.name))
+            return messages.collection(collection, self._store.count(collection.name))
 
         return await self._in_thread(read)
 
@@ -136,9 +136,9 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         """All collections by name; the page token is the last name of the page before."""
 
         def read() -> pb.ListCollectionsResponse:
-            size = wire.page_size(request.page_size, 100)
+            size = messages.page_size(request.page_size, 100)
             left = [c for c in self._store.collections() if c.name > request.page_token]
-            page = [wire.collection(c, self._store.count(c.name)) for c in left[:size]]
+            page = [messages.collection(c, self._store.count(c.name)) for c in left[:size]]
             more = len(left) > size
             return pb.ListCollectionsResponse(
                 collections=page, next_page_token=page[-1].name if more else ""

@@ -17,8 +17,8 @@ from grpc_status import rpc_status
 from shoal import errors, vectors
 from shoal.client import (
     AnyOf,
-    Between,
     Client,
+    Empty,
     Filter,
     Gates,
     Hdbscan,
@@ -27,14 +27,14 @@ from shoal.client import (
     IngestStatus,
     ItemFailure,
     KMeans,
-    Missing,
+    Range,
     RunOptions,
     RunState,
     SearchOptions,
     StoredId,
     Text,
 )
-from shoal.client.wire import from_struct
+from shoal.client.messages import from_struct
 from shoal.rpc.channel import MAX_MESSAGE_BYTES
 from shoal.rpc.status import item_error, to_status
 from shoal.v1 import (
@@ -627,8 +627,8 @@ def test_search_filter_keeps_types(client: Client, fake: Fake) -> None:
     fake.answers = [search_pb2.SearchResponse()]
     where = Filter(
         must=[("a", True), ("b", 3), ("c", "x"), ("d", AnyOf([1, "y"]))],
-        should=[("e", Between(gte=1, lt=2))],
-        must_not=[("f", Missing())],
+        should=[("e", Range(gte=1, lt=2))],
+        must_not=[("f", Empty())],
     )
     client.search(StoredId("k"), options=SearchOptions(where=where, min_score=0.0))
     request = fake.requests[0]

@@ -18,7 +18,7 @@ import numpy as np
 from clusterer.fits import evoc, gmm, hdbscan, head, kmeans
 from clusterer.fits.lsh import LEAST_THRESHOLD, duplicate_groups
 from clusterer.fits.models import Model
-from clusterer.fits.values import Fit, Plan, Surroundings
+from clusterer.fits.values import Fit, FitPlan, Surroundings
 from clusterer.heads.store import HeadStore
 from shoal.errors import FitFailed, InvalidArgument, Unsupported
 from shoal.store.model import Collection, VectorSpec
@@ -28,13 +28,13 @@ from shoal.vectors import Vectors
 __all__ = [
     "LEAVES_NOISE",
     "Fit",
+    "FitPlan",
     "Method",
-    "Plan",
     "Surroundings",
+    "choose_vector",
     "keep_fit",
     "plan_fit",
     "run_fit",
-    "vector_of",
 ]
 
 
@@ -47,7 +47,7 @@ class Method:
     the active ones. ``noise``: its models leave points without a cluster.
     """
 
-    plan: Callable[[pb.ClusteringConfig, Surroundings], Plan]
+    plan: Callable[[pb.ClusteringConfig, Surroundings], FitPlan]
     run: Callable[[Vectors, Mapping[str, Any], Vectors | None], Fit]
     keep: Callable[[Mapping[str, Any], Model, Mapping[str, Any]], None] | None = None
     noise: bool = False
@@ -69,7 +69,7 @@ LEAVES_NOISE: Final = tuple(name for name, method in _METHODS.items() if method.
 """The methods whose models leave points without a cluster."""
 
 
-def plan_fit(config: pb.ClusteringConfig, surroundings: Surroundings | None = None) -> Plan:
+def plan_fit(config: pb.ClusteringConfig, surroundings: Surroundings | None = None) -> FitPlan:
     """Checks the method and its parameters; ``surroundings`` are those of a service.
 
     Raises:
@@ -93,7 +93,7 @@ def plan_fit(config: pb.ClusteringConfig, surroundings: Surroundings | None = No
     return replace(plan, duplicate_cosine=threshold, seed=config.seed)
 
 
-def vector_of(config: pb.ClusteringConfig, collection: Collection, heads: str) -> VectorSpec:
+def choose_vector(config: pb.ClusteringConfig, collection: Collection, heads: str) -> VectorSpec:
     """Which vector of ``collection`` to cluster: as ``config`` says, that of a head, or the first.
 
     A head's is known by its encoder, whatever it is called here.
@@ -112,7 +112,7 @@ def vector_of(config: pb.ClusteringConfig, collection: Collection, heads: str) -
     return next(same, collection.vector())
 
 
-def keep_fit(plan: Plan, model: Model, facts: Mapping[str, Any]) -> None:
+def keep_fit(plan: FitPlan, model: Model, facts: Mapping[str, Any]) -> None:
     """Keeps what the method wants to keep of a fit whose clusters have become the active ones.
 
     Raises:
@@ -123,7 +123,7 @@ def keep_fit(plan: Plan, model: Model, facts: Mapping[str, Any]) -> None:
         keep(plan.options, model, facts)
 
 
-def run_fit(plan: Plan, vectors: Vectors, warm: Vectors | None) -> Fit:
+def run_fit(plan: FitPlan, vectors: Vectors, warm: Vectors | None) -> Fit:
     """Runs a planned fit on ``vectors`` (N, D), float32 of unit length. For the child process.
 
     Near-duplicates count once: a photograph that came in a hundred times is no dense group. Each

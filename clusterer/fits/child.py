@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clusterer.fits import Fit, Plan
+from clusterer.fits import Fit, FitPlan
 from clusterer.fits.models import unpack
 from shoal.errors import FitFailed, NotEnoughPoints
 from shoal.vectors import Vectors
@@ -29,7 +29,7 @@ class Fitter(Protocol):
 
     def __call__(
         self,
-        plan: Plan,
+        plan: FitPlan,
         sample: Vectors,
         *,
         warm: Vectors | None,
@@ -44,7 +44,7 @@ _STDERR_TAIL = 2_000
 
 
 def fit_in_child(
-    plan: Plan,
+    plan: FitPlan,
     sample: Vectors,
     *,
     warm: Vectors | None,

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from clusterer.fits.prototypes import cover
-from clusterer.fits.values import Fit, Plan, Surroundings
+from clusterer.fits.values import Fit, FitPlan, Surroundings
 from shoal.errors import ConfigError, FitFailed, InvalidArgument
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Labels, Vectors
@@ -38,7 +38,7 @@ class EvocOptions:
     seed: int = 0
 
 
-def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> FitPlan:
     """The plan of ``config.evoc``; InvalidArgument for a parameter out of range."""
     wanted = config.evoc
     if wanted.min_cluster_size == 1:
@@ -53,7 +53,7 @@ def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
         min_cluster_size=wanted.min_cluster_size or LEAST_CLUSTER,
         seed=config.seed,
     )
-    return Plan("evoc", asdict(options), least_points=_LEAST_POINTS)
+    return FitPlan("evoc", asdict(options), least_points=_LEAST_POINTS)
 
 
 def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:

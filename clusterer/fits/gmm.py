@@ -16,7 +16,7 @@ import numpy as np
 from clusterer.fits.count.asked import Count, checked_count, decide
 from clusterer.fits.models import Mixture
 from clusterer.fits.reduction import checked_dim, principal_components
-from clusterer.fits.values import Fit, Plan, Surroundings
+from clusterer.fits.values import Fit, FitPlan, Surroundings
 from clusterer.nearest import directions
 from shoal.errors import FitFailed, NotEnoughPoints
 from shoal.v1 import clusterer_pb2 as pb
@@ -44,7 +44,7 @@ class GmmOptions:
     most: int = 0
 
 
-def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> FitPlan:
     """The plan of ``config.gmm``; InvalidArgument for a parameter out of range."""
     count = checked_count(config.gmm, "gmm")
     options = GmmOptions(
@@ -54,7 +54,7 @@ def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
         least=count.least,
         most=count.most,
     )
-    return Plan("gmm", asdict(options), least_points=max(2, count.k, count.least))
+    return FitPlan("gmm", asdict(options), least_points=max(2, count.k, count.least))
 
 
 def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from clusterer.fits.prototypes import cover
 from clusterer.fits.reduction import checked_dim, principal_components, umap
-from clusterer.fits.values import Fit, Plan, Surroundings
+from clusterer.fits.values import Fit, FitPlan, Surroundings
 from shoal.errors import ConfigError, InvalidArgument
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Labels, Vectors
@@ -42,7 +42,7 @@ class HdbscanOptions:
     seed: int = 0
 
 
-def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> FitPlan:
     """The plan of ``config.hdbscan``; InvalidArgument for a parameter out of range."""
     wanted = config.hdbscan
     reduction = wanted.reduction or "pca"
@@ -64,7 +64,7 @@ def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
         noise_threshold=threshold,
         seed=config.seed,
     )
-    return Plan("hdbscan", asdict(options), least_points=max(2, wanted.min_cluster_size))
+    return FitPlan("hdbscan", asdict(options), least_points=max(2, wanted.min_cluster_size))
 
 
 def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:

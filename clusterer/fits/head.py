@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from clusterer.fits.models import Head, Model
-from clusterer.fits.values import Fit, Plan, Surroundings
+from clusterer.fits.values import Fit, FitPlan, Surroundings
 from clusterer.heads.graph import from_onnx, to_onnx
 from clusterer.heads.session import HeadSession
 from clusterer.heads.store import HeadManifest, HeadStore, manifest_of
@@ -28,7 +28,7 @@ KEPT_RETRAINED: Final = 10
 _LOG = logging.getLogger(__name__)
 
 
-def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> Plan:
+def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> FitPlan:
     """The plan of ``config.scp``: which head, found and checked.
 
     Raises:
@@ -52,8 +52,8 @@ def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> Plan:
         if missing := missing_package():
             msg = f"retrain: this server has no {missing}: pip install 'shoal[train]'"
             raise ConfigError(msg, package=missing)
-        return Plan("scp", {**options, "retrain": True}, least_points=_least_points(manifest))
-    return Plan("scp", options, least_points=1)
+        return FitPlan("scp", {**options, "retrain": True}, least_points=_least_points(manifest))
+    return FitPlan("scp", options, least_points=1)
 
 
 def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:

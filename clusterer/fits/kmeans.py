@@ -17,7 +17,7 @@ import numpy as np
 from clusterer.fits.count.asked import Count, checked_count, decide
 from clusterer.fits.lloyd import Converged, lloyd
 from clusterer.fits.models import Centroids
-from clusterer.fits.values import Fit, Plan, Surroundings
+from clusterer.fits.values import Fit, FitPlan, Surroundings
 from shoal.errors import NotEnoughPoints
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
@@ -62,7 +62,7 @@ class KMeansFit:
     warm: bool
 
 
-def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
+def plan(config: pb.ClusteringConfig, _: Surroundings) -> FitPlan:
     """The plan of ``config.kmeans``; InvalidArgument for a parameter out of range."""
     wanted = config.kmeans
     count = checked_count(wanted, "kmeans")
@@ -75,7 +75,7 @@ def plan(config: pb.ClusteringConfig, _: Surroundings) -> Plan:
         least=count.least,
         most=count.most,
     )
-    return Plan("kmeans", asdict(options), least_points=max(count.k, count.least))
+    return FitPlan("kmeans", asdict(options), least_points=max(count.k, count.least))
 
 
 def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:

@@ -28,7 +28,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FitPlan:
     """What to run.
 
     Attributes:

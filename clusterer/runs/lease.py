@@ -14,7 +14,7 @@ from typing import Self
 
 from shoal.errors import LeaseHeld, LeaseLost, ShoalError
 from shoal.store.clusterings import Clusterings, State
-from shoal.store.model import Equals, Payload, Where, Within
+from shoal.store.model import Equals, Filter, Payload, Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def acquire(clusterings: Clusterings, holder: Holder) -> tuple[Lease, State]:
             "lease_expires": now + holder.ttl_s,
         },
         Equals("fence", before.fence),
-        where=Where(must=(Within("lease_expires", lt=now),)),
+        where=Filter(must=(Range("lease_expires", lt=now),)),
     )
     if (after.fence, after.lease_owner, after.lease_run) != (
         before.fence + 1,

@@ -15,7 +15,7 @@ from clusterer.runs.points import UNASSIGNED
 from clusterer.runs.writeback import SlotWriter, as_read, slot_labels
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
-from shoal.store.model import Block, Empty, Equals, Scan, Where
+from shoal.store.model import Block, Empty, Equals, Filter, Scan
 from shoal.vectors import Labels, Vectors
 
 
@@ -69,7 +69,7 @@ class Newcomers:
         state = self._clusterings.state(self._clustering)
         if not state.active_run:
             return 0
-        where = Where(must=(Empty(state.active_field),))
+        where = Filter(must=(Empty(state.active_field),))
         if not self._store.count(self._collection, where):
             return 0
         runs = [run for run in (state.active_run, state.previous_run) if run]
@@ -103,7 +103,7 @@ class Newcomers:
         )
 
     def _load(self, run: str) -> _Rule:
-        vector = self._clusterings.vector_of(self._clustering, run)
+        vector = self._clusterings.vector_name_of(self._clustering, run)
         packed = self._clusterings.model(self._clustering, run)
         if packed:
             return _Rule(*unpack(packed), vector)

@@ -41,7 +41,7 @@ from clusterer.runs.sampling import Sample, sample_vectors
 from clusterer.runs.task import Outcome, Progress, RunContext, Task, not_enough
 from shoal.errors import Cancelled, Conflict, NotFound, ShoalError
 from shoal.store.clusterings import Clusterings, ClusterRecord, State
-from shoal.store.model import Empty, Equals, Scan, Where, Within
+from shoal.store.model import Empty, Equals, Filter, Range, Scan
 from shoal.vectors import NOISE, Labels
 
 _LOG = logging.getLogger(__name__)
@@ -164,13 +164,16 @@ class Run:
         self._old_names = {c.cluster: c.name for c in found if c.name}
         spec = self._context.store.collection(self._task.collection).vector(self._task.vector)
         centroids = np.zeros((len(found), spec.dim), np.float32)
-        if found and self._clusterings.vector_of(state.clustering, state.active_run) == spec.name:
+        if (
+            found
+            and self._clusterings.vector_name_of(state.clustering, state.active_run) == spec.name
+        ):
             centroids = np.stack([c.centroid for c in found])
         return Clusters(np.array([c.cluster for c in found], dtype=np.int32), centroids)
 
     def _sample(self, state: State) -> Sample:
         store, task = self._context.store, self._task
-        where = Where()
+        where = Filter()
         if task.noise_only:
             where = where.also(Equals(state.active_field, NOISE))
         count = store.count(task.collection, where)
@@ -218,7 +221,7 @@ class Run:
         if not isinstance(model, Prototypes) or ids is None:
             msg = "noise_only: the active run left no noise: it was not of hdbscan or evoc"
             raise Conflict(msg)
-        vector = self._clusterings.vector_of(state.clustering, state.active_run)
+        vector = self._clusterings.vector_name_of(state.clustering, state.active_run)
         if vector != self._task.vector:
             msg = f"noise_only: expected the active run's vector, {vector}, got {self._task.vector}"
             raise Conflict(msg)
@@ -334,10 +337,10 @@ class Run:
                 self.progress.points_written += len(at)
         return late
 
-    def _late(self, state: State, began: float) -> Where:
+    def _late(self, state: State, began: float) -> Filter:
         """The points that came in since ``began``, or may have."""
         since = began - self._context.config.clock_skew_s
-        return Where(should=(Empty(state.inactive_field), Within("ingested_at", gte=since)))
+        return Filter(should=(Empty(state.inactive_field), Range("ingested_at", gte=since)))
 
     def _put_clusters(self, found: Totals, matching: Matching, names: Mapping[int, str]) -> None:
         sizes, cohesion = found.tally.sizes, found.tally.cohesion

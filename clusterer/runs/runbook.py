@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from clusterer import wire
+from clusterer import messages
 from clusterer.runs.task import Progress
 from shoal.errors import InvalidArgument, NotFound
 from shoal.store.clusterings import Clusterings, State
@@ -39,15 +39,15 @@ class Runbook:
             record = clusterings.run(str(uuid.UUID(run)))
         except ValueError:
             record = clusterings.run(_complete(clusterings, run))
-        message = wire.from_record(record)
+        message = messages.from_record(record)
         return self._current(clusterings, message, clusterings.state(message.clustering))
 
     def runs(self, collection: str, clustering: str) -> list[pb.Run]:
         """The runs of ``collection``, newest first."""
         clusterings = Clusterings(self._store, collection)
-        messages = [wire.from_record(record) for record in clusterings.runs(clustering)]
-        states = {m.clustering: clusterings.state(m.clustering) for m in messages}
-        return [self._current(clusterings, m, states[m.clustering]) for m in messages]
+        runs = [messages.from_record(record) for record in clusterings.runs(clustering)]
+        states = {run.clustering: clusterings.state(run.clustering) for run in runs}
+        return [self._current(clusterings, run, states[run.clustering]) for run in runs]
 
     def _current(self, clusterings: Clusterings, run: pb.Run, state: State) -> pb.Run:
         """``run`` as it is now: with live progress, or ended if its process is gone."""
@@ -56,10 +56,10 @@ class Runbook:
         if run.state != pb.RUN_STATE_RUNNING:
             return run
         if progress is not None:
-            wire.set_progress(run, progress)
+            messages.set_progress(run, progress)
         elif not (state.lease_run == run.id and state.leased(time.time())):
             # It may have ended since its record was read.
-            run = wire.from_record(clusterings.run(run.id))
+            run = messages.from_record(clusterings.run(run.id))
             run.active = state.active_run == run.id
             if run.state == pb.RUN_STATE_RUNNING:
                 run.state = _fate(run.id, state)
@@ -81,11 +81,11 @@ class Runbook:
         ``state`` is the clustering's, from before anybody else moved the pointer.
         """
         with contextlib.suppress(NotFound):  # a rollback's lease has no record
-            message = wire.from_record(clusterings.run(run))
+            message = messages.from_record(clusterings.run(run))
             if message.state == pb.RUN_STATE_RUNNING:
                 message.state = _fate(run, state)
-                message.ended_at.CopyFrom(wire.timestamp(time.time()))
-                clusterings.put_run(run, wire.to_record(message))
+                message.ended_at.CopyFrom(messages.timestamp(time.time()))
+                clusterings.put_run(run, messages.to_record(message))
 
 
 def _fate(run: str, state: State) -> pb.RunState:

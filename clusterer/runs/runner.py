@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from prometheus_client import Counter, Histogram
 
-from clusterer import wire
+from clusterer import messages
 from clusterer.config import ClustererConfig
 from clusterer.fits.child import Fitter, fit_in_child
 from clusterer.runs.lease import Holder, Lease, acquire, break_lease
@@ -124,8 +124,8 @@ class Runner:
                 if before.lease_run:
                     self.book.close_record(clusterings, before.lease_run, before)
                 message.state = pb.RUN_STATE_RUNNING
-                message.created_at.CopyFrom(wire.timestamp(time.time()))
-                clusterings.put_run(task.run, wire.to_record(message))
+                message.created_at.CopyFrom(messages.timestamp(time.time()))
+                clusterings.put_run(task.run, messages.to_record(message))
                 self._launch(task, message, lease)
             except BaseException:
                 lease.release()
@@ -158,7 +158,7 @@ class Runner:
         message = pb.Run()
         message.CopyFrom(live.message)
         try:
-            message.state = wire.OUTCOME[live.run.execute()]
+            message.state = messages.OUTCOME[live.run.execute()]
         except ShoalError as exc:
             cancelled = isinstance(exc, Cancelled)
             message.state = pb.RUN_STATE_CANCELLED if cancelled else pb.RUN_STATE_FAILED
@@ -171,8 +171,8 @@ class Runner:
 
     def _finish(self, task: Task, live: _Live, message: pb.Run, lease: Lease) -> None:
         clusterings = Clusterings(self._store, task.collection)
-        wire.set_progress(message, live.run.progress)
-        message.ended_at.CopyFrom(wire.timestamp(time.time()))
+        messages.set_progress(message, live.run.progress)
+        message.ended_at.CopyFrom(messages.timestamp(time.time()))
         try:
             # Whatever failed after the flip, readers see the run: the pointer is the truth.
             if clusterings.state(task.clustering).active_run == task.run:
@@ -180,7 +180,7 @@ class Runner:
                 message.error_reason = message.error_message = ""
             # First the lease, then the record: who sees the run ended may start the next.
             lease.release()
-            clusterings.put_run(task.run, wire.to_record(message))
+            clusterings.put_run(task.run, messages.to_record(message))
             self.book.forget_old(clusterings, task.clustering, self._config.kept_runs)
         except ShoalError as exc:
             # The lease expires by itself, and a run without one is read as ended. Old records are

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from clusterer.config import ClustererConfig, Gates
-from clusterer.fits import Plan
+from clusterer.fits import FitPlan
 from clusterer.fits.child import Fitter
 from clusterer.runs.naming import Naming
 from clusterer.runs.plan import Report
@@ -25,7 +25,7 @@ class Task:
     collection: str
     clustering: str
     vector: str
-    fit: Plan
+    fit: FitPlan
     sample_size: int
     seed: int
     warm_start: bool
@@ -72,7 +72,9 @@ class RunContext:
     fit: Fitter
 
 
-def not_enough(plan: Plan, points: int, collection: str, *, noise: bool = False) -> NotEnoughPoints:
+def not_enough(
+    plan: FitPlan, points: int, collection: str, *, noise: bool = False
+) -> NotEnoughPoints:
     """The error for a method that needs more points than there are."""
     k = plan.options.get("k")
     what = "points of noise" if noise else "points"

@@ -16,7 +16,7 @@ from clusterer.runs.points import UNASSIGNED, PointTable, unpack_ids
 from shoal.errors import Conflict
 from shoal.store.clusterings import FENCE, State, cluster_of
 from shoal.store.gateway import Store
-from shoal.store.model import Condition, Empty, IdIn, Payload, Scan, Where, Within, slot_field
+from shoal.store.model import Condition, Empty, Filter, IdIn, Payload, Range, Scan, slot_field
 from shoal.vectors import Labels
 
 _VERIFY_ROUNDS = 3
@@ -72,7 +72,7 @@ class SlotWriter:
         for at in range(0, len(ids), self.chunk):
             self.check()
             must = (IdIn(ids[at : at + self.chunk]), *conditions)
-            where = Where(must, must_not=(*unless, *self._sealed))
+            where = Filter(must, must_not=(*unless, *self._sealed))
             self.store.set_payload(self.collection, dict(written), where=where, key=key)
 
     def clear(self, ids: list[str], slot: str) -> None:
@@ -80,7 +80,7 @@ class SlotWriter:
         field = slot_field(self.clustering, slot)
         for at in range(0, len(ids), self.chunk):
             self.check()
-            where = Where((IdIn(ids[at : at + self.chunk]),), must_not=self._sealed)
+            where = Filter((IdIn(ids[at : at + self.chunk]),), must_not=self._sealed)
             self.store.delete_fields(self.collection, [field], where=where)
 
     @property
@@ -88,7 +88,7 @@ class SlotWriter:
         """What holds of a point that a later run has sealed."""
         if self.seal is None:
             return ()
-        return (Within(slot_field(self.clustering, FENCE), gt=self.seal.fence),)
+        return (Range(slot_field(self.clustering, FENCE), gt=self.seal.fence),)
 
 
 def write_differences(
@@ -108,7 +108,7 @@ def write_differences(
     both = not state.active_run
     sealing = writer.seal is not None and writer.seal.sealing
     stale = np.nonzero((table.inactive != table.wanted) | sealing)[0]
-    since = (Within("ingested_at", gt=began),)
+    since = (Range("ingested_at", gt=began),)
     written = 0
     for label, rows in _groups(table.wanted, stale):
         slots = ("a", "b") if both else (state.inactive_slot,)
@@ -169,7 +169,7 @@ def clear_strays(writer: SlotWriter, table: PointTable, state: State, vector: st
 
 def labelled(state: State) -> Scan:
     """A scan of the ids of points that have a label in the inactive slot."""
-    return Scan(where=Where(must_not=(Empty(state.inactive_field),)), fields=())
+    return Scan(where=Filter(must_not=(Empty(state.inactive_field),)), fields=())
 
 
 def clear_those_without(writer: SlotWriter, ids: Sequence[str], state: State, vector: str) -> int:
@@ -200,7 +200,7 @@ def _wrong(
     if not len(table):
         return
     options = Scan(
-        where=Where(must_not=(Empty(state.inactive_field),)), fields=("clusters", "ingested_at")
+        where=Filter(must_not=(Empty(state.inactive_field),)), fields=("clusters", "ingested_at")
     )
     for block in writer.store.scan(writer.collection, options):
         writer.check()
@@ -218,7 +218,7 @@ def as_read(payloads: Sequence[Payload]) -> tuple[Condition, ...]:
     """
     times = [payload.get("ingested_at") for payload in payloads]
     known = [time for time in times if isinstance(time, int | float)]
-    return (Within("ingested_at", lte=max(known)),) if known and len(known) == len(times) else ()
+    return (Range("ingested_at", lte=max(known)),) if known and len(known) == len(times) else ()
 
 
 def slot_labels(payloads: Sequence[Payload], clustering: str, slot: str) -> Labels:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from clusterer import wire
+from clusterer import messages
 from clusterer.config import ClustererConfig
 from clusterer.fits import plan_fit
 from clusterer.fits.values import NO_DUPLICATES
@@ -62,7 +62,9 @@ def plan_task(
     check_plan(fit, bisecting=bisecting)
     vector = store.collection(request.collection).vector(request.config.vector)
     size = max(request.config.sample_size or config.sample_size, fit.least_points)
-    task, message = wire.task_of(request, vector, fit, sample_size=size, default_gates=config.gates)
+    task, message = messages.task_of(
+        request, vector, fit, sample_size=size, default_gates=config.gates
+    )
     return SparkTask(task, message, bisecting)
 
 
@@ -90,8 +92,8 @@ def recluster(  # noqa: PLR0913 - what, where, by whom, and whom to tell
     def record(progress: Progress) -> None:
         now = pb.Run()
         now.CopyFrom(message)
-        wire.set_progress(now, progress)
-        clusterings.put_run(task.run, wire.to_record(now))
+        messages.set_progress(now, progress)
+        clusterings.put_run(task.run, messages.to_record(now))
 
     engine = SparkEngine(cluster, store_config, wanted.bisecting, record)
 

@@ -21,7 +21,7 @@ import numpy as np
 from clusterer.fits.gmm import GmmOptions
 from clusterer.fits.kmeans import WARM_TOLERANCE, KMeansOptions
 from clusterer.fits.models import Centroids, Mixture
-from clusterer.fits.values import NO_DUPLICATES, Fit, Plan
+from clusterer.fits.values import NO_DUPLICATES, Fit, FitPlan
 from clusterer.nearest import directions
 from clusterer.spark.passes import read_vectors
 from shoal.errors import FitFailed, NotEnoughPoints, Unsupported
@@ -46,7 +46,7 @@ _VARIANCE_FLOOR: Final = 1e-6
 class FitRequest:
     """What to fit: a plan, whether by bisection, and where the sample's vectors are."""
 
-    plan: Plan
+    plan: FitPlan
     bisecting: bool
     store: StoreConfig
     collection: str
@@ -54,7 +54,7 @@ class FitRequest:
     window: tuple[Slice, ...]
 
 
-def check_plan(plan: Plan, *, bisecting: bool) -> None:
+def check_plan(plan: FitPlan, *, bisecting: bool) -> None:
     """Unsupported for what Spark's engine cannot fit."""
     if bisecting and plan.method != "kmeans":
         raise Unsupported(f"--bisecting is for method kmeans, not {plan.method}")

@@ -28,7 +28,7 @@ from shoal.errors import LeaseLost
 from shoal.spark import Slice, scan_slice
 from shoal.store import Store, StoreConfig, open_store
 from shoal.store.clusterings import FENCE, Clusterings, State
-from shoal.store.model import Block, Payload, Scan, Where
+from shoal.store.model import Block, Filter, Payload, Scan
 from shoal.vectors import Labels, Vectors
 
 
@@ -137,7 +137,7 @@ class Written:
         return self
 
 
-def write_slice(orders: Orders, ids: Labels, where: Where, part: Slice) -> Written:
+def write_slice(orders: Orders, ids: Labels, where: Filter, part: Slice) -> Written:
     """Makes the inactive slot of the points of ``part`` that ``where`` selects hold their labels.
 
     ``ids`` int32 (K,) are those of the model's rows. Before the first run nobody reads either

@@ -36,7 +36,7 @@ from shoal.errors import Conflict, Unsupported
 from shoal.spark import Slice, SparkCluster, slices_of, window_of
 from shoal.store import NOISE, Scan, StoreConfig
 from shoal.store.clusterings import State
-from shoal.store.model import EVERYWHERE, Where
+from shoal.store.model import EVERYWHERE, Filter
 from shoal.vectors import Labels
 
 LEAST_POINTS: Final = 100_000
@@ -224,7 +224,7 @@ class SparkRun(Run):
         """How many points the inactive slot gives each label."""
         return self._context.store.facet(self._task.collection, state.inactive_field)
 
-    def _pass(self, matching: Matching, where: Where) -> Written:
+    def _pass(self, matching: Matching, where: Filter) -> Written:
         """Writes what differs among the points that ``where`` selects, in all slices."""
         self._engine.record(self.progress)
         return self._engine.cluster.reduce(

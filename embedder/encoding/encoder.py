@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedder.encoding.artefact import bundled_artefact, check_self_test, load_any_artefact
-from embedder.encoding.runtime import RuntimeConfig, Session
+from embedder.encoding.runtime import OnnxSession, RuntimeConfig
 from embedder.encoding.text import TextTower
 from shoal.errors import ArtefactError, SelfTestFailed, Unsupported
 
@@ -117,7 +117,7 @@ class Encoder:
     def of(cls, artefact: Artefact, config: RuntimeConfig) -> Self:
         """The encoder of a verified ``artefact``; raises as ``open``."""
         sessions = [
-            Session(part.image_model, config, half=part.manifest.precision == "float16")
+            OnnxSession(part.image_model, config, half=part.manifest.precision == "float16")
             for part in artefact.parts
         ]
         alone = artefact.parts[0] if len(artefact.parts) == 1 else None

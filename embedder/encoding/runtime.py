@@ -151,7 +151,7 @@ class RuntimeConfig:
                 return {"device_id": self.device}
 
 
-class Session:
+class OnnxSession:
     """An open graph. Thread-safe: runs may overlap."""
 
     def __init__(self, graph: Path, config: RuntimeConfig, *, half: bool = False) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedder.encoding.manifest import UNIT_LENGTH_TOLERANCE
-from embedder.encoding.runtime import RuntimeConfig, Session
+from embedder.encoding.runtime import OnnxSession, RuntimeConfig
 from embedder.encoding.tokenizer import Tokenizer
 from shoal.errors import ArtefactError, SelfTestFailed
 
@@ -29,7 +29,7 @@ class TextTower:
     """A text graph, its tokenizer and what the manifest says of them. Thread-safe."""
 
     def __init__(
-        self, artefact: EncoderArtefact, spec: TextSpec, session: Session, tokenizer: Encodes
+        self, artefact: EncoderArtefact, spec: TextSpec, session: OnnxSession, tokenizer: Encodes
     ) -> None:
         """Join them; ArtefactError if the graph has not the manifest's input and output."""
         if (session.inputs, session.outputs) != ((spec.input,), (spec.output,)):
@@ -56,7 +56,7 @@ class TextTower:
         if spec is None or artefact.text_model is None or artefact.tokenizer is None:
             return None
         tokenizer = Tokenizer(artefact.tokenizer, spec)
-        return cls(artefact, spec, Session(artefact.text_model, config), tokenizer)
+        return cls(artefact, spec, OnnxSession(artefact.text_model, config), tokenizer)
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """The vectors float32 (N, D), unit length, of N texts. OperatorError if the run fails."""

@@ -5,6 +5,8 @@ Knows the contract and the network, and nothing of the services behind them.
 
 from __future__ import annotations
 
+import warnings
+
 from shoal.client.client import CLUSTERING, COLLECTION, WINDOW, Client
 from shoal.client.runs import (
     Cluster,
@@ -32,10 +34,10 @@ from shoal.client.runs import (
 )
 from shoal.client.values import (
     AnyOf,
-    Between,
     Collection,
     Conditions,
     Embedding,
+    Empty,
     EncoderInfo,
     Filter,
     Hit,
@@ -45,9 +47,9 @@ from shoal.client.values import (
     IngestStatus,
     ItemFailure,
     Json,
-    Missing,
     Point,
     Query,
+    Range,
     SearchOptions,
     SearchResult,
     StoredId,
@@ -62,7 +64,6 @@ __all__ = [
     "COLLECTION",
     "WINDOW",
     "AnyOf",
-    "Between",
     "Client",
     "Cluster",
     "ClusterList",
@@ -74,6 +75,7 @@ __all__ = [
     "DuplicateGroup",
     "Embedding",
     "EmbeddingVectors",
+    "Empty",
     "EncoderInfo",
     "Filter",
     "Gates",
@@ -89,11 +91,11 @@ __all__ = [
     "KMeans",
     "Lineage",
     "Method",
-    "Missing",
     "Naming",
     "Plan",
     "Point",
     "Query",
+    "Range",
     "Run",
     "RunOptions",
     "RunState",
@@ -109,3 +111,17 @@ __all__ = [
     "VectorInfo",
     "VectorSample",
 ]
+
+_RENAMED = {"Between": Range, "Missing": Empty}
+
+
+def __getattr__(name: str) -> object:
+    """The names before 0.2, for one version more."""
+    if name in _RENAMED:
+        now = _RENAMED[name]
+        warnings.warn(
+            f"shoal.client.{name} is called {now.__name__} now", DeprecationWarning, stacklevel=2
+        )
+        return now
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)

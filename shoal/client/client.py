@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Self
 import grpc
 from pydantic import SecretStr
 
-from shoal.client import wire, wire_runs
+from shoal.client import messages, messages_runs
 from shoal.client.connections import Connections
+from shoal.client.messages_ingest import IngestTarget
 from shoal.client.runs import (
     Cluster,
     Clustering,
@@ -41,7 +42,6 @@ from shoal.client.values import (
     SearchOptions,
     SearchResult,
 )
-from shoal.client.wire_ingest import IngestTarget
 from shoal.errors import InvalidArgument
 from shoal.rpc.channel import ChannelConfig
 from shoal.rpc.status import from_rpc_error
@@ -145,7 +145,7 @@ class Client:
         """What the server can embed, and its limits."""
         with self._translating():
             request = embedder_pb2.GetInfoRequest()
-            return wire.from_info(self._embedder.GetInfo(request))
+            return messages.from_info(self._embedder.GetInfo(request))
 
     def embed(self, images: Sequence[bytes], *, encoder: str = "") -> list[Embedding]:
         """One Embedding per image (an encoded file), in order; nothing is stored."""
@@ -154,14 +154,14 @@ class Client:
                 images=[common_pb2.Image(data=data) for data in images], encoder=encoder
             )
             response = self._embedder.Embed(request)
-        return [wire.from_embed_result(result) for result in response.results]
+        return [messages.from_embed_result(result) for result in response.results]
 
     def embed_text(self, texts: Sequence[str], *, encoder: str = "") -> list[Embedding]:
         """One Embedding per text, in order; nothing is stored."""
         with self._translating():
             request = embedder_pb2.EmbedTextRequest(texts=texts, encoder=encoder)
             response = self._embedder.EmbedText(request)
-        return [wire.from_embed_result(result) for result in response.results]
+        return [messages.from_embed_result(result) for result in response.results]
 
     def ingest(
         self,
@@ -236,10 +236,12 @@ class Client:
     ) -> Run:
         """Start a run and return it at once."""
         with self._translating():
-            request = wire_runs.to_request(method, collection, clustering, options or RunOptions())
+            request = messages_runs.to_request(
+                method, collection, clustering, options or RunOptions()
+            )
             request.request_id = str(uuid.uuid4())
             response = self._clusterer.CreateRun(request)
-        return wire_runs.from_run(response)
+        return messages_runs.from_run(response)
 
     def watch(self, run: str, *, collection: str = COLLECTION) -> Generator[Run, None, None]:
         """The run now and after each change, until it has ended."""
@@ -248,7 +250,7 @@ class Client:
             call = self._clusterer.WatchRun(request)
             try:
                 for response in call:
-                    yield wire_runs.from_run(response)
+                    yield messages_runs.from_run(response)
             finally:
                 call.cancel()
 
@@ -257,7 +259,7 @@ class Client:
         with self._translating():
             request = clusterer_pb2.GetRunRequest(collection=collection, run=run)
             response = self._clusterer.GetRun(request)
-        return wire_runs.from_run(response)
+        return messages_runs.from_run(response)
 
     def runs(self, *, collection: str = COLLECTION, clustering: str = "") -> Iterator[Run]:
         """The runs of a collection (of one clustering, if given), newest first."""
@@ -266,7 +268,7 @@ class Client:
         while True:
             with self._translating():
                 response = self._clusterer.ListRuns(request)
-            yield from (wire_runs.from_run(run) for run in response.runs)
+            yield from (messages_runs.from_run(run) for run in response.runs)
             request.page_token = response.next_page_token
             if not request.page_token:
                 return
@@ -276,7 +278,7 @@ class Client:
         with self._translating():
             request = clusterer_pb2.CancelRunRequest(collection=collection, run=run)
             response = self._clusterer.CancelRun(request)
-        return wire_runs.from_run(response)
+        return messages_runs.from_run(response)
 
     def rollback(self, *, collection: str = COLLECTION, clustering: str = CLUSTERING) -> Clustering:
         """Go back to the assignment before the last run, exactly as it was."""
@@ -285,14 +287,14 @@ class Client:
                 collection=collection, clustering=clustering, request_id=str(uuid.uuid4())
             )
             response = self._clusterer.Rollback(request)
-        return wire_runs.from_clustering(response)
+        return messages_runs.from_clustering(response)
 
     def clustering(self, name: str = CLUSTERING, *, collection: str = COLLECTION) -> Clustering:
         """The state of one clustering."""
         with self._translating():
             request = clusterer_pb2.GetClusteringRequest(collection=collection, clustering=name)
             response = self._clusterer.GetClustering(request)
-        return wire_runs.from_clustering(response)
+        return messages_runs.from_clustering(response)
 
     def set_schedule(
         self,
@@ -305,12 +307,14 @@ class Client:
     ) -> Clustering:
         """Let the service make a clustering anew by itself, in place of any earlier schedule."""
         with self._translating():
-            request = wire_runs.to_request(method, collection, clustering, options or RunOptions())
+            request = messages_runs.to_request(
+                method, collection, clustering, options or RunOptions()
+            )
         return self._set_schedule(
             clusterer_pb2.SetScheduleRequest(
                 collection=collection,
                 clustering=clustering,
-                schedule=wire_runs.to_schedule(schedule, request),
+                schedule=messages_runs.to_schedule(schedule, request),
             )
         )
 
@@ -325,7 +329,7 @@ class Client:
     def _set_schedule(self, request: clusterer_pb2.SetScheduleRequest) -> Clustering:
         with self._translating():
             response = self._clusterer.SetSchedule(request)
-        return wire_runs.from_clustering(response)
+        return messages_runs.from_clustering(response)
 
     def duplicates(
         self,
@@ -342,7 +346,7 @@ class Client:
             call = self._clusterer.ListDuplicates(request)
             try:
                 for response in call:
-                    yield wire_runs.from_duplicates(response)
+                    yield messages_runs.from_duplicates(response)
             finally:
                 call.cancel()
 
@@ -359,7 +363,7 @@ class Client:
             )
             call = self._clusterer.SampleVectors(request)
             try:
-                return wire_runs.from_sample(call)
+                return messages_runs.from_sample(call)
             finally:
                 call.cancel()
 
@@ -368,7 +372,7 @@ class Client:
         with self._translating():
             request = clusterer_pb2.ListClusteringsRequest(collection=collection)
             response = self._clusterer.ListClusterings(request)
-        return [wire_runs.from_clustering(each) for each in response.clusterings]
+        return [messages_runs.from_clustering(each) for each in response.clusterings]
 
     # Search
 
@@ -387,12 +391,12 @@ class Client:
         cluster the answer is exact. ``limit`` is 1 to 10,000.
         """
         with self._translating():
-            request = wire.to_search_request(query, options or SearchOptions())
+            request = messages.to_search_request(query, options or SearchOptions())
             request.collection = collection
-            request.within.CopyFrom(wire.to_within(within))
+            request.within.CopyFrom(messages.to_within(within))
             request.limit = limit
             response = self._search.Search(request)
-        return wire.from_search_response(response)
+        return messages.from_search_response(response)
 
     def clusters(
         self, *, collection: str = COLLECTION, clustering: str = CLUSTERING, exemplars: int = 3
@@ -406,7 +410,7 @@ class Client:
         while True:
             with self._translating():
                 response = self._search.ListClusters(request)
-            found.extend(wire_runs.from_cluster(each) for each in response.clusters)
+            found.extend(messages_runs.from_cluster(each) for each in response.clusters)
             request.page_token = response.next_page_token
             if not request.page_token:
                 break
@@ -426,7 +430,7 @@ class Client:
                 collection=collection, clustering=clustering, cluster=cluster, exemplars=exemplars
             )
             response = self._search.GetCluster(request)
-        return wire_runs.from_cluster(response)
+        return messages_runs.from_cluster(response)
 
     def point(
         self,
@@ -442,14 +446,14 @@ class Client:
                 collection=collection, id=id, clustering=clustering, with_vectors=with_vectors
             )
             response = self._search.GetPoint(request)
-        return wire.from_point(response)
+        return messages.from_point(response)
 
     def collection(self, name: str = COLLECTION) -> Collection:
         """One collection and the number of its points."""
         with self._translating():
             request = search_pb2.GetCollectionRequest(collection=name)
             response = self._search.GetCollection(request)
-        return wire.from_collection(response)
+        return messages.from_collection(response)
 
     def collections(self) -> Iterator[Collection]:
         """All collections."""
@@ -457,7 +461,7 @@ class Client:
         while True:
             with self._translating():
                 response = self._search.ListCollections(request)
-            yield from (wire.from_collection(each) for each in response.collections)
+            yield from (messages.from_collection(each) for each in response.collections)
             request.page_token = response.next_page_token
             if not request.page_token:
                 return

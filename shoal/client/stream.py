@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from shoal.client.messages_ingest import IngestTarget, from_ingest_response, to_ingest_request
 from shoal.client.values import IngestItem, IngestOutcome, IngestStatus, ItemFailure
-from shoal.client.wire_ingest import IngestTarget, from_ingest_response, to_ingest_request
 from shoal.errors import InvalidArgument, ServiceUnavailable
 
 if TYPE_CHECKING:

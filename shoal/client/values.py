@@ -101,7 +101,7 @@ class AnyOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Between:
+class Range:
     """A filter's condition: the field is a number in this interval. At least one bound."""
 
     gte: float | None = None
@@ -111,13 +111,13 @@ class Between:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class Empty:
     """A filter's condition: the field is absent, null or an empty list; or has a value."""
 
-    missing: bool = True
+    empty: bool = True
 
 
-Test: TypeAlias = str | int | float | bool | AnyOf | Between | Missing
+Test: TypeAlias = str | int | float | bool | AnyOf | Range | Empty
 """What must hold of a payload field; a plain value means that the field equals it."""
 
 Conditions: TypeAlias = Sequence[tuple[str, Test]]

@@ -21,13 +21,13 @@ from shoal.errors import NotFound
 from shoal.store.gateway import Store
 from shoal.store.model import (
     Equals,
+    Filter,
     IdIn,
     Json,
     Payload,
     Point,
+    Range,
     Scan,
-    Where,
-    Within,
     check_clustering_name,
     other_slot,
     point_id,
@@ -160,13 +160,13 @@ class Clusterings:
         return self.state(clustering)
 
     def compare_and_set(
-        self, clustering: str, changes: Payload, *expected: Equals, where: Where | None = None
+        self, clustering: str, changes: Payload, *expected: Equals, where: Filter | None = None
     ) -> State:
         """Sets ``changes`` if every ``expected`` field still holds; returns what is there then.
 
         The comparison and the write are one operation of the store.
         """
-        condition = (where or Where()).also(IdIn([_state_id(clustering)]), *expected)
+        condition = (where or Filter()).also(IdIn([_state_id(clustering)]), *expected)
         self._store.set_payload(self._records, changes, where=condition)
         return self.state(clustering)
 
@@ -245,7 +245,7 @@ class Clusterings:
             NotFound: there are none: no such run, or one whose clusters were dropped.
         """
         where = _clusters_where(clustering, run)
-        vector = self.vector_of(clustering, run)
+        vector = self.vector_name_of(clustering, run)
         dims = [part.dim for part in self._store.collection(self.collection).parts(vector)]
         found = [
             _cluster_record(payload, _together(centroid, payload, dims))
@@ -275,7 +275,7 @@ class Clusterings:
         """The number of clusters of ``run``."""
         return self._store.count(self._records, _clusters_where(clustering, run))
 
-    def vector_of(self, clustering: str, run: str) -> str:
+    def vector_name_of(self, clustering: str, run: str) -> str:
         """The named vector that ``run`` clustered; the collection's first if unknown."""
         options = Scan(where=_clusters_where(clustering, run), fields=("vector",), block_size=1)
         block = next(iter(self._store.scan(self._records, options)), None)
@@ -285,11 +285,11 @@ class Clusterings:
     def drop_clusters_except(self, clustering: str, runs: Sequence[str], *, fence: int) -> None:
         """Deletes clusters and models of every run before ``fence`` but ``runs``."""
         for kind in ("cluster", "model"):
-            where = Where(
+            where = Filter(
                 must=(
                     Equals("kind", kind),
                     Equals("clustering", clustering),
-                    Within("fence", lt=fence),
+                    Range("fence", lt=fence),
                 ),
                 must_not=tuple(Equals("run", run) for run in runs if run),
             )
@@ -298,24 +298,24 @@ class Clusterings:
     def put_schedule(self, clustering: str, payload: Payload | None) -> None:
         """Stores the schedule of ``clustering``; None removes it."""
         if payload is None:
-            self._store.delete(self._records, Where(must=(IdIn([_schedule_id(clustering)]),)))
+            self._store.delete(self._records, Filter(must=(IdIn([_schedule_id(clustering)]),)))
             return
         record = {**payload, "kind": "schedule", "clustering": clustering}
         self._store.upsert(self._records, [Point(_schedule_id(clustering), {}, record)])
 
     def due_schedules(self, now: float) -> list[str]:
         """The clusterings whose stored schedule has a ``next_at`` of ``now`` or before."""
-        where = Where(must=(Equals("kind", "schedule"), Within("next_at", lte=now)))
+        where = Filter(must=(Equals("kind", "schedule"), Range("next_at", lte=now)))
         options = Scan(where=where, fields=("clustering",))
         blocks = self._store.scan(self._records, options)
         return sorted(str(payload["clustering"]) for b in blocks for payload in b.payloads)
 
     def move_schedule(self, clustering: str, expected: float, changes: Payload) -> None:
         """Sets ``changes`` in the stored schedule if its ``next_at`` is still ``expected``."""
-        where = Where(
+        where = Filter(
             must=(
                 IdIn([_schedule_id(clustering)]),
-                Within("next_at", gte=expected, lte=expected),
+                Range("next_at", gte=expected, lte=expected),
             )
         )
         self._store.set_payload(self._records, changes, where=where)
@@ -334,7 +334,7 @@ class Clusterings:
     def drop_runs(self, runs: Sequence[str]) -> None:
         """Forgets the records of ``runs``; unknown ones are ignored."""
         if runs:
-            self._store.delete(self._records, Where(must=(IdIn([_run_id(run) for run in runs]),)))
+            self._store.delete(self._records, Filter(must=(IdIn([_run_id(run) for run in runs]),)))
 
     def run(self, run: str) -> Payload:
         """The record of ``run``.
@@ -351,7 +351,7 @@ class Clusterings:
     def runs(self, clustering: str = "") -> list[Payload]:
         """The records of all runs, of one clustering if named, newest first."""
         self._store.collection(self.collection)
-        where = Where(must=(Equals("kind", "run"),))
+        where = Filter(must=(Equals("kind", "run"),))
         if clustering:
             where = where.also(Equals("clustering", clustering))
         found = [p for b in self._store.scan(self._records, Scan(where=where)) for p in b.payloads]
@@ -370,12 +370,12 @@ def _run_id(run: str) -> str:
     return point_id(f"run/{run}")
 
 
-def _clusters_where(clustering: str, run: str) -> Where:
+def _clusters_where(clustering: str, run: str) -> Filter:
     return _records_where("cluster", clustering, run)
 
 
-def _records_where(kind: str, clustering: str, run: str) -> Where:
-    return Where(must=(Equals("kind", kind), Equals("clustering", clustering), Equals("run", run)))
+def _records_where(kind: str, clustering: str, run: str) -> Filter:
+    return Filter(must=(Equals("kind", kind), Equals("clustering", clustering), Equals("run", run)))
 
 
 def _split(centroid: Vectors, dims: Sequence[int]) -> tuple[list[Vectors], list[Json]]:

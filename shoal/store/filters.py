@@ -17,9 +17,9 @@ from shoal.store.model import (
     Condition,
     Empty,
     Equals,
+    Filter,
     IdIn,
-    Where,
-    Within,
+    Range,
     canonical_id,
 )
 from shoal.store.payloads import clean_number, is_text, json_path
@@ -27,7 +27,7 @@ from shoal.store.payloads import clean_number, is_text, json_path
 _INT64 = range(-(2**63), 2**63)
 
 
-def to_filter(where: Where) -> models.Filter:
+def to_filter(where: Filter) -> models.Filter:
     """The filter that selects what ``where`` selects; an empty one selects every point.
 
     Raises:
@@ -46,7 +46,7 @@ def _condition(condition: Condition) -> models.Condition:
             return _equals(condition)
         case AnyOf():
             return _any_of(condition)
-        case Within():
+        case Range():
             return _within(condition)
         case Empty(field=field):
             return models.IsEmptyCondition(is_empty=models.PayloadField(key=json_path(field)))
@@ -85,7 +85,7 @@ def _any_of(condition: AnyOf) -> models.Condition:
     )
 
 
-def _within(condition: Within) -> models.Condition:
+def _within(condition: Range) -> models.Condition:
     bounds = {
         name: bound
         for name in ("gte", "gt", "lte", "lt")

@@ -24,6 +24,7 @@ from shoal.store.model import (
     MAX_BLOCK_SIZE,
     Block,
     Collection,
+    Filter,
     Hit,
     Payload,
     Point,
@@ -31,7 +32,6 @@ from shoal.store.model import (
     Record,
     Scan,
     VectorSpec,
-    Where,
     canonical_id,
     records_name,
 )
@@ -194,16 +194,16 @@ class Store:
         collection = self._catalogue.require(name)
         spec = convert.check_query(collection, query)
         with self._session.engine(name) as engine:
-            return nearest(engine, name, replace(query, using=spec.name))
+            return nearest(engine, name, replace(query, vector_name=spec.name))
 
-    def count(self, name: str, where: Where = EVERYWHERE) -> int:
+    def count(self, name: str, where: Filter = EVERYWHERE) -> int:
         """The number of points, exactly."""
         self._catalogue.require(name)
         count_filter = to_filter(where)
         with self._session.engine(name) as engine:
             return engine.count(name, count_filter=count_filter, exact=True).count
 
-    def facet(self, name: str, field: str, where: Where = EVERYWHERE) -> dict[int | str, int]:
+    def facet(self, name: str, field: str, where: Filter = EVERYWHERE) -> dict[int | str, int]:
         """How many points have each value of ``field``: exact, every value.
 
         Raises:
@@ -222,7 +222,7 @@ class Store:
             limit *= 8
 
     def set_payload(
-        self, name: str, payload: Payload, *, where: Where, key: str | None = None
+        self, name: str, payload: Payload, *, where: Filter, key: str | None = None
     ) -> None:
         """Merge ``payload`` into the payloads of the points, or into the object at ``key``.
 
@@ -241,7 +241,7 @@ class Store:
                 name, cleaned, points=points, key=path, wait=True, ordering=_ORDERING
             )
 
-    def delete_fields(self, name: str, fields: Sequence[str], *, where: Where) -> None:
+    def delete_fields(self, name: str, fields: Sequence[str], *, where: Filter) -> None:
         """Remove ``fields`` (dots reach into objects) from the payloads of the points."""
         self._catalogue.require(name)
         keys = [json_path(field) for field in fields]
@@ -251,7 +251,7 @@ class Store:
         with self._session.engine(name) as engine:
             engine.delete_payload(name, keys, points=points, wait=True, ordering=_ORDERING)
 
-    def delete(self, name: str, where: Where) -> None:
+    def delete(self, name: str, where: Filter) -> None:
         """Delete the points; ``EVERYWHERE`` deletes them all."""
         self._catalogue.require(name)
         points = to_filter(where)

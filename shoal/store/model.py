@@ -219,7 +219,7 @@ class AnyOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Within:
+class Range:
     """The field is a number in this interval."""
 
     field: str
@@ -243,23 +243,23 @@ class IdIn:
     ids: Sequence[str]
 
 
-Condition: TypeAlias = Equals | AnyOf | Within | Empty | IdIn
+Condition: TypeAlias = Equals | AnyOf | Range | Empty | IdIn
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class Filter:
     """Which points: all of ``must``, one of ``should`` if any, none of ``must_not``."""
 
     must: tuple[Condition, ...] = ()
     should: tuple[Condition, ...] = ()
     must_not: tuple[Condition, ...] = ()
 
-    def also(self, *conditions: Condition) -> Where:
+    def also(self, *conditions: Condition) -> Filter:
         """This and ``conditions`` too."""
-        return Where((*self.must, *conditions), self.should, self.must_not)
+        return Filter((*self.must, *conditions), self.should, self.must_not)
 
 
-EVERYWHERE = Where()
+EVERYWHERE = Filter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +271,7 @@ class Scan:
     need have it. ``block_size`` is the most points in a block, 1 to MAX_BLOCK_SIZE.
     """
 
-    where: Where = EVERYWHERE
+    where: Filter = EVERYWHERE
     vector: str | None = None
     fields: Sequence[str] | None = None
     start: str | None = None
@@ -282,16 +282,16 @@ class Scan:
 class Query:
     """What a search looks for.
 
-    ``vector`` float32 (D,) of unit length, compared with the vectors called ``using`` (the first
-    for an empty name). At least 1 for ``limit``, 0 for ``offset``. ``min_score`` is the least
+    ``vector`` float32 (D,) of unit length is compared with the vectors called ``vector_name`` (the
+    first for an empty name). At least 1 for ``limit``, 0 for ``offset``. ``min_score`` is the least
     cosine. ``exact`` compares with every candidate; otherwise an index may miss a few.
     """
 
     vector: Vectors
-    using: str = ""
+    vector_name: str = ""
     limit: int = 10
     offset: int = 0
-    where: Where = EVERYWHERE
+    where: Filter = EVERYWHERE
     min_score: float | None = None
     exact: bool = True
     with_vector: bool = False

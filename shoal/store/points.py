@@ -87,7 +87,7 @@ def _stack(vectors: Sequence[Vectors], spec: VectorSpec) -> Vectors:
 
 def check_query(collection: Collection, query: Query) -> VectorSpec:
     """The vector that ``query`` runs on; InvalidArgument if it makes no sense there."""
-    spec = collection.searchable(query.using)
+    spec = collection.searchable(query.vector_name)
     check_unit(query.vector, spec.dim)
     if query.limit < 1 or query.offset < 0:
         raise InvalidArgument(

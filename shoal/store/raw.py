@@ -33,7 +33,7 @@ def raw_engine(root: Path, collection: str) -> Iterator[Callable[[Query], Callab
             def prepare(query: Query) -> Callable[[], int]:
                 request = edge.QueryRequest(
                     limit=query.limit,
-                    query=edge.Query.Nearest(query.vector.tolist(), using=query.using),
+                    query=edge.Query.Nearest(query.vector.tolist(), using=query.vector_name),
                     filter=to_edge(to_filter(query.where)),
                     params=edge.SearchParams(exact=query.exact),
                     with_payload=True,

@@ -37,14 +37,14 @@ def _ranked(
     points = engine.query_points(
         name,
         query=query.vector,
-        using=query.using,
+        using=query.vector_name,
         query_filter=to_filter(query.where),
         search_params=models.SearchParams(exact=query.exact),
         limit=limit,
         with_payload=not bare,
-        with_vectors=[query.using] if with_vector else False,
+        with_vectors=[query.vector_name] if with_vector else False,
     ).points
-    hits = [convert.to_hit(point, query.using, with_vector=with_vector) for point in points]
+    hits = [convert.to_hit(point, query.vector_name, with_vector=with_vector) for point in points]
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
@@ -61,14 +61,14 @@ def _page_in_ties(engine: Engine, name: str, query: Query, end: int) -> list[Hit
         name,
         [hit.id for hit in page],
         with_payload=True,
-        with_vectors=[query.using] if query.with_vector else False,
+        with_vectors=[query.vector_name] if query.with_vector else False,
     )
     found = {record.id: record for record in map(convert.to_record, records)}
     return [
         replace(
             hit,
             payload=found[hit.id].payload,
-            vector=found[hit.id].vectors.get(query.using) if query.with_vector else None,
+            vector=found[hit.id].vectors.get(query.vector_name) if query.with_vector else None,
         )
         for hit in page
         if hit.id in found  # a point may have been deleted since it was ranked

@@ -17,7 +17,7 @@ from clusterer.duplicates import DuplicateFinder
 from clusterer.service import ClustererService
 from shoal.errors import StoreUnavailable
 from shoal.rpc.status import from_rpc_error
-from shoal.store.model import IdIn, VectorSpec, Where
+from shoal.store.model import Filter, IdIn, VectorSpec
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import clusterer_pb2_grpc
 
@@ -467,7 +467,7 @@ def test_service_samples_vectors_and_nothing_that_could_be_a_label(
     np.testing.assert_allclose(rows, vectors[[ids.index(point) for point in got]], atol=1e-6)
     shuffled = np.random.default_rng(0).permutation(len(ids))
     for point, label in zip(ids, shuffled.tolist(), strict=True):
-        bench.store.set_payload("toys", {"label": label}, where=Where(must=(IdIn((point,)),)))
+        bench.store.set_payload("toys", {"label": label}, where=Filter(must=(IdIn((point,)),)))
     finish(stub, stub.CreateRun(asked(5)))
     assert list(stub.SampleVectors(request)) == before
     other = pb.SampleVectorsRequest(collection="toys", size=300, seed=5)
@@ -533,5 +533,5 @@ def test_duplicates_deleted_meanwhile_are_in_no_group(bench: Bench) -> None:
     assert next(groups).size == 2
     left = {one for group in finder.groups() for one in (m.id for m in group.members)}
     assert left == set(ids)
-    bench.store.delete("toys", Where((IdIn(ids),)))
+    bench.store.delete("toys", Filter((IdIn(ids),)))
     assert list(groups) == []

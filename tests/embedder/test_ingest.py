@@ -18,7 +18,7 @@ from PIL import Image
 from embedder.config import EmbedderConfig
 from embedder.encoding.artefact import bundled_artefact, load_artefact
 from embedder.encoding.encoder import Encoder
-from embedder.encoding.runtime import RuntimeConfig, Session
+from embedder.encoding.runtime import OnnxSession, RuntimeConfig
 from embedder.fleet import Fleet
 from embedder.flow.admission import Capacity
 from embedder.flow.batching import Patience
@@ -26,7 +26,7 @@ from embedder.ingest import Destination, Ingestor, Item, Remote, Status, content
 from embedder.locations import Locations, LocationsConfig
 from embedder.points import Patch, Points
 from shoal.errors import OperatorError, StoreUnavailable
-from shoal.store import IdIn, Point, Record, Store, StoreConfig, Where, open_store, point_id
+from shoal.store import Filter, IdIn, Point, Record, Store, StoreConfig, open_store, point_id
 
 NAME = "efficientnet-lite0"
 
@@ -35,7 +35,7 @@ class Watched:
     """The real session, which counts what it embeds and chokes on an all-white image."""
 
     def __init__(self) -> None:
-        self._session = Session(load_artefact(bundled_artefact()).image_model, RuntimeConfig())
+        self._session = OnnxSession(load_artefact(bundled_artefact()).image_model, RuntimeConfig())
         self.provider = self._session.provider
         self.inputs = self._session.inputs
         self.outputs = self._session.outputs
@@ -278,7 +278,7 @@ def test_ingest_of_fields_for_content_that_was_replaced_meanwhile_wins_whole(
 
             async def replaced_first(change: Any) -> None:
                 if isinstance(change, Patch):
-                    where = Where((IdIn([point_id("k")]),))
+                    where = Filter((IdIn([point_id("k")]),))
                     room.store.set_payload("photos", {"content_hash": "0" * 64}, where=where)
                 await write(change)
 

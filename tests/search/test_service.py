@@ -13,14 +13,14 @@ from search.listing import farthest_first
 from shoal import vectors
 from shoal.errors import NotFound, Overloaded, ShoalError, Unauthenticated
 from shoal.rpc.status import from_rpc_error
-from shoal.store.model import IdIn, Where
+from shoal.store.model import Filter, IdIn
 from shoal.v1 import common_pb2
 from shoal.v1 import search_pb2 as pb
 
 Scene = Any  # the fixture's class lives in conftest.py, which cannot be imported
 
 
-def wire(vector: np.ndarray) -> common_pb2.Vector:
+def messages(vector: np.ndarray) -> common_pb2.Vector:
     return common_pb2.Vector(values=vectors.encode(vector), dim=len(vector))
 
 
@@ -41,7 +41,7 @@ def reason(call: Callable[[], object]) -> tuple[str, str]:
 def test_search_any_equals_brute_force(scene: Scene) -> None:
     """Without a restriction the hits are the nearest of all points, by NumPy's account."""
     query = blobs(1, seed=5)[0]
-    found = scene.stub.Search(pb.SearchRequest(collection="toys", vector=wire(query), limit=30))
+    found = scene.stub.Search(pb.SearchRequest(collection="toys", vector=messages(query), limit=30))
     assert [hit.id for hit in found.hits] == brute(scene, query, lambda _: True)[:30]
     assert found.hits[0].score == pytest.approx(float((scene.vectors @ query).max()), abs=1e-5)
     assert (found.run, found.HasField("cluster")) == ("", False)
@@ -58,7 +58,7 @@ def test_search_auto_is_exact_inside_the_querys_own_cluster(scene: Scene) -> Non
 
     found = scene.stub.Search(
         pb.SearchRequest(
-            collection="toys", vector=wire(query), limit=20, within=pb.Within(auto=True)
+            collection="toys", vector=messages(query), limit=20, within=pb.Within(auto=True)
         )
     )
 
@@ -75,7 +75,7 @@ def test_search_by_image_asks_the_embedder(scene: Scene) -> None:
     query = blobs(1, seed=7)[0]
     image = common_pb2.Image(data=vectors.encode(query))
     by_image = scene.stub.Search(pb.SearchRequest(collection="toys", image=image))
-    by_vector = scene.stub.Search(pb.SearchRequest(collection="toys", vector=wire(query)))
+    by_vector = scene.stub.Search(pb.SearchRequest(collection="toys", vector=messages(query)))
     assert by_image == by_vector
 
     bad = pb.SearchRequest(collection="toys", image=common_pb2.Image(data=b"x"))
@@ -128,7 +128,7 @@ def test_search_filter_offset_and_score_narrow_the_hits(scene: Scene) -> None:
     query = scene.vectors[0]
     low = common_pb2.Condition(field="n", range=common_pb2.Range(lt=50))
     request = pb.SearchRequest(
-        collection="toys", vector=wire(query), filter=common_pb2.Filter(must=[low]), limit=10
+        collection="toys", vector=messages(query), filter=common_pb2.Filter(must=[low]), limit=10
     )
     expected = brute(scene, query, lambda one: scene.ids.index(one) < 50)
     assert [h.id for h in scene.stub.Search(request).hits] == expected[:10]
@@ -140,7 +140,7 @@ def test_search_filter_offset_and_score_narrow_the_hits(scene: Scene) -> None:
 
     one = common_pb2.Condition(field="n", equals=Value(number_value=7))
     request = pb.SearchRequest(
-        collection="toys", vector=wire(query), filter=common_pb2.Filter(must=[one])
+        collection="toys", vector=messages(query), filter=common_pb2.Filter(must=[one])
     )
     hits = scene.stub.Search(request).hits
     assert [(h.id, h.payload["n"]) for h in hits] == [(scene.ids[7], 7)]
@@ -160,8 +160,8 @@ def test_search_payload_never_shows_the_slots(scene: Scene) -> None:
     [
         ({}, "INVALID_ARGUMENT", "expected an image, id, vector or text"),
         ({"id": "nobody"}, "NOT_FOUND", "'nobody'"),
-        ({"vector": wire(np.ones(3, np.float32) / 3**0.5)}, "INVALID_ARGUMENT", r"(16,)"),
-        ({"vector": wire(np.ones(DIM, np.float32))}, "INVALID_ARGUMENT", "length 1"),
+        ({"vector": messages(np.ones(3, np.float32) / 3**0.5)}, "INVALID_ARGUMENT", r"(16,)"),
+        ({"vector": messages(np.ones(DIM, np.float32))}, "INVALID_ARGUMENT", "length 1"),
         ({"vector": common_pb2.Vector(values=b"xx", dim=16)}, "INVALID_ARGUMENT", "64 bytes"),
         ({"id": "1", "limit": 10_001}, "INVALID_ARGUMENT", "limit"),
         ({"id": "1", "min_score": 2.0}, "INVALID_ARGUMENT", "min_score"),
@@ -220,7 +220,7 @@ def test_clusters_are_listed_with_live_counts_and_exemplars(scene: Scene) -> Non
     """Largest first; the first exemplar is the member nearest to the centroid; counts are live."""
     scene.bench.recluster(4)
     labels = scene.bench.labels()
-    scene.bench.store.delete("toys", Where((IdIn(scene.ids[:8]),)))
+    scene.bench.store.delete("toys", Filter((IdIn(scene.ids[:8]),)))
 
     listed = scene.stub.ListClusters(pb.ListClustersRequest(collection="toys", exemplars=2))
 

@@ -24,7 +24,7 @@ from clusterer.runs.points import pack_ids
 from clusterer.runs.sampling import Sample
 from clusterer.spark.passes import Orders, Written, write_slice
 from shoal.client import Gates, GaussianMixture, KMeans, Run, RunOptions, RunState
-from shoal.client.wire_runs import to_request
+from shoal.client.messages_runs import to_request
 from shoal.errors import LeaseHeld, LeaseLost, OperatorError
 from shoal.spark import SparkCluster, slices_of
 from shoal.store import Store, StoreConfig

@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from shoal.store import Equals, IdIn, Point, Where, Within, point_id, records_name
+from shoal.store import Equals, Filter, IdIn, Point, Range, point_id, records_name
 
 if TYPE_CHECKING:
     from tests.store.conftest import Room
@@ -21,7 +21,7 @@ def test_of_two_conditional_writers_exactly_one_wins(room: Room) -> None:
         room.store.set_payload(
             name,
             {"owner": writer, "fence": fence + 1, "proof": [writer, fence]},
-            where=Where((IdIn([lease]), Equals("fence", fence))),
+            where=Filter((IdIn([lease]), Equals("fence", fence))),
         )
 
     room.store.upsert(name, [Point(lease, {}, {"fence": 0})])
@@ -39,7 +39,7 @@ def test_conditional_write_loses_to_a_change(room: Room) -> None:
     (i,) = room.fill([{"state": "a", "n": 1}])
     for value in ("b", "c"):
         room.store.set_payload(
-            room.name, {"state": value, "n": 2}, where=Where((IdIn([i]), Equals("n", 1)))
+            room.name, {"state": value, "n": 2}, where=Filter((IdIn([i]), Equals("n", 1)))
         )
     assert room.state() == {i: {"state": "b", "n": 2}}
 
@@ -47,8 +47,8 @@ def test_conditional_write_loses_to_a_change(room: Room) -> None:
 def test_conditional_write_on_booleans_and_times(room: Room) -> None:
     """A lease's own condition, a flag and an expiry, works as a compare-and-set."""
     (i,) = room.fill([{"held": True, "expires": 1_700_000_000.25}])
-    early = Where((Equals("held", value=True), Within("expires", lt=1_700_000_000.25)))
-    late = Where((Equals("held", value=True), Within("expires", lt=1_700_000_000.5)))
+    early = Filter((Equals("held", value=True), Range("expires", lt=1_700_000_000.25)))
+    late = Filter((Equals("held", value=True), Range("expires", lt=1_700_000_000.5)))
     room.store.set_payload(room.name, {"held": False}, where=early)
     assert room.state()[i]["held"] is True
     room.store.set_payload(room.name, {"held": False}, where=late)
@@ -71,7 +71,9 @@ def test_writers_and_readers_share_a_store(room: Room) -> None:
     def write(start: int) -> None:
         for step in range(1, 11):
             for i in ids[start::4]:
-                room.store.set_payload(room.name, {"pair": [step, step]}, where=Where((IdIn([i]),)))
+                room.store.set_payload(
+                    room.name, {"pair": [step, step]}, where=Filter((IdIn([i]),))
+                )
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -15,15 +15,15 @@ from shoal.store import (
     AnyOf,
     Empty,
     Equals,
+    Filter,
     IdIn,
     Point,
     Query,
+    Range,
     Scan,
     Store,
     StoreConfig,
     VectorSpec,
-    Where,
-    Within,
     open_store,
     point_id,
 )
@@ -58,12 +58,12 @@ conditions = st.one_of(
         st.lists(st.integers(-2, 3), min_size=1, max_size=3).map(tuple)
         | st.lists(st.sampled_from(["x", "\x00"]), min_size=1, max_size=2).map(tuple),
     ),
-    st.builds(Within, st.sampled_from(NAMES), gte=numbers, lt=st.none() | numbers),
+    st.builds(Range, st.sampled_from(NAMES), gte=numbers, lt=st.none() | numbers),
     st.builds(Empty, st.sampled_from(NAMES)),
     st.builds(IdIn, st.lists(st.sampled_from(IDS), max_size=4).map(tuple)),
 )
 clauses = st.lists(conditions, max_size=2).map(tuple)
-wheres = st.just(EVERYWHERE) | st.builds(Where, clauses, clauses, clauses)
+wheres = st.just(EVERYWHERE) | st.builds(Filter, clauses, clauses, clauses)
 points = st.builds(
     lambda i, d, p: Point(i, {"v": DIRECTIONS[d]}, p),
     st.sampled_from(IDS),
@@ -113,7 +113,7 @@ def apply(store: Store, operation: tuple[Any, ...]) -> str:
     return "OK"
 
 
-def read(store: Store, where: Where) -> list[Any]:
+def read(store: Store, where: Filter) -> list[Any]:
     """What the store answers about ``where`` in every way of asking."""
     blocks = list(store.scan("all", Scan(where=where, vector="v", block_size=2)))
     found = [
@@ -150,7 +150,7 @@ def typed(value: Any) -> Any:
 )
 @given(script=st.lists(operations, min_size=1, max_size=7), where=wheres)
 def test_embedded_and_memory_agree(
-    stores: tuple[Store, Store], script: list[tuple[Any, ...]], where: Where
+    stores: tuple[Store, Store], script: list[tuple[Any, ...]], where: Filter
 ) -> None:
     """Any sequence of operations ends in the same state, answered alike, on both engines."""
     for store in stores:

@@ -20,13 +20,13 @@ from shoal.errors import ConfigError, NotFound, OperatorError, StoreLocked, Stor
 from shoal.store import (
     EVERYWHERE,
     Equals,
+    Filter,
     Point,
     Query,
     Scan,
     Store,
     StoreConfig,
     VectorSpec,
-    Where,
     open_store,
     point_id,
     records_name,
@@ -75,7 +75,7 @@ def test_everything_is_there_after_reopening(root: Path, store: Store) -> None:
     made = store.ensure_clustering("photos", "colour")
     store.upsert("photos", points(*range(300)))
     store.set_payload("photos", {"a": 5}, where=EVERYWHERE, key="clusters.colour")
-    store.set_payload("photos", {"ok": True}, where=Where((Equals("key", "7"),)))
+    store.set_payload("photos", {"ok": True}, where=Filter((Equals("key", "7"),)))
     store.upsert(records_name("photos"), [Point(point_id("run"), {}, {"kind": "run"})])
     before = everything(store)
     store.close()
@@ -84,7 +84,7 @@ def test_everything_is_there_after_reopening(root: Path, store: Store) -> None:
         assert everything(again) == before
         assert again.facet("photos", "clusters.colour.a") == {5: 300}
         assert again.facet(records_name("photos"), "kind") == {"run": 1}
-        assert again.count("photos", Where((Equals("ok", value=True),))) == 1
+        assert again.count("photos", Filter((Equals("ok", value=True),))) == 1
         (hit,) = again.search("photos", Query(np.eye(8, dtype=np.float32)[0], limit=1))
         assert hit.id == min(before)
 
@@ -175,7 +175,7 @@ def test_log_is_shortened_as_points_are_written(
     backlog = []
     for step in range(30):
         store.upsert("photos", points(*range(step, step + 7)))
-        store.set_payload("photos", {"step": step}, where=Where((Equals("key", str(step)),)))
+        store.set_payload("photos", {"step": step}, where=Filter((Equals("key", str(step)),)))
         backlog.append(shard.unflushed)
     assert max(backlog) < 100
     assert backlog != sorted(backlog)

@@ -13,11 +13,11 @@ from shoal.store import (
     Condition,
     Empty,
     Equals,
+    Filter,
     IdIn,
     Payload,
+    Range,
     Scan,
-    Where,
-    Within,
     point_id,
 )
 
@@ -78,7 +78,7 @@ def holds(condition: Condition, point: str, payload: Payload) -> bool:
     )
 
 
-def matches(where: Where, point: str, payload: Payload) -> bool:
+def matches(where: Filter, point: str, payload: Payload) -> bool:
     return (
         all(holds(c, point, payload) for c in where.must)
         and (not where.should or any(holds(c, point, payload) for c in where.should))
@@ -124,16 +124,16 @@ CONDITIONS: list[Condition] = [
     AnyOf("tags", ("x", "z")),
     AnyOf("camera.model", ("B",)),
     AnyOf("clusters.default.a", (4, 5, 6)),
-    Within("n", gte=1),
-    Within("n", gt=1),
-    Within("n", lte=2),
-    Within("n", lt=2),
-    Within("n", gt=1, lt=2.5),
-    Within("n", gte=2.5, lte=2.5),
-    Within("n", gte=5, lte=1),
-    Within("ok", gte=0),
-    Within("camera.lens.mm", gte=30, lt=36),
-    Within("clusters.default.a", gte=-1, lte=4),
+    Range("n", gte=1),
+    Range("n", gt=1),
+    Range("n", lte=2),
+    Range("n", lt=2),
+    Range("n", gt=1, lt=2.5),
+    Range("n", gte=2.5, lte=2.5),
+    Range("n", gte=5, lte=1),
+    Range("ok", gte=0),
+    Range("camera.lens.mm", gte=30, lt=36),
+    Range("clusters.default.a", gte=-1, lte=4),
     Empty("n"),
     Empty("tags"),
     Empty("camera"),
@@ -148,7 +148,7 @@ CONDITIONS: list[Condition] = [
 ]
 
 
-def _check(room: Room, where: Where) -> None:
+def _check(room: Room, where: Filter) -> None:
     expected = {i for i, p in zip(IDS, PAYLOADS, strict=True) if matches(where, i, p)}
     found = {i for block in room.store.scan(room.name, Scan(where=where)) for i in block.ids}
     assert found == expected, where
@@ -159,9 +159,9 @@ def test_every_condition_selects_what_it_says(room: Room) -> None:
     """Each kind of condition follows one rule on all engines, alone and negated."""
     room.fill(PAYLOADS)
     for condition in CONDITIONS:
-        _check(room, Where(must=(condition,)))
-        _check(room, Where(must_not=(condition,)))
-        _check(room, Where(should=(condition,)))
+        _check(room, Filter(must=(condition,)))
+        _check(room, Filter(must_not=(condition,)))
+        _check(room, Filter(should=(condition,)))
 
 
 def test_conditions_combine(room: Room) -> None:
@@ -170,28 +170,28 @@ def test_conditions_combine(room: Room) -> None:
     _check(room, EVERYWHERE)
     for i, first in enumerate(CONDITIONS):
         second, third = CONDITIONS[(i * 7 + 3) % len(CONDITIONS)], CONDITIONS[i * 5 % 53]
-        _check(room, Where((first, second)))
-        _check(room, Where(should=(first, second)))
-        _check(room, Where((third,), (first, second)))
-        _check(room, Where((), (first, second), (third,)))
-        _check(room, Where(must_not=(first, second)))
+        _check(room, Filter((first, second)))
+        _check(room, Filter(should=(first, second)))
+        _check(room, Filter((third,), (first, second)))
+        _check(room, Filter((), (first, second), (third,)))
+        _check(room, Filter(must_not=(first, second)))
 
 
 def test_also_adds_to_must() -> None:
     """``also`` narrows a filter and keeps the rest of it."""
     one, two, three = CONDITIONS[:3]
-    where = Where((one,), (two,), (three,))
-    assert where.also(two, three) == Where((one, two, three), (two,), (three,))
+    where = Filter((one,), (two,), (three,))
+    assert where.also(two, three) == Filter((one, two, three), (two,), (three,))
 
 
 def test_id_filter_takes_thousands(room: Room) -> None:
     """2,500 ids in one condition work, with the unknown among them ignored."""
     ids = room.fill([{"n": i} for i in range(20)])
     asked = [*(point_id(f"missing {i}") for i in range(2490)), *ids[5:15]]
-    where = Where((IdIn(asked),))
+    where = Filter((IdIn(asked),))
     assert room.store.count(room.name, where) == 10
-    assert room.store.count(room.name, Where(must_not=(IdIn(asked),))) == 10
-    assert room.store.count(room.name, where.also(Within("n", lt=8))) == 3
+    assert room.store.count(room.name, Filter(must_not=(IdIn(asked),))) == 10
+    assert room.store.count(room.name, where.also(Range("n", lt=8))) == 3
 
 
 def test_a_float_is_found_by_what_was_sent_and_by_what_is_read(room: Room) -> None:
@@ -210,10 +210,10 @@ def test_a_float_is_found_by_what_was_sent_and_by_what_is_read(room: Room) -> No
         assert read == pytest.approx(value, rel=1e-14, abs=0)
         for name in ("ingested_at", "x"):  # with an index and without
             for x in (value, read):
-                for condition in (Equals(name, x), Within(name, lte=x), Within(name, gte=x)):
-                    found = Where((IdIn((point,)), condition))
+                for condition in (Equals(name, x), Range(name, lte=x), Range(name, gte=x)):
+                    found = Filter((IdIn((point,)), condition))
                     assert room.store.count(room.name, found) == 1, (condition, read)
-                beside = Where((IdIn((point,)),), should=(Within(name, lt=x), Within(name, gt=x)))
+                beside = Filter((IdIn((point,)),), should=(Range(name, lt=x), Range(name, gt=x)))
                 assert room.store.count(room.name, beside) == 0, (name, x, read)
 
 
@@ -233,15 +233,15 @@ def test_a_float_is_found_by_what_was_sent_and_by_what_is_read(room: Room) -> No
         AnyOf("n", (True,)),
         AnyOf("n", (2**64,)),
         AnyOf("n", (None,)),
-        Within("n"),
-        Within("n", gte=math.nan),
-        Within("n", lt=math.inf),
+        Range("n"),
+        Range("n", gte=math.nan),
+        Range("n", lt=math.inf),
         IdIn(("x",)),
     ],
 )
 def test_meaningless_conditions_are_refused(room: Room, condition: Condition) -> None:
     """A condition that no point could sensibly meet is an error, not an empty answer."""
-    for where in (Where((condition,)), Where((), (condition,)), Where((), (), (condition,))):
+    for where in (Filter((condition,)), Filter((), (condition,)), Filter((), (), (condition,))):
         with pytest.raises(InvalidArgument):
             room.store.count(room.name, where)
         with pytest.raises(InvalidArgument):

@@ -57,7 +57,7 @@ def test_what_is_no_joint_vector_is_refused(store: Store, name: str) -> None:
         store.scan(name, Scan(vector="clip+ghost"))
     with pytest.raises(InvalidArgument, match="expected different vectors"):
         store.retrieve(name, [], vectors=("clip+clip",))
-    query = Query(vector=directions(1, 10)[0], using="clip+dino", limit=1)
+    query = Query(vector=directions(1, 10)[0], vector_name="clip+dino", limit=1)
     with pytest.raises(InvalidArgument, match=r"\(clip or dino\), got the joint vector clip\+dino"):
         store.search(name, query)
 
@@ -69,6 +69,6 @@ def test_centroids_of_a_joint_vector_come_back_as_they_were(store: Store, name: 
     centroids = unit(np.array([[3, 0, 0, 0, 1, 2, 0, 0, 0, 0], [0] * 4 + [1, 2, 3, 4, 5, 6]]))
     records = [ClusterRecord(i, 1, 0.5, row, {}) for i, row in enumerate(centroids)]
     clusterings.put_clusters("default", "run", records, vector="clip+dino", fence=1)
-    assert clusterings.vector_of("default", "run") == "clip+dino"
+    assert clusterings.vector_name_of("default", "run") == "clip+dino"
     found = clusterings.clusters("default", "run")
     np.testing.assert_allclose([each.centroid for each in found], centroids, atol=1e-6)

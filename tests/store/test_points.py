@@ -14,12 +14,12 @@ from shoal.store import (
     EVERYWHERE,
     Empty,
     Equals,
+    Filter,
     IdIn,
     Payload,
     Point,
+    Range,
     StoreConfig,
-    Where,
-    Within,
     open_store,
     point_id,
     records_name,
@@ -65,7 +65,7 @@ def test_upsert_stores_whole_floats_as_integers(room: Room) -> None:
     """2.0 and 2 are one number: a caller whose numbers are doubles finds both."""
     room.fill([{"n": 2.0}, {"n": 2}, {"n": 2.5}, {"n": [2.0]}])
     for value in (2, 2.0):
-        assert room.store.count(room.name, Where((Equals("n", value),))) == 3
+        assert room.store.count(room.name, Filter((Equals("n", value),))) == 3
 
 
 def test_upsert_replaces_whole_points(room: Room) -> None:
@@ -106,7 +106,7 @@ def test_upsert_accepts_other_spellings_of_an_id(room: Room) -> None:
     point = replace(room.point("a"), id=uuid.UUID(i).hex.upper())
     room.store.upsert(room.name, [point])
     assert list(room.state()) == [i]
-    assert room.store.count(room.name, Where((IdIn([i.upper()]),))) == 1
+    assert room.store.count(room.name, Filter((IdIn([i.upper()]),))) == 1
     assert room.store.retrieve(room.name, [i.replace("-", "")])[0] is not None
 
 
@@ -194,7 +194,7 @@ def test_ids_must_be_uuids(room: Room, bad: str) -> None:
     for call in (
         lambda: room.store.upsert(room.name, [replace(room.point("a"), id=bad)]),
         lambda: room.store.retrieve(room.name, [bad]),
-        lambda: room.store.count(room.name, Where((IdIn([bad]),))),
+        lambda: room.store.count(room.name, Filter((IdIn([bad]),))),
     ):
         with pytest.raises(InvalidArgument, match="expected a UUID"):
             call()
@@ -232,7 +232,7 @@ def test_set_payload_merges_at_the_top(room: Room) -> None:
     """Fields given replace theirs, whole; the others stay; None removes one."""
     a, b = room.fill([{"x": 1, "y": {"p": 1, "q": 2}}, {"x": 5}])
     room.store.set_payload(
-        room.name, {"y": {"p": 9}, "z": True, "x": None}, where=Where((IdIn([a]),))
+        room.name, {"y": {"p": 9}, "z": True, "x": None}, where=Filter((IdIn([a]),))
     )
     assert room.state() == {a: {"y": {"p": 9}, "z": True}, b: {"x": 5}}
 
@@ -246,12 +246,12 @@ def test_set_payload_under_a_key_keeps_the_sibling_slot(room: Room) -> None:
         b: {"clusters": {"default": {"b": 3}}},
     }
     assert room.store.facet(room.name, "clusters.default.b") == {3: 2}
-    assert room.store.count(room.name, Where((Equals("clusters.default.b", 2),))) == 0
+    assert room.store.count(room.name, Filter((Equals("clusters.default.b", 2),))) == 0
 
 
 def test_set_payload_changes_what_a_boolean_matches(room: Room) -> None:
     """Filters follow a boolean through every kind of write."""
-    true, false = Where((Equals("flag", value=True),)), Where((Equals("flag", value=False),))
+    true, false = Filter((Equals("flag", value=True),)), Filter((Equals("flag", value=False),))
     room.fill([{"flag": True}, {"flag": False}, {"flag": 1}, {"flag": "true"}, {}])
     counts = [(room.store.count(room.name, true), room.store.count(room.name, false))]
     for value in (False, "no", True):
@@ -264,14 +264,14 @@ def test_set_payload_reaches_exactly_the_filtered(room: Room) -> None:
     """A filter of thousands of ids, many of them unknown, reaches every known one."""
     ids = room.fill([{"n": i} for i in range(40)])
     asked = [*ids[::2], *(point_id(f"missing {i}") for i in range(1500))]
-    room.store.set_payload(room.name, {"hit": 1}, where=Where((IdIn(asked),)))
+    room.store.set_payload(room.name, {"hit": 1}, where=Filter((IdIn(asked),)))
     assert {i for i, p in room.state().items() if "hit" in p} == set(ids[::2])
 
 
 def test_set_payload_matching_nothing_is_fine(room: Room) -> None:
     """No point to write to is no error, nor is nothing to write."""
     (i,) = room.fill([{"n": 1}])
-    room.store.set_payload(room.name, {"x": 1}, where=Where((Equals("n", 2),)))
+    room.store.set_payload(room.name, {"x": 1}, where=Filter((Equals("n", 2),)))
     room.store.set_payload(room.name, {}, where=EVERYWHERE)
     assert room.state() == {i: {"n": 1}}
 
@@ -289,7 +289,7 @@ def test_delete_fields_removes_nested_and_plain(room: Room) -> None:
     """Fields go where the filter says; siblings and unknown names are no trouble."""
     a, b = room.fill([{"x": 1, "d": {"p": 1, "q": True}, "odd name": 1}, {"x": 2, "d": 3}])
     room.store.delete_fields(
-        room.name, ["x", "d.p", "odd name", "unknown.z"], where=Where((Equals("x", 1),))
+        room.name, ["x", "d.p", "odd name", "unknown.z"], where=Filter((Equals("x", 1),))
     )
     room.store.delete_fields(room.name, [], where=EVERYWHERE)
     assert room.state() == {a: {"d": {"q": True}}, b: {"x": 2, "d": 3}}
@@ -298,9 +298,9 @@ def test_delete_fields_removes_nested_and_plain(room: Room) -> None:
 def test_delete_removes_the_filtered(room: Room) -> None:
     """Deletion takes what the filter selects, and EVERYWHERE takes all."""
     ids = room.fill([{"n": i} for i in range(10)])
-    room.store.delete(room.name, Where((Within("n", gte=3),)))
+    room.store.delete(room.name, Filter((Range("n", gte=3),)))
     assert set(room.state()) == set(ids[:3])
-    room.store.delete(room.name, Where((IdIn([]),)))
+    room.store.delete(room.name, Filter((IdIn([]),)))
     assert room.store.count(room.name) == 3
     room.store.delete(room.name, EVERYWHERE)
     assert room.store.count(room.name) == 0
@@ -315,7 +315,7 @@ def test_facet_counts_every_value(room: Room) -> None:
     field = "clusters.default.a"
     counts = room.store.facet(room.name, field)
     assert counts == {i: 2 if i < 100 else 1 for i in range(1500)}
-    odd = room.store.facet(room.name, field, Where((Equals("source", "s1"),)))
+    odd = room.store.facet(room.name, field, Filter((Equals("source", "s1"),)))
     assert set(odd) == set(range(1, 1500, 2))
     assert room.store.facet(room.name, "source") == {"s0": 800, "s1": 800}
     assert room.store.facet(room.name, "clusters.default.b") == {}
@@ -337,7 +337,7 @@ def test_facet_needs_an_indexed_field(room: Room) -> None:
 def test_fields_must_be_paths(room: Room, field: str) -> None:
     """A field name that is no path is refused wherever a field can stand."""
     for call in (
-        lambda: room.store.count(room.name, Where((Empty(field),))),
+        lambda: room.store.count(room.name, Filter((Empty(field),))),
         lambda: room.store.delete_fields(room.name, [field], where=EVERYWHERE),
         lambda: room.store.set_payload(room.name, {"x": 1}, where=EVERYWHERE, key=field),
     ):

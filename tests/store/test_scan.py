@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shoal.errors import InvalidArgument
-from shoal.store import IdIn, Payload, Point, Query, Scan, Where, Within, point_id, records_name
+from shoal.store import Filter, IdIn, Payload, Point, Query, Range, Scan, point_id, records_name
 
 if TYPE_CHECKING:
     from tests.store.conftest import Room
@@ -35,7 +35,7 @@ def test_scan_of_nothing_has_no_blocks(room: Room) -> None:
     """No points, no blocks."""
     assert list(room.store.scan(room.name)) == []
     room.fill(PAYLOADS)
-    assert list(room.store.scan(room.name, Scan(where=Where((Within("n", lt=0),))))) == []
+    assert list(room.store.scan(room.name, Scan(where=Filter((Range("n", lt=0),))))) == []
 
 
 def test_scan_reads_vectors_as_one_array(room: Room) -> None:
@@ -104,7 +104,7 @@ def test_scan_starts_at_an_id_that_need_not_exist(room: Room) -> None:
 def test_scan_filters(room: Room) -> None:
     """Only the points of the filter come, in full blocks."""
     ids = room.fill(PAYLOADS)
-    options = Scan(where=Where((Within("n", gte=10, lt=30),)), block_size=8)
+    options = Scan(where=Filter((Range("n", gte=10, lt=30),)), block_size=8)
     blocks = list(room.store.scan(room.name, options))
     assert [i for block in blocks for i in block.ids] == sorted(ids[10:30])
     assert [len(block) for block in blocks] == [8, 8, 4]
@@ -134,8 +134,8 @@ def test_scan_survives_writes_between_blocks(room: Room, seed: int) -> None:
     assert stay <= set(seen)
 
 
-def _only(i: str) -> Where:
-    return Where((IdIn((i,)),))
+def _only(i: str) -> Filter:
+    return Filter((IdIn((i,)),))
 
 
 @pytest.mark.parametrize("size", [0, -1, 4097])
@@ -151,7 +151,7 @@ def test_scan_refuses_bad_options_at_once(room: Room) -> None:
         Scan(vector="huge"),
         Scan(fields=("a..b",)),
         Scan(start="7"),
-        Scan(where=Where((Within("n"),))),
+        Scan(where=Filter((Range("n"),))),
     ):
         with pytest.raises(InvalidArgument):
             room.store.scan(room.name, options)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shoal.errors import InvalidArgument
-from shoal.store import AnyOf, Empty, Equals, Hit, Point, Query, Where, Within, point_id
+from shoal.store import AnyOf, Empty, Equals, Filter, Hit, Point, Query, Range, point_id
 
 if TYPE_CHECKING:
     from tests.store.conftest import Room
@@ -38,12 +38,12 @@ def points(room: Room) -> list[Point]:
 
 
 FILTERS = [
-    (Where(), lambda _: True),
-    (Where((Equals("source", "s1"),)), lambda n: n % 3 == 1),
-    (Where((AnyOf("clusters.default.a", (1, 4)),)), lambda n: n % 5 in (1, 4)),
-    (Where((Equals("flag", value=True), Within("n", lt=50))), lambda n: n % 2 == 0 and n < 50),
-    (Where(must_not=(Equals("clusters.default.a", 2),)), lambda n: n % 5 != 2),
-    (Where((Empty("source"),)), lambda _: False),
+    (Filter(), lambda _: True),
+    (Filter((Equals("source", "s1"),)), lambda n: n % 3 == 1),
+    (Filter((AnyOf("clusters.default.a", (1, 4)),)), lambda n: n % 5 in (1, 4)),
+    (Filter((Equals("flag", value=True), Range("n", lt=50))), lambda n: n % 2 == 0 and n < 50),
+    (Filter(must_not=(Equals("clusters.default.a", 2),)), lambda n: n % 5 != 2),
+    (Filter((Empty("source"),)), lambda _: False),
 ]
 
 
@@ -155,7 +155,7 @@ def test_search_refuses_bad_options(room: Room) -> None:
     """An unknown vector name, a limit below 1, an offset below 0: refused."""
     good = Query(room.vectors(1)[0])
     for bad in (
-        replace(good, using="huge"),
+        replace(good, vector_name="huge"),
         replace(good, limit=0),
         replace(good, limit=-1),
         replace(good, offset=-1),
@@ -174,7 +174,10 @@ def test_search_uses_the_named_vector(new_room: Room) -> None:
     both = Point(point_id("both"), {"tiny": tiny[0], "other": small[0]}, {})
     one = Point(point_id("one"), {"tiny": tiny[1]}, {})
     store.upsert(name, [both, one])
-    assert [h.id for h in store.search(name, Query(small[0], using="other"))] == [both.id]
-    assert {h.id for h in store.search(name, Query(tiny[0], using="tiny"))} == {both.id, one.id}
+    assert [h.id for h in store.search(name, Query(small[0], vector_name="other"))] == [both.id]
+    assert {h.id for h in store.search(name, Query(tiny[0], vector_name="tiny"))} == {
+        both.id,
+        one.id,
+    }
     assert {h.id for h in store.search(name, Query(tiny[0]))} == {both.id, one.id}
     store.drop_collection(name)

@@ -11,7 +11,7 @@ from reclustering import VECTOR
 from clusterer.config import ClustererConfig
 from clusterer.spark import plan_task, recluster
 from shoal.client import Method, Run, RunOptions
-from shoal.client.wire_runs import from_run, to_request
+from shoal.client.messages_runs import from_run, to_request
 from shoal.spark import SparkCluster
 from shoal.store import Point, Scan, Store, StoreConfig, point_id
 from shoal.store.clusterings import Clusterings, State, cluster_of

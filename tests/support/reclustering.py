@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from clusterer.config import ClustererConfig, Gates
-from clusterer.fits import Fit, Plan, run_fit
+from clusterer.fits import Fit, FitPlan, run_fit
 from clusterer.fits.child import Fitter
 from clusterer.runs.lease import Holder, acquire
 from clusterer.runs.run import Run
@@ -37,7 +37,7 @@ def blobs(n: int, *, centres: int = 5, seed: int = 0, spread: float = 0.15) -> V
 
 
 def fit_here(
-    plan: Plan,
+    plan: FitPlan,
     sample: Vectors,
     *,
     warm: Vectors | None,
@@ -83,7 +83,7 @@ class Bench:
             collection=self.collection,
             clustering="default",
             vector=VECTOR,
-            fit=Plan("kmeans", options, least_points=k),
+            fit=FitPlan("kmeans", options, least_points=k),
             sample_size=10_000,
             seed=0,
             warm_start=True,

@@ -26,7 +26,7 @@ from shoal.client import Client, KMeans, Run, RunOptions, RunState
 from shoal.errors import ConfigError, OperatorError
 from shoal.store import Store, StoreConfig, open_store
 from shoal.store.clusterings import cluster_of
-from shoal.store.model import IdIn, Point, Scan, VectorSpec, Where, point_id, slot_field
+from shoal.store.model import Filter, IdIn, Point, Scan, VectorSpec, point_id, slot_field
 from shoal.vectors import Vectors, unit
 
 COLLECTION, VECTOR = "bench", "synthetic"
@@ -274,7 +274,7 @@ def _run(client: Client, config: ClusterBench, seed: int) -> Run:
 def _move(store: Store, ids: list[str]) -> None:
     """Puts ``ids`` into the first cluster, in both slots: the next run will move nearly all."""
     for at in range(0, len(ids), 1000):
-        where = Where((IdIn(ids[at : at + 1000]),))
+        where = Filter((IdIn(ids[at : at + 1000]),))
         store.set_payload(COLLECTION, {"a": 0, "b": 0}, where=where, key="clusters.default")
 
 
@@ -295,7 +295,7 @@ def _floors(path: Path) -> dict[str, float]:
         for label, ids in members.items():
             values = dict.fromkeys(("a", "b"), (label or 0) + 1)
             for at in range(0, len(ids), 1000):
-                where = Where((IdIn(ids[at : at + 1000]),))
+                where = Filter((IdIn(ids[at : at + 1000]),))
                 store.set_payload(COLLECTION, dict(values), where=where, key="clusters.default")
         return {"assign": scan_s, "write": time.perf_counter() - began}
 

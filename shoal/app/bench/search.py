@@ -23,7 +23,7 @@ from shoal.client import Client, KMeans, RunOptions, RunState
 from shoal.errors import OperatorError
 from shoal.rpc.channel import ChannelConfig, open_channel
 from shoal.store import StoreConfig, open_store
-from shoal.store.model import Equals, Point, Query, VectorSpec, Where, point_id, slot_field
+from shoal.store.model import Equals, Filter, Point, Query, VectorSpec, point_id, slot_field
 from shoal.store.raw import raw_engine
 from shoal.vectors import Vectors, unit
 
@@ -176,6 +176,6 @@ def _members(client: Client, cluster: int, size: int, dim: int) -> list[int]:
 def _inside(queries: Vectors, clusters: Sequence[int]) -> list[Query]:
     """The queries as the gateway takes them; after one run the readers' slot is b."""
     return [
-        Query(query, VECTOR, LIMIT, where=Where((Equals(slot_field("default", "b"), cluster),)))
+        Query(query, VECTOR, LIMIT, where=Filter((Equals(slot_field("default", "b"), cluster),)))
         for query, cluster in zip(queries, clusters, strict=True)
     ]

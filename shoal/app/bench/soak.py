@@ -26,7 +26,7 @@ import numpy as np
 from shoal.app.bench import machine
 from shoal.app.bench.process import UpProcess
 from shoal.client import COLLECTION, Client, IngestItem, ItemFailure, Vector
-from shoal.client.wire_ingest import from_ingest_response
+from shoal.client.messages_ingest import from_ingest_response
 from shoal.errors import OperatorError, Overloaded
 from shoal.rpc.channel import ChannelConfig, open_channel
 from shoal.rpc.status import from_rpc_error

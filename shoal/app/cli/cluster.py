@@ -131,7 +131,7 @@ def _in_spark(
     spark: SparkChoice, target: Target, method: Method, options: dict[str, Any], *, bisecting: bool
 ) -> Run:
     from shoal.app.jobs.recluster import recluster_in_spark
-    from shoal.client.wire_runs import to_request
+    from shoal.client.messages_runs import to_request
 
     with target.connect() as client:  # asked only for the vectors of a vocabulary
         wanted = run_options_of(options, client)

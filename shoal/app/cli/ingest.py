@@ -252,7 +252,7 @@ def _finish(report: Report, paths: tuple[str, ...], *, as_json: bool) -> None:
 
 def _check_fields(fields: dict[str, Json]) -> None:
     """Refuses once, before anything is sent, the fields that would be refused of every image."""
-    from shoal.client.wire_ingest import to_struct
+    from shoal.client.messages_ingest import to_struct
     from shoal.store.model import RESERVED_FIELDS
 
     for name in fields:

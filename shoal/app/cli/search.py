@@ -15,7 +15,7 @@ from shoal.app.cli.printing.describe import amount, short
 from shoal.app.cli.printing.hits import hit_json, print_hits
 from shoal.app.cli.printing.output import print_json, talk
 from shoal.app.cli.root import DomainError
-from shoal.client import AnyOf, Filter, Json, Missing, SearchOptions, StoredId, Test, Text
+from shoal.client import AnyOf, Empty, Filter, Json, SearchOptions, StoredId, Test, Text
 
 if TYPE_CHECKING:
     from shoal.client import Query
@@ -132,7 +132,7 @@ def _query(image: str | None, point: str | None, text: str | None) -> Query:
 
 def _test(value: Json) -> Test:
     if value is None:
-        return Missing()
+        return Empty()
     if isinstance(value, list):
         return AnyOf([each for each in value if isinstance(each, (str, int))])
     if isinstance(value, dict):

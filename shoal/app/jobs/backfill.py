@@ -196,7 +196,7 @@ def _ingest(
     backfill: Backfill, artefacts: tuple[Path, ...], items: Iterator[Found], done: Done
 ) -> None:
     from embedder.backfill import ingest_all
-    from shoal.client.wire_ingest import from_ingest_response
+    from shoal.client.messages_ingest import from_ingest_response
     from shoal.store import open_store
 
     names: dict[int, str] = {}
@@ -231,8 +231,8 @@ def _requests(
     backfill: Backfill, items: Iterator[Found], names: dict[int, str], done: Done
 ) -> Iterator[pb.IngestRequest]:
     """The items as the SDK would send them; those that cannot be sent are counted here."""
+    from shoal.client.messages_ingest import IngestTarget, to_ingest_request
     from shoal.client.values import ItemFailure
-    from shoal.client.wire_ingest import IngestTarget, to_ingest_request
     from shoal.errors import InvalidArgument
 
     target = IngestTarget(backfill.collection, backfill.encoders, _MESSAGE_BYTES)

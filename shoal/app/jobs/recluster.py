@@ -30,7 +30,7 @@ def recluster_in_spark(
     """
     from clusterer.config import ClustererConfig
     from clusterer.spark import plan_task, recluster
-    from shoal.client.wire_runs import from_run
+    from shoal.client.messages_runs import from_run
     from shoal.spark import open_spark
     from shoal.store import open_store
 

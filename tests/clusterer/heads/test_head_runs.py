@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from reclustering import DIM, Bench, blobs
 
-from clusterer.fits import Plan, Surroundings, plan_fit, run_fit
+from clusterer.fits import FitPlan, Surroundings, plan_fit, run_fit
 from clusterer.fits.child import fit_in_child
 from clusterer.fits.models import Head, pack, unpack
 from clusterer.heads.graph import to_onnx
@@ -51,7 +51,7 @@ def keep(place: Path, made: Network | None = None, name: str = "toys") -> str:
     return HeadStore(place).put(manifest, graph)
 
 
-def head_plan(place: Path, head: str = "toys", spec: VectorSpec = SPEC) -> Plan:
+def head_plan(place: Path, head: str = "toys", spec: VectorSpec = SPEC) -> FitPlan:
     config = pb.ClusteringConfig(scp=pb.ScpHead(head=head))
     return plan_fit(config, Surroundings(str(place), spec))
 

@@ -15,7 +15,7 @@ from reclustering import DIM, Bench, blobs
 from serving import serving
 
 from clusterer.config import ClustererConfig
-from clusterer.fits import Fit, Plan, Surroundings, keep_fit, plan_fit, run_fit, vector_of
+from clusterer.fits import Fit, FitPlan, Surroundings, choose_vector, keep_fit, plan_fit, run_fit
 from clusterer.fits.child import fit_in_child
 from clusterer.heads.graph import from_onnx, to_onnx
 from clusterer.heads.network import Branch, Layer, Network
@@ -97,7 +97,7 @@ def keep(place: Path, **options: object) -> str:
     return HeadStore(place).put(manifest, graph)
 
 
-def plan(place: Path) -> Plan:
+def plan(place: Path) -> FitPlan:
     config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys", retrain=True), seed=1)
     return plan_fit(config, Surroundings(str(place), SPEC))
 
@@ -250,7 +250,7 @@ def test_a_head_that_cannot_be_kept_does_not_undo_the_run(
     keep(tmp_path / "heads")
     bench.put(unit(blobs(200) + 0.8 * unit(np.ones(DIM))))
 
-    def fit(planned: Plan, sample: Vectors, **_: object) -> Fit:
+    def fit(planned: FitPlan, sample: Vectors, **_: object) -> Fit:
         found = run_fit(planned, sample, None)
         shutil.rmtree(tmp_path / "heads")
         (tmp_path / "heads").write_text("a file")
@@ -281,7 +281,7 @@ def test_a_head_knows_its_vector_by_the_encoder(tmp_path: Path) -> None:
     renamed = VectorSpec("renamed", DIM, SPEC.fingerprint)
 
     def found(*specs: VectorSpec) -> str:
-        return vector_of(config, Collection("c", specs, (), 0.0), str(tmp_path)).name
+        return choose_vector(config, Collection("c", specs, (), 0.0), str(tmp_path)).name
 
     assert found(other, SPEC) == "toy"
     assert found(other, renamed) == "renamed"

@@ -30,7 +30,7 @@ from shoal.errors import (
     StoreUnavailable,
 )
 from shoal.store import Store, StoreConfig, open_store
-from shoal.store.model import Block, IdIn, Payload, Point, Scan, VectorSpec, Where, point_id
+from shoal.store.model import Block, Filter, IdIn, Payload, Point, Scan, VectorSpec, point_id
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import NOISE, Vectors, unit
 
@@ -153,7 +153,7 @@ def test_run_catches_up_with_points_that_come_during_it(bench: Bench) -> None:
     def meddle() -> None:
         bench.put(-vectors[20:25], first=20, age_s=0)
         bench.put(later, first=2000, age_s=0)
-        bench.store.delete(bench.collection, Where((IdIn(ids[198:]),)))
+        bench.store.delete(bench.collection, Filter((IdIn(ids[198:]),)))
 
     after(run, "_write", meddle)
     assert execute() == Outcome.SUCCEEDED
@@ -180,7 +180,7 @@ def test_run_verification_mends_a_foreign_write(bench: Bench) -> None:
     slot = bench.state.inactive_slot
 
     def spoil() -> None:
-        where = Where((IdIn(ids[:30]),))
+        where = Filter((IdIn(ids[:30]),))
         bench.store.set_payload(bench.collection, {slot: 77}, where=where, key="clusters.default")
 
     after(run, "_write", spoil)
@@ -290,7 +290,7 @@ def _failing_writes(bench: Bench, monkeypatch: pytest.MonkeyPatch, fatal: int) -
     count = [0]
     real = bench.store.set_payload
 
-    def set_payload(name: str, payload: Payload, *, where: Where, key: str | None = None) -> None:
+    def set_payload(name: str, payload: Payload, *, where: Filter, key: str | None = None) -> None:
         count[0] += 1
         if count[0] >= fatal:
             raise StoreUnavailable("gone")
@@ -419,7 +419,7 @@ def test_run_asleep_with_a_write_to_send_changes_nothing_when_it_wakes(
     replaced = blobs(20, seed=8)
     seen: list[dict[str, int | None]] = []
 
-    def sleep(name: str, payload: Payload, *, where: Where, key: str | None = None) -> None:
+    def sleep(name: str, payload: Payload, *, where: Filter, key: str | None = None) -> None:
         sent[0] += name == bench.collection
         if name == bench.collection and sent[0] == write:
             sent[0] += 1_000  # the writes of the other run are nobody's sleep
@@ -533,7 +533,7 @@ def test_newcomers_that_change_under_the_look_keep_what_they_have(
             if change == "replaced" and block.vectors is not None and len(block) == 5:
                 bench.put(-late, first=500, age_s=0)
             elif len(block) == 5:
-                where = Where((IdIn(ids),))
+                where = Filter((IdIn(ids),))
                 bench.store.set_payload(
                     name, {bench.state.active_slot: 77}, where=where, key="clusters.default"
                 )
@@ -724,7 +724,7 @@ def test_names_come_from_fields_and_stay_with_their_ids(bench: Bench) -> None:
     vectors = blobs(100, spread=0.05)
     ids = bench.put(vectors)
     for i, one in enumerate(ids):
-        bench.store.set_payload("toys", {"kind": f"k{i % 5}"}, where=Where((IdIn([one]),)))
+        bench.store.set_payload("toys", {"kind": f"k{i % 5}"}, where=Filter((IdIn([one]),)))
     bench.recluster(5, naming=Naming(fields=("kind",)))
 
     def names() -> dict[int, str]:
@@ -792,7 +792,7 @@ def test_points_without_the_vector_have_no_label_of_an_earlier_run(tmp_path: Pat
         slots = {r.id: r.payload["clusters"] for r in store.retrieve("toys", ids) if r}
         store.upsert("toys", stored)
         for one in ids[:50]:  # as they were: an upsert replaces the payload
-            store.set_payload("toys", {"clusters": slots[one]}, where=Where((IdIn([one]),)))
+            store.set_payload("toys", {"clusters": slots[one]}, where=Filter((IdIn([one]),)))
         run = bench.recluster(2, vector="toy+late")
         assert run.progress.report is not None
         assert run.progress.report.points == 50

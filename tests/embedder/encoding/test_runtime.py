@@ -14,7 +14,7 @@ import pytest
 from embedder.encoding import runtime
 from embedder.encoding.artefact import bundled_artefact, load_artefact, self_test_images
 from embedder.encoding.encoder import Encoder
-from embedder.encoding.runtime import RuntimeConfig, Session
+from embedder.encoding.runtime import OnnxSession, RuntimeConfig
 from embedder.images.preprocess import ImageLimits, decode
 from shoal.app.bench.machine import resident_mib
 from shoal.errors import ArtefactError, ConfigError, OperatorError, SelfTestFailed
@@ -56,7 +56,7 @@ def test_session_refuses_a_provider_that_is_not_there() -> None:
     """Asked for a GPU where there is none, a session is refused and does not use the CPU."""
     artefact = load_artefact(bundled_artefact())
     with pytest.raises(ConfigError, match="CUDAExecutionProvider was asked for"):
-        Session(artefact.image_model, RuntimeConfig(provider="cuda"))
+        OnnxSession(artefact.image_model, RuntimeConfig(provider="cuda"))
 
 
 def test_session_refuses_a_silent_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +73,14 @@ def test_session_refuses_a_silent_fallback(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     artefact = load_artefact(bundled_artefact())
     with pytest.raises(ConfigError, match="offers only CPUExecutionProvider"):
-        Session(artefact.image_model, RuntimeConfig(provider="cuda"))
+        OnnxSession(artefact.image_model, RuntimeConfig(provider="cuda"))
 
 
 def test_session_without_onnxruntime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the extra is not installed, the error names the command that installs it."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"pip install 'shoal\[cpu\]'"):
-        Session(Path("image.onnx"), CPU)
+        OnnxSession(Path("image.onnx"), CPU)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph"])
@@ -89,13 +89,13 @@ def test_session_refuses_a_file_that_is_no_graph(tmp_path: Path, content: bytes)
     graph = tmp_path / "image.onnx"
     graph.write_bytes(content)
     with pytest.raises(ArtefactError, match=r"image\.onnx"):
-        Session(graph, CPU)
+        OnnxSession(graph, CPU)
 
 
 def test_session_gives_memory_back_when_it_was_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a large batch took stays for the next one, and goes with the first run after a pause."""
     artefact = load_artefact(bundled_artefact())
-    session = Session(artefact.image_model, RuntimeConfig(threads=1))
+    session = OnnxSession(artefact.image_model, RuntimeConfig(threads=1))
     batch = np.zeros((64, 224, 224, 3), np.uint8)
 
     def run(rows: int) -> float:
@@ -176,7 +176,7 @@ def test_session_answers_what_it_was_asked_in_a_batch_that_was_filled_up(
     """The rows that fill a batch up change no vector and are not answered."""
     pixels = np.stack(self_test_images(encoder.artefact))
     assert len(pixels) == 3
-    session = Session(load_artefact(bundled_artefact()).image_model, CPU)
+    session = OnnxSession(load_artefact(bundled_artefact()).image_model, CPU)
     ran: list[int] = []
     run = session._session.run
 

@@ -1,7 +1,7 @@
 """Between the SDK's values and the messages of the embedder's and the search service's contract.
 
-Pure: no channel, no clock. ``wire_ingest`` does the same for the items of an ingestion,
-``wire_runs`` for clusterings.
+Pure: no channel, no clock. ``messages_ingest`` does the same for the items of an ingestion,
+``messages_runs`` for clusterings.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 from shoal import vectors
 from shoal.client.values import (
     AnyOf,
-    Between,
     Collection,
     Embedding,
+    Empty,
     EncoderInfo,
     Filter,
     Hit,
     Info,
     ItemFailure,
     Json,
-    Missing,
     Point,
     Query,
+    Range,
     SearchOptions,
     SearchResult,
     StoredId,
@@ -132,10 +132,10 @@ def _to_condition(name: str, test: Test) -> common_pb2.Condition:
     match test:
         case AnyOf(values):
             condition.any_of.extend(list(values))
-        case Between(gte, gt, lte, lt):
+        case Range(gte, gt, lte, lt):
             condition.range.CopyFrom(common_pb2.Range(gte=gte, gt=gt, lte=lte, lt=lt))
-        case Missing(missing):
-            condition.empty = missing
+        case Empty(empty):
+            condition.empty = empty
         case bool():  # before numbers: a bool is an int
             condition.equals.bool_value = test
         case int() | float():

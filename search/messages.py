@@ -6,9 +6,9 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from search.filters import to_where
+from search.filters import to_filter
 from search.query import Found, Scope, Target
-from search.views import View
+from search.snapshots import Snapshot
 from shoal import vectors
 from shoal.errors import InvalidArgument
 from shoal.store.clusterings import ClusterRecord
@@ -42,7 +42,7 @@ def target(request: pb.SearchRequest, collection: Collection) -> Target:
         clustering=check_clustering_name(request.clustering),
         vector=collection.searchable(request.vector_name).name,
         within=_scope(request.within),
-        where=to_where(request.filter),
+        where=to_filter(request.filter),
         limit=limit,
         offset=request.offset,
         min_score=min_score,
@@ -70,7 +70,7 @@ def response(found: Found, spec: VectorSpec) -> pb.SearchResponse:
     )
 
 
-def _hit(hit: Hit, view: View, spec: VectorSpec | None) -> pb.Hit:
+def _hit(hit: Hit, view: Snapshot, spec: VectorSpec | None) -> pb.Hit:
     message = pb.Hit(
         id=hit.id,
         score=hit.score,
@@ -82,7 +82,7 @@ def _hit(hit: Hit, view: View, spec: VectorSpec | None) -> pb.Hit:
     return message
 
 
-def cluster(record: ClusterRecord, view: View, size: int, exemplars: list[Hit]) -> pb.Cluster:
+def cluster(record: ClusterRecord, view: Snapshot, size: int, exemplars: list[Hit]) -> pb.Cluster:
     """One cluster as a message."""
     message = pb.Cluster(
         id=record.cluster,
@@ -106,7 +106,7 @@ def cluster(record: ClusterRecord, view: View, size: int, exemplars: list[Hit]) 
     return message
 
 
-def point(record: Record, view: View, collection: Collection) -> pb.Point:
+def point(record: Record, view: Snapshot, collection: Collection) -> pb.Point:
     """One stored point as a message."""
     message = pb.Point(
         id=record.id,

@@ -16,7 +16,7 @@ from shoal.vectors import Vectors
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Snapshot:
     """A clustering as of one moment. ``clusters`` are those of ``state.active_run`` by id."""
 
     state: State
@@ -49,7 +49,7 @@ class View:
         return self.clusters[cluster]
 
 
-class Views:
+class Snapshots:
     """Makes views, keeping the cluster records of the runs last seen. Thread-safe.
 
     Records of a run never change, so a run's id is a safe key; the pointer is read every time.
@@ -58,10 +58,10 @@ class Views:
     def __init__(self, store: Store, cached_runs: int) -> None:
         self._store = store
         self._capacity = cached_runs
-        self._cache: OrderedDict[tuple[str, str, str], View] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str, str], Snapshot] = OrderedDict()
         self._guard = threading.Lock()
 
-    def view(self, collection: str, clustering: str) -> View:
+    def view(self, collection: str, clustering: str) -> Snapshot:
         """The clustering now.
 
         Raises:
@@ -83,7 +83,7 @@ class Views:
                     self._cache.popitem(last=False)
         return view
 
-    def _load(self, clusterings: Clusterings, state: State) -> View:
+    def _load(self, clusterings: Clusterings, state: State) -> Snapshot:
         if not state.active_run:
             collection = self._store.collection(clusterings.collection)
             known = {DEFAULT_CLUSTERING, *collection.clusterings}
@@ -94,18 +94,18 @@ class Views:
                     clustering=state.clustering,
                 )
             spec = collection.vector()
-            return View(state, {}, [], np.zeros((0, spec.dim), np.float32), spec.name)
+            return Snapshot(state, {}, [], np.zeros((0, spec.dim), np.float32), spec.name)
         records = clusterings.clusters(state.clustering, state.active_run)
-        return View(
+        return Snapshot(
             state=state,
             clusters={record.cluster: record for record in records},
             ids=[record.cluster for record in records],
             centroids=np.stack([record.centroid for record in records]),
-            vector=clusterings.vector_of(state.clustering, state.active_run),
+            vector=clusterings.vector_name_of(state.clustering, state.active_run),
         )
 
 
-def require_run(view: View, collection: str) -> None:
+def require_run(view: Snapshot, collection: str) -> None:
     """Raises Conflict if the clustering has never been run."""
     if not view.state.active_run:
         raise Conflict(

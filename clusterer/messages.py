@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from clusterer.config import Gates
-from clusterer.fits import LEAVES_NOISE, Plan
+from clusterer.fits import LEAVES_NOISE, FitPlan
 from clusterer.runs.naming import Naming
 from clusterer.runs.plan import Report
 from clusterer.runs.task import Outcome, Progress, Task
@@ -128,7 +128,7 @@ def _set_facts(plan: pb.Plan, facts: Mapping[str, Any]) -> None:
 def task_of(
     request: pb.CreateRunRequest,
     vector: VectorSpec,
-    fit: Plan,
+    fit: FitPlan,
     *,
     sample_size: int,
     default_gates: Gates,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shoal.client.messages import from_hit, from_timestamp
 from shoal.client.runs import (
     Cluster,
     Clustering,
@@ -29,7 +30,6 @@ from shoal.client.runs import (
     TextCentroids,
     VectorSample,
 )
-from shoal.client.wire import from_hit, from_timestamp
 from shoal.v1 import clusterer_pb2
 
 if TYPE_CHECKING:

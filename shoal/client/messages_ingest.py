@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shoal.client.messages import from_item_error
 from shoal.client.values import IngestItem, IngestOutcome, IngestStatus, ItemFailure, Json
-from shoal.client.wire import from_item_error
 from shoal.errors import ImageTooLarge, InvalidArgument, ShoalError
 from shoal.v1 import embedder_pb2
 
