@@ -22,7 +22,7 @@ from shoal.store import Store
 from shoal.store.model import check_collection_name
 from shoal.v1 import embedder_pb2 as pb
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 def ingest_all(
@@ -104,6 +104,6 @@ async def _answer(
             raise  # the store's: whoever sent this task does it again
         answer = exc
     except Exception as exc:  # noqa: BLE001 - the edge of an item: a bug costs it alone
-        _log.error("an item failed", exc_info=exc)
+        _LOG.error("an item failed", exc_info=exc)
         answer = ShoalError(f"internal error: {type(exc).__name__}")
     return messages.ingest_response(request.sequence, request.key, answer)

@@ -33,7 +33,7 @@ from shoal.errors import (
     Unsupported,
 )
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 OpenEncoder: TypeAlias = Callable[[Artefact, RuntimeConfig], Encoder]
 
@@ -181,7 +181,7 @@ class Fleet:
         """Whoever waits is told too, but nobody may wait any more."""
         if opening.cancelled() or (error := opening.exception()) is None or self._closed:
             return
-        _log.error("encoder not loaded: %s", error, extra={"encoder": name})
+        _LOG.error("encoder not loaded: %s", error, extra={"encoder": name})
 
     async def _make(self, berth: _Berth) -> Pipeline:
         config = self._config
@@ -198,7 +198,7 @@ class Fleet:
             "provider": encoder.provider,
             "run_size": berth.run_size,
         }
-        _log.info("encoder loaded", extra=facts)
+        _LOG.info("encoder loaded", extra=facts)
         return pipeline
 
     def _check_open(self) -> None:
@@ -276,7 +276,7 @@ class Fleet:
                     continue
                 berth.pipeline = None  # whoever comes now opens another
                 metrics.LOADED.labels(name, pipeline.encoder.provider).set(0)
-                _log.info("encoder unloaded", extra={"encoder": name, "idle_s": idle_s})
+                _LOG.info("encoder unloaded", extra={"encoder": name, "idle_s": idle_s})
                 await pipeline.close()
 
 

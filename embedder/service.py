@@ -32,7 +32,7 @@ from shoal.store import Store
 from shoal.store.model import check_collection_name
 from shoal.v1 import common_pb2, embedder_pb2, embedder_pb2_grpc
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext
 
@@ -123,7 +123,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
                     running.fleet.close(), running.points.close(), running.locations.close()
                 )
         except TimeoutError:
-            _log.warning("stopped before all work was done", extra={"grace_s": grace_s})
+            _LOG.warning("stopped before all work was done", extra={"grace_s": grace_s})
 
     async def Embed(
         self, request: embedder_pb2.EmbedRequest, context: Context[Any, Any]
@@ -353,7 +353,7 @@ def _as_answer(exc: Exception) -> ShoalError:
     if isinstance(exc, ShoalError):
         exc.__cause__ = exc.__context__ = None
         return exc.with_traceback(None)
-    _log.error("an item failed", exc_info=exc)
+    _LOG.error("an item failed", exc_info=exc)
     return ShoalError("internal error; the server's log has it")
 
 

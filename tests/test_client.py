@@ -330,8 +330,8 @@ def test_ingest_error_of_the_items_comes_after_their_answers(client: Client) -> 
 
     def items() -> Iterator[IngestItem]:
         yield from make_items("a", "b")
-        message = "the disk is gone"
-        raise LookupError(message)
+        msg = "the disk is gone"
+        raise LookupError(msg)
 
     outcomes = client.ingest(items())
     assert [next(outcomes).name, next(outcomes).name] == ["<a>", "<b>"]
@@ -496,8 +496,8 @@ def test_ingest_error_of_the_items_comes_after_the_answers_of_all_streams(
 
     def items() -> Iterator[IngestItem]:
         yield from make_items("wait", "a", "b")
-        message = "the disk is gone"
-        raise LookupError(message)
+        msg = "the disk is gone"
+        raise LookupError(msg)
 
     outcomes = client.ingest(items(), window=1, streams=2)
     found = [next(outcomes).name, next(outcomes).name]

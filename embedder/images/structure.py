@@ -113,7 +113,7 @@ def _check_png(data: bytes) -> None:
 
 def _check_gif(data: bytes) -> None:
     """GIF89a, 15 to 26: the extensions before the first image, each of sub-blocks."""
-    if len(data) < 13:  # noqa: PLR2004 -- header and screen descriptor
+    if len(data) < 13:  # noqa: PLR2004 - header and screen descriptor
         return
     flags = data[10]
     at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)

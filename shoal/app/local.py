@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from clusterer.config import ClustererConfig
     from embedder.config import EmbedderConfig
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 FLUSH_S = 5.0
 """How often the embedded store is written out: a flush of much new data holds everything up for
@@ -52,7 +52,7 @@ _END_S = 10.0
 _YOUNG_OBJECTS = 10_000
 """Objects between two looks of the garbage collector."""
 
-_ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 -- read, not bound
+_ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - read, not bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,8 @@ async def _flush_regularly(store: Store) -> None:
         await asyncio.sleep(FLUSH_S)
         try:
             await asyncio.to_thread(store.flush)
-        except Exception:  # noqa: BLE001 -- whatever it was, the next one may work
-            _log.exception("flush failed")
+        except Exception:  # noqa: BLE001 - whatever it was, the next one may work
+            _LOG.exception("flush failed")
 
 
 @contextlib.asynccontextmanager
@@ -152,7 +152,7 @@ async def _house(
         metrics = start_metrics(metrics_address, tokens=config.tokens)
         if metrics is not None:
             stack.callback(metrics.close)
-            _log.info("metrics", extra={"port": metrics.port})
+            _LOG.info("metrics", extra={"port": metrics.port})
         server = RpcServer(config, [])
         await server.bind()
         try:
@@ -172,8 +172,8 @@ def _make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        message = f"data directory {path}: cannot be made: {exc.strerror}"
-        raise ConfigError(message, path=str(path)) from exc
+        msg = f"data directory {path}: cannot be made: {exc.strerror}"
+        raise ConfigError(msg, path=str(path)) from exc
 
 
 @contextlib.asynccontextmanager
@@ -291,7 +291,7 @@ def background(config: LocalConfig) -> Iterator[str]:
     def work() -> None:
         try:
             asyncio.run(scenario())
-        except BaseException as exc:  # noqa: BLE001 -- handed to the thread that waits
+        except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits
             outcome.append(exc)
         finally:
             ready.set()
@@ -348,4 +348,4 @@ async def serve(config: ServeConfig, build: Build, *, on_ready: Callable[[str], 
 def log_config(config: LocalConfig | ServeConfig) -> None:
     """Log the configuration once; secrets are masked (by their type)."""
     shown = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    _log.info("configuration", extra={"config": shown})
+    _LOG.info("configuration", extra={"config": shown})

@@ -26,7 +26,7 @@ from shoal.errors import OperatorError, ShoalError
 from shoal.rpc.address import Address, require_free
 from shoal.rpc.server import ServerConfig
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _MARGIN_S = 10.0
@@ -115,7 +115,7 @@ def _stop(crew: list[_Member], seconds: float) -> None:
     for one in crew:
         one.process.join(max(0.0, deadline - time.monotonic()))
         if one.process.exitcode is None:
-            _log.error("killed: it did not stop", extra={"index": one.index})
+            _LOG.error("killed: it did not stop", extra={"index": one.index})
             one.process.kill()
             one.process.join()
         one.pipe.close()

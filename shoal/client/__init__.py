@@ -123,5 +123,5 @@ def __getattr__(name: str) -> object:
             f"shoal.client.{name} is called {now.__name__} now", DeprecationWarning, stacklevel=2
         )
         return now
-    message = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(message)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -192,8 +192,8 @@ class Client:
             ServiceUnavailable: a connection broke; outcomes so far hold.
         """
         if streams < 1:
-            message = f"streams: expected at least 1, got {streams}"
-            raise InvalidArgument(message, field="streams")
+            msg = f"streams: expected at least 1, got {streams}"
+            raise InvalidArgument(msg, field="streams")
         target = IngestTarget(collection, tuple(encoders), self._max_message_bytes)
         ingestion = Ingestion(items, target, window=window)
         calls = [
@@ -221,7 +221,7 @@ class Client:
         ``on_change`` gets the run now and after each change. ``start_run`` does not wait.
         """
         run = self.start_run(method, collection=collection, clustering=clustering, options=options)
-        for run in self.watch(run.id, collection=collection):  # noqa: B020 -- the newest state
+        for run in self.watch(run.id, collection=collection):  # noqa: B020 - the newest state
             if on_change is not None:
                 on_change(run)
         return run
@@ -434,7 +434,7 @@ class Client:
 
     def point(
         self,
-        id: str,  # noqa: A002 -- the contract's word
+        id: str,  # noqa: A002 - the contract's word
         *,
         collection: str = COLLECTION,
         clustering: str = CLUSTERING,

@@ -154,8 +154,8 @@ def to_within(within: str | int) -> search_pb2.Within:
             return search_pb2.Within(auto=True)
         case int() if not isinstance(within, bool):
             return search_pb2.Within(cluster=within)
-    message = f'within: expected "any", "auto" or the number of a cluster, got {within!r}'
-    raise InvalidArgument(message, field="within")
+    msg = f'within: expected "any", "auto" or the number of a cluster, got {within!r}'
+    raise InvalidArgument(msg, field="within")
 
 
 def to_search_request(query: Query, options: SearchOptions) -> search_pb2.SearchRequest:

@@ -43,8 +43,8 @@ def to_struct(payload: Mapping[str, Json]) -> struct_pb2.Struct:
         request.payload.update(fields)
     except (ValueError, TypeError, OverflowError, RecursionError) as exc:
         why = str(exc)[:_MAX_SHOWN_CHARS] or type(exc).__name__
-        message = f"payload: expected an object of JSON values: {why}"
-        raise InvalidArgument(message, field="payload") from exc
+        msg = f"payload: expected an object of JSON values: {why}"
+        raise InvalidArgument(msg, field="payload") from exc
     return request.payload
 
 
@@ -62,16 +62,16 @@ def _check(payload: Mapping[str, Json]) -> None:
                 if isinstance(value, (Mapping, list, tuple)):
                     inner[id(value)] = value
                 elif type(value) is int and float(value) != value:
-                    message = (
+                    msg = (
                         "payload: expected whole numbers that a float64 holds (all up to 2**53), "
                         f"got {value}: send it as a text"
                     )
-                    raise InvalidArgument(message, field="payload")
+                    raise InvalidArgument(msg, field="payload")
         level = list(inner.values())
         if not level:
             return
-    message = f"payload: expected at most {MAX_PAYLOAD_DEPTH} levels of objects and lists, got more"
-    raise InvalidArgument(message, field="payload")
+    msg = f"payload: expected at most {MAX_PAYLOAD_DEPTH} levels of objects and lists, got more"
+    raise InvalidArgument(msg, field="payload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,8 @@ def _check_size(*, image: int, rest: int, max_bytes: int) -> None:
     size = image + rest + _FRAMING_BYTES
     if size <= max_bytes:
         return
-    message = f"expected at most {max_bytes:,} bytes as a message, got {size:,}; not sent"
-    raise ImageTooLarge(message) if image > rest else InvalidArgument(message)
+    msg = f"expected at most {max_bytes:,} bytes as a message, got {size:,}; not sent"
+    raise ImageTooLarge(msg) if image > rest else InvalidArgument(msg)
 
 
 def from_ingest_response(message: embedder_pb2.IngestResponse, *, name: str) -> IngestOutcome:

@@ -64,8 +64,8 @@ class Ingestion:
         window: int,
     ) -> None:
         if window < 1:
-            message = f"window: expected at least 1 item, got {window}"
-            raise InvalidArgument(message, field="window")
+            msg = f"window: expected at least 1 item, got {window}"
+            raise InvalidArgument(msg, field="window")
         self._items = enumerate(items)
         self._target = target
         self._window = window
@@ -118,8 +118,8 @@ class Ingestion:
             raise self._item_error
         unanswered = sum(len(stream.names) for stream in self._streams)
         if unanswered or not all(stream.complete for stream in self._streams):
-            message = f"the server ended the stream with {unanswered} items unanswered"
-            raise ServiceUnavailable(message)
+            msg = f"the server ended the stream with {unanswered} items unanswered"
+            raise ServiceUnavailable(msg)
 
     def _requests(self, stream: _Stream) -> Iterator[embedder_pb2.IngestRequest]:
         """The requests of ``stream``; blocks while its share is full, ends early once closed."""
@@ -128,7 +128,7 @@ class Ingestion:
                 sequence, item = next(self._items)
             except StopIteration:
                 self._exhaust()
-            except Exception as exc:  # noqa: BLE001 -- any error of the caller's own iterable
+            except Exception as exc:  # noqa: BLE001 - any error of the caller's own iterable
                 # What was sent before it is still answered, and then it is raised to the caller.
                 self._exhaust(exc)
             else:
@@ -202,7 +202,7 @@ class Ingestion:
                         continue  # one outcome per item, whatever the server says besides
                     self._ready.append((stream, from_ingest_response(response, name=name)))
                     self._answered.notify()
-        except Exception as exc:  # noqa: BLE001 -- raised to the caller, after the outcomes
+        except Exception as exc:  # noqa: BLE001 - raised to the caller, after the outcomes
             error = exc
         with self._lock:
             stream.ended = True

@@ -24,7 +24,7 @@ from shoal.errors import CallerError, Cancelled, OperatorError, ShoalError, Unsu
 from shoal.rpc.metrics import IN_FLIGHT, REQUESTS, SECONDS
 from shoal.rpc.status import status_code, to_status
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 # A handler's behaviour: (request or request iterator, context) -> awaitable or async iterator.
 Behaviour = Callable[[Any, Any], Any]
@@ -119,7 +119,7 @@ async def _fail(context: Context, method: str, error: ShoalError) -> Never:
     elif isinstance(error, OperatorError) or type(error) is ShoalError:
         level = logging.ERROR
     extra = {**facts, "request_id": request_id, "error": error.message}
-    _log.log(level, "call failed", extra=extra, exc_info=error if level == logging.ERROR else None)
+    _LOG.log(level, "call failed", extra=extra, exc_info=error if level == logging.ERROR else None)
     await _abort(context, error, request_id)
 
 
@@ -128,7 +128,7 @@ async def _fail_unexpectedly(context: Context, method: str, error: Exception) ->
     request_id = _request_id(context)
     hidden = ShoalError(f"internal error; the server's log has it as request {request_id}")
     facts = {"method": method, "code": status_code(hidden).name, "reason": hidden.reason}
-    _log.error("call failed", extra={**facts, "request_id": request_id}, exc_info=error)
+    _LOG.error("call failed", extra={**facts, "request_id": request_id}, exc_info=error)
     await _abort(context, hidden, request_id)
 
 

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from shoal.errors import NotFound, Unrecoverable
 from shoal.rpc.metrics import READY
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 OVERALL = ""
@@ -131,7 +131,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
                 f"no answer in {self._timeout_s} s" if late else f"{type(exc).__name__}: {exc}"
             )
         if trouble and trouble != self._troubles.get(service.name):
-            _log.warning(
+            _LOG.warning(
                 "readiness check failed", extra={"service": service.name, "error": trouble}
             )
         self._troubles[service.name] = trouble
@@ -142,7 +142,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
         async with self._changed:
             for name, up in ready.items():
                 if name in services and up != self._ready[name]:
-                    _log.info(
+                    _LOG.info(
                         "service is %s", "ready" if up else "not ready", extra={"service": name}
                     )
                     READY.labels(name).set(int(up))

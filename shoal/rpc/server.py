@@ -20,7 +20,7 @@ from shoal.rpc.interceptors import server_interceptors
 
 __all__ = ["RpcServer", "ServerConfig", "Service", "run_until"]
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 class Service(Protocol):
@@ -134,7 +134,7 @@ class RpcServer:
         except BaseException:
             await self.stop()
             raise
-        _log.info("listening", extra={"address": self.address, "services": names})
+        _LOG.info("listening", extra={"address": self.address, "services": names})
         return port
 
     async def wait(self) -> None:
@@ -177,10 +177,10 @@ class RpcServer:
             try:
                 await service.stop(max(0.0, deadline - time.monotonic()))
             except Exception as exc:  # noqa: BLE001 - the others must be stopped too
-                _log.exception("service did not stop cleanly", extra={"service": service.name})
+                _LOG.exception("service did not stop cleanly", extra={"service": service.name})
                 failures.append(exc)
         self._started.clear()
-        _log.info("stopped", extra={"address": self.address})
+        _LOG.info("stopped", extra={"address": self.address})
         if failures:
             raise failures[0]
 
@@ -209,14 +209,14 @@ async def run_until(
             task.cancel()
         await asyncio.gather(*ends, return_exceptions=True)
         if lost is not None:
-            _log.error("giving up: %s", lost)
+            _LOG.error("giving up: %s", lost)
             on_given_up()
         try:
             await server.stop()
         except Exception:
             if lost is None:
                 raise
-            _log.exception("not stopped cleanly")
+            _LOG.exception("not stopped cleanly")
     if lost is not None:
         raise lost
 

@@ -25,7 +25,7 @@ def is_image_name(name: str) -> bool:
 
 def absolute(path: Path) -> Path:
     """``path`` from the root, without ``..``; symbolic links stay as they are."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 -- Path.resolve would follow links
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would follow links
 
 
 def to_path(place: str) -> Path:

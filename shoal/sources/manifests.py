@@ -83,21 +83,21 @@ def _parse(line: bytes) -> Mapping[str, Any]:
     try:
         entry = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
-        message = f"expected one JSON object per line: {exc}"
-        raise ValueError(message) from exc
+        msg = f"expected one JSON object per line: {exc}"
+        raise ValueError(msg) from exc
     if not isinstance(entry, dict):
-        message = f"expected a JSON object, got {type(entry).__name__}"
-        raise ValueError(message)  # noqa: TRY004
+        msg = f"expected a JSON object, got {type(entry).__name__}"
+        raise ValueError(msg)  # noqa: TRY004
     for field, value in entry.items():
         if field not in _TYPES:
-            message = f"expected the fields {', '.join(_TYPES)}, got {field!r}"
-            raise ValueError(message)
+            msg = f"expected the fields {', '.join(_TYPES)}, got {field!r}"
+            raise ValueError(msg)
         if not isinstance(value, _TYPES[field]):
-            message = f"{field}: expected {_TYPES[field].__name__}, got {type(value).__name__}"
-            raise ValueError(message)  # noqa: TRY004
+            msg = f"{field}: expected {_TYPES[field].__name__}, got {type(value).__name__}"
+            raise ValueError(msg)  # noqa: TRY004
     if not (entry.get("path") or entry.get("uri")):
-        message = 'expected "path" or "uri", got neither'
-        raise ValueError(message)
+        msg = 'expected "path" or "uri", got neither'
+        raise ValueError(msg)
     return entry
 
 

@@ -30,8 +30,8 @@ def check_paths(paths: Sequence[str]) -> None:
     """Raise NotFound, naming the path, unless all ``paths`` exist, but ``-`` and remote URIs."""
     for path in paths:
         if path != STDIN and not _REMOTE.match(path) and not to_path(path).exists():
-            message = f"no such file or directory: {path}"
-            raise NotFound(message, path=path)
+            msg = f"no such file or directory: {path}"
+            raise NotFound(msg, path=path)
 
 
 def open_stdin() -> BinaryIO:

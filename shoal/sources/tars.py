@@ -33,8 +33,8 @@ class _StrictHeader(tarfile.TarInfo):
         except tarfile.HeaderError as exc:
             if tar.offset == 0:  # no tar at all: tarfile's own message says so
                 raise
-            message = f"damaged after {tar.offset:,} bytes: {exc}"
-            raise tarfile.ReadError(message) from exc
+            msg = f"damaged after {tar.offset:,} bytes: {exc}"
+            raise tarfile.ReadError(msg) from exc
 
 
 def read_tar(path: Path, config: SourceConfig) -> Iterator[Found]:

@@ -201,7 +201,7 @@ def open_spark(config: SparkConfig, *, name: str) -> Iterator[SparkCluster]:
         raise ConfigError(msg, package=str(exc.name)) from exc
     logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs each lost connection at its end
     settings = {"spark.ui.showConsoleProgress": "false", **config.settings}
-    with _log(config.log) as log:
+    with _log_file(config.log) as log:
         try:
             with _signals_kept():
                 gateway = SparkContext._gateway or _launched(  # noqa: SLF001 - one a process
@@ -252,7 +252,7 @@ def _conf(conf: Any, master: str, settings: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _log(path: Path | None) -> Iterator[IO[bytes]]:
+def _log_file(path: Path | None) -> Iterator[IO[bytes]]:
     try:
         log = tempfile.TemporaryFile() if path is None else path.open("w+b")  # noqa: SIM115
     except OSError as exc:

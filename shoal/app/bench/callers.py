@@ -121,8 +121,8 @@ def _alive(process: BaseProcess) -> Iterator[None]:
         yield
     except (EOFError, ConnectionError) as exc:
         process.join(_LEAVE_S)
-        message = f"a client process of the bench died (exit code {process.exitcode})"
-        raise OperatorError(message) from exc
+        msg = f"a client process of the bench died (exit code {process.exitcode})"
+        raise OperatorError(msg) from exc
 
 
 def _obey(orders: Connection, address: str, images: Sequence[bytes], name: str) -> None:

@@ -40,7 +40,7 @@ from shoal.cores import usable_cores
 from shoal.errors import NotFound, ShoalError
 from shoal.store import StoreConfig, open_store
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 CALLERS = 16
 CONNECTIONS = 64
@@ -298,4 +298,4 @@ def drop(store: StoreConfig, collections: Sequence[str]) -> None:
             with open_store(store) as opened, suppress(NotFound):
                 opened.drop_collection(name)
         except ShoalError as exc:
-            _log.warning("collection %s is left in the store: %s", name, exc)
+            _LOG.warning("collection %s is left in the store: %s", name, exc)

@@ -103,8 +103,8 @@ def cluster(
     method = method_of(options)
     if spark is not None:
         if not wait:
-            message = "--engine spark is driven by this command, which has to wait: no --no-wait"
-            raise click.UsageError(message)
+            msg = "--engine spark is driven by this command, which has to wait: no --no-wait"
+            raise click.UsageError(msg)
         run = _in_spark(spark, target, method, options, bisecting=bisecting)
         _tell(run, as_json=as_json)
         return
@@ -120,8 +120,8 @@ def cluster(
         except LeaseHeld as exc:
             raise Busy(exc.message) from exc
         except KeyboardInterrupt as exc:
-            message = "interrupted; a run may have been started and go on: see shoal runs"
-            raise Interrupted(message) from exc
+            msg = "interrupted; a run may have been started and go on: see shoal runs"
+            raise Interrupted(msg) from exc
         if wait:
             run = _follow(client, run)
     _tell(run, as_json=as_json)
@@ -160,13 +160,13 @@ def _follow(client: Client, run: Run) -> Run:
     """The run at its end."""
     progress = StageProgress(bars=sys.stderr.isatty())
     try:
-        for run in client.watch(run.id, collection=run.collection):  # noqa: B020, PLR1704 -- the newest
+        for run in client.watch(run.id, collection=run.collection):  # noqa: B020, PLR1704 - the newest
             progress.update(run)
     except KeyboardInterrupt as exc:
         name = short(run.id)
         where = "" if run.collection == COLLECTION else f" --collection {run.collection}"
-        message = f"interrupted; run {name} goes on: shoal runs cancel {name}{where} stops it"
-        raise Interrupted(message) from exc
+        msg = f"interrupted; run {name} goes on: shoal runs cancel {name}{where} stops it"
+        raise Interrupted(msg) from exc
     finally:
         progress.close()
     return run

@@ -87,8 +87,8 @@ def _show(client: Client, pictures: Pictures, *, k: int, sheet: Path) -> None:
     run = client.cluster(KMeans(k=k), on_change=progress.update)
     progress.close()
     if run.state is not RunState.SUCCEEDED:
-        message = f"the run {run.state}: {run.error_message}"
-        raise DomainError(message)
+        msg = f"the run {run.state}: {run.error_message}"
+        raise DomainError(msg)
     for line in describe_run(run):
         click.echo(line)
     clusters = client.clusters(exemplars=EXEMPLARS).clusters
@@ -117,8 +117,8 @@ def _ingest(client: Client, pictures: Pictures) -> None:
         follow(client.ingest(pictures.items()), report, bar)
     click.echo(f"{pictures.title}: {report}")
     if not report.acknowledged:
-        message = f"{pictures.title}: no image could be stored"
-        raise DomainError(message)
+        msg = f"{pictures.title}: no image could be stored"
+        raise DomainError(msg)
 
 
 def _print_clusters(client: Client, pictures: Pictures, clusters: tuple[Cluster, ...]) -> None:

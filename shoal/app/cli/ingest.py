@@ -87,11 +87,11 @@ def parse_fields(
     for text in values:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            message = f"expected NAME=VALUE, got {text!r}"
-            raise click.BadParameter(message)
+            msg = f"expected NAME=VALUE, got {text!r}"
+            raise click.BadParameter(msg)
         if name[-1] in _COMPARISONS or value[:1] == "=":
-            message = f"expected NAME=VALUE, which is all that there is, got {text!r}"
-            raise click.BadParameter(message)
+            msg = f"expected NAME=VALUE, which is all that there is, got {text!r}"
+            raise click.BadParameter(msg)
         try:
             fields[name] = json.loads(value)
         except json.JSONDecodeError:
@@ -258,8 +258,8 @@ def _check_fields(fields: dict[str, Json]) -> None:
     for name in fields:
         if name in RESERVED_FIELDS or "." in name or '"' in name:
             reserved = ", ".join(sorted(RESERVED_FIELDS))
-            message = f'--field {name}: expected a name without . and ", and none of {reserved}'
-            raise click.UsageError(message)
+            msg = f'--field {name}: expected a name without . and ", and none of {reserved}'
+            raise click.UsageError(msg)
     to_struct(fields)
 
 

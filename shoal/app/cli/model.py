@@ -305,8 +305,8 @@ def _extra() -> Iterator[None]:
     try:
         yield
     except ImportError as exc:
-        message = f"{exc.name} is not installed: exporting needs pip install 'shoal[export]'"
-        raise ConfigError(message, package=str(exc.name)) from exc
+        msg = f"{exc.name} is not installed: exporting needs pip install 'shoal[export]'"
+        raise ConfigError(msg, package=str(exc.name)) from exc
 
 
 def _describe(artefact: Artefact, *, as_json: bool) -> None:

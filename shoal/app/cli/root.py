@@ -77,13 +77,13 @@ class Interrupted(click.ClickException):
 class RootGroup(Group):
     """Imports a command's module when it is asked for; turns errors into one line."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The names, in the order in which a newcomer needs them."""
         return list(COMMANDS)
 
     def get_command(
         self,
-        ctx: click.Context,  # noqa: ARG002 -- click's signature
+        ctx: click.Context,  # noqa: ARG002 - click's signature
         cmd_name: str,
     ) -> click.Command | None:
         """The command called ``cmd_name``."""
@@ -95,7 +95,7 @@ class RootGroup(Group):
 
     def format_commands(
         self,
-        ctx: click.Context,  # noqa: ARG002 -- click's signature
+        ctx: click.Context,  # noqa: ARG002 - click's signature
         formatter: click.HelpFormatter,
     ) -> None:
         """Write the table of commands without importing any."""
@@ -107,8 +107,8 @@ class RootGroup(Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as exc:
-            message = "interrupted"
-            raise Interrupted(message) from exc
+            msg = "interrupted"
+            raise Interrupted(msg) from exc
         except BrokenPipeError:
             raise  # click leaves quietly
         except ShoalError as exc:

@@ -41,8 +41,8 @@ def runs(*, action: str, run_id: str, limit: int, as_json: bool, target: Target)
     """
     if (action == "list") == bool(run_id):
         expected = "no ID" if action == "list" else "the run's ID"
-        message = f"runs {action}: expected {expected}"
-        raise click.UsageError(message)
+        msg = f"runs {action}: expected {expected}"
+        raise click.UsageError(msg)
     with target.connect() as client:
         if action == "list":
             found = client.runs(collection=target.collection, clustering=target.clustering)

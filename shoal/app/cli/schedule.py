@@ -69,8 +69,8 @@ def set_(
       shoal schedule set --every 15m --if-due --method evoc --layer 0 --clustering fine
     """
     if bool(cron) == (every is not None):
-        message = "expected --cron or --every, one of them"
-        raise click.UsageError(message)
+        msg = "expected --cron or --every, one of them"
+        raise click.UsageError(msg)
     method = method_of(options)
     with target.connect() as client:
         state = client.set_schedule(

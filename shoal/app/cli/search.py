@@ -113,9 +113,9 @@ def search(
 
 
 def _query(image: str | None, point: str | None, text: str | None) -> Query:
-    if [image, point, text].count(None) != 2:  # noqa: PLR2004 -- one of three
-        message = "expected exactly one of IMAGE, --id and --text"
-        raise click.UsageError(message)
+    if [image, point, text].count(None) != 2:  # noqa: PLR2004 - one of three
+        msg = "expected exactly one of IMAGE, --id and --text"
+        raise click.UsageError(msg)
     if point is not None:
         return StoredId(point)
     if text is not None:
@@ -126,8 +126,8 @@ def _query(image: str | None, point: str | None, text: str | None) -> Query:
         return Path(image).read_bytes()
     except OSError as exc:
         why = (exc.strerror or str(exc)).lower()
-        message = f"{image} cannot be read: {why}"
-        raise DomainError(message) from exc
+        msg = f"{image} cannot be read: {why}"
+        raise DomainError(msg) from exc
 
 
 def _test(value: Json) -> Test:
@@ -136,6 +136,6 @@ def _test(value: Json) -> Test:
     if isinstance(value, list):
         return AnyOf([each for each in value if isinstance(each, (str, int))])
     if isinstance(value, dict):
-        message = "--where: expected a string, number, boolean, list or null, got an object"
-        raise click.UsageError(message)
+        msg = "--where: expected a string, number, boolean, list or null, got an object"
+        raise click.UsageError(msg)
     return value

@@ -175,11 +175,11 @@ def _train(
     from shoal.app.jobs.training import Request, train_and_keep
 
     if options["encoders"] and options["vector"]:
-        message = "--encoders and --vector both name what to train on: give one"
-        raise click.UsageError(message)
+        msg = "--encoders and --vector both name what to train on: give one"
+        raise click.UsageError(msg)
     if options["overcluster"] and options["k"] != "auto":
-        message = "--overcluster is for -k auto: it finds the number by merging"
-        raise click.UsageError(message)
+        msg = "--overcluster is for -k auto: it finds the number by merging"
+        raise click.UsageError(msg)
     check_torch()
     store = HeadStore(heads)
     options["name"] = options["name"] or target.collection.lower()

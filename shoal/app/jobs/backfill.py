@@ -139,8 +139,8 @@ def ingest_in_spark(
 
             return ingest_on(cluster, paths, backfill, on_progress=tell)
     except KeyboardInterrupt as exc:
-        message = "interrupted: what was stored stays; run the same command again to resume"
-        raise Interrupted(message) from exc
+        msg = "interrupted: what was stored stays; run the same command again to resume"
+        raise Interrupted(msg) from exc
 
 
 def ingest_on(

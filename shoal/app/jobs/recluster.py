@@ -58,5 +58,5 @@ def recluster_in_spark(
                 )
         except KeyboardInterrupt as exc:
             run = short(wanted.task.run)
-            message = f"interrupted; run {run} is told to stop, the active clustering is whole"
-            raise Interrupted(message) from exc
+            msg = f"interrupted; run {run} is told to stop, the active clustering is whole"
+            raise Interrupted(msg) from exc

@@ -199,11 +199,11 @@ def _with_views(
         pictures.close()
     there = int(views.there.sum())
     if there < LEAST_READABLE * len(sample.ids):
-        message = (
+        msg = (
             f"pairs {request.pairs}: expected to read at least half of {len(sample.ids)} images, "
             f"got {there}: --images says where they are, --pairs neighbours needs none"
         )
-        raise DomainError(message)
+        raise DomainError(msg)
     if there < len(sample.ids):
         talk(f"shoal: {len(sample.ids) - there} images cannot be read, and are left out")
     return with_views(sample.vectors, views)

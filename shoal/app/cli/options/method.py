@@ -164,22 +164,22 @@ def method_of(options: dict[str, Any]) -> Method:
     """The method that the options describe; UsageError where they contradict each other."""
     name, k = options["method"], options["k"]
     if name in {"kmeans", "gmm"} and k is None:
-        message = f"--method {name} needs -k: a number of clusters, or auto"
-        raise click.UsageError(message)
+        msg = f"--method {name} needs -k: a number of clusters, or auto"
+        raise click.UsageError(msg)
     if name not in {"kmeans", "gmm"} and k is not None:
-        message = f"-k is for --method kmeans or gmm: {name} finds its own number"
-        raise click.UsageError(message)
+        msg = f"-k is for --method kmeans or gmm: {name} finds its own number"
+        raise click.UsageError(msg)
     if name == "scp" and not options["head"]:
-        message = "--method scp needs --head: a head of `shoal train`"
-        raise click.UsageError(message)
+        msg = "--method scp needs --head: a head of `shoal train`"
+        raise click.UsageError(msg)
     if k not in (None, "auto") and (options["k_min"] or options["k_max"]):
-        message = "--k-min and --k-max are for -k auto"
-        raise click.UsageError(message)
+        msg = "--k-min and --k-max are for -k auto"
+        raise click.UsageError(msg)
     for key, (flag, methods) in _ONLY.items():
         unset = (None,) if key in _ZERO_COUNTS else (None, 0, "", (), False)
         if options[key] not in unset and name not in methods:
-            message = f"{flag} is for --method {' or '.join(methods)}, not {name}"
-            raise click.UsageError(message)
+            msg = f"{flag} is for --method {' or '.join(methods)}, not {name}"
+            raise click.UsageError(msg)
     layer = options["layer"]
     made: dict[str, Method] = {
         "kmeans": KMeans(k=k, n_init=options["n_init"], mini_batch=options["mini_batch"]),
@@ -234,15 +234,15 @@ def _naming(options: dict[str, Any], client: Client) -> Naming | None:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as exc:
-            message = f"{file}: expected words in UTF-8, got byte {exc.object[exc.start]:#04x}"
-            raise click.UsageError(message) from exc
+            msg = f"{file}: expected words in UTF-8, got byte {exc.object[exc.start]:#04x}"
+            raise click.UsageError(msg) from exc
         words = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
         if not words:
-            message = f"{file}: expected words, one a line, got none"
-            raise click.UsageError(message)
+            msg = f"{file}: expected words, one a line, got none"
+            raise click.UsageError(msg)
     if "+" in options["vector"] or (options["method"] == "scp" and not options["vector"] and words):
-        message = "--vocabulary needs --vector: the one stored vector whose encoder knows the words"
-        raise click.UsageError(message)
+        msg = "--vocabulary needs --vector: the one stored vector whose encoder knows the words"
+        raise click.UsageError(msg)
     vectors: dict[str, Any] = {}
     for at in range(0, len(words), _WORDS_A_CALL):
         some = words[at : at + _WORDS_A_CALL]

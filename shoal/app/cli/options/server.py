@@ -37,8 +37,8 @@ class Hosting:
 def _check_place(ready_file: Path) -> None:
     """ConfigError, before a model is loaded, if no file can be there."""
     if not ready_file.parent.is_dir():
-        message = f"--ready-file: expected a file in a directory that exists, got {ready_file}"
-        raise ConfigError(message, field="ready_file")
+        msg = f"--ready-file: expected a file in a directory that exists, got {ready_file}"
+        raise ConfigError(msg, field="ready_file")
 
 
 def _options(default_metrics: str, default_format: str) -> tuple[Decorator, ...]:

@@ -37,8 +37,8 @@ def parse_settings(
     for text in values:
         name, equals, value = text.partition("=")
         if not equals or not name.startswith("spark."):
-            message = f"expected spark.NAME=VALUE, got {text!r}"
-            raise click.BadParameter(message)
+            msg = f"expected spark.NAME=VALUE, got {text!r}"
+            raise click.BadParameter(msg)
         settings[name] = value
     return settings
 
@@ -107,8 +107,8 @@ def spark_options(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(**options, spark=None)
         refuse_given(*_OF_CALLS, engine="local")
         if not store_url:
-            message = "--engine spark needs --store-url: a Qdrant server that executors reach"
-            raise click.UsageError(message)
+            msg = "--engine spark needs --store-url: a Qdrant server that executors reach"
+            raise click.UsageError(msg)
         from pydantic import SecretStr
 
         from shoal.spark import SparkConfig
@@ -144,8 +144,8 @@ def refuse_given(*names: str, engine: str = "spark") -> None:
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
         if parameter.name in names and given:
-            message = f"{max(parameter.opts, key=len)} is for --engine {engine}"
-            raise click.UsageError(message)
+            msg = f"{max(parameter.opts, key=len)} is for --engine {engine}"
+            raise click.UsageError(msg)
 
 
 @contextlib.contextmanager

@@ -25,8 +25,8 @@ def _plain(value: object) -> object:
         return value.isoformat()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    message = f"{type(value).__name__} cannot be printed as JSON"
-    raise TypeError(message)
+    msg = f"{type(value).__name__} cannot be printed as JSON"
+    raise TypeError(msg)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
