@@ -6,16 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Gates:
-    """Past which thresholds a plan is refused; None is not checked. Shares are 0 to 1."""
-
-    max_moved_share: float | None = None
-    max_noise_share: float | None = None
-    min_agreement: float | None = None
-    max_cluster_share: float | None = None
+from shoal.values import Gates
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,15 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from clusterer.config import Gates
 from clusterer.fits import LEAVES_NOISE, FitPlan
-from clusterer.runs.naming import Naming
+from clusterer.runs.naming import NameSources
 from clusterer.runs.plan import Report
 from clusterer.runs.task import Outcome, Progress, Task
-from clusterer.upkeep.drift import Drift
 from shoal.errors import InvalidArgument
-from shoal.store.model import Block, Payload, VectorSpec, check_clustering_name
+from shoal.store.model import Block, Payload, check_clustering_name
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import common_pb2
+from shoal.values import Drift, Gates, VectorInfo
 
 STAGE = {
     "sample": pb.RUN_STAGE_SAMPLE,
@@ -127,7 +126,7 @@ def _set_facts(plan: pb.Plan, facts: Mapping[str, Any]) -> None:
 
 def task_of(
     request: pb.CreateRunRequest,
-    vector: VectorSpec,
+    vector: VectorInfo,
     fit: FitPlan,
     *,
     sample_size: int,
@@ -169,7 +168,7 @@ def task_of(
     return task, message
 
 
-def naming(message: pb.Naming, dim: int) -> Naming:
+def naming(message: pb.Naming, dim: int) -> NameSources:
     """What ``message`` asks for; InvalidArgument for a word without a vector of ``dim`` numbers."""
     if len(message.vocabulary) > MOST_WORDS:
         msg = (
@@ -187,7 +186,7 @@ def naming(message: pb.Naming, dim: int) -> Naming:
             raise InvalidArgument(msg, field="naming.vocabulary")
         vectors[row] = vector
     words = tuple(word.text for word in message.vocabulary)
-    return Naming(tuple(message.fields), words, vectors)
+    return NameSources(tuple(message.fields), words, vectors)
 
 
 def drift(found: Drift) -> pb.Drift:
@@ -231,7 +230,7 @@ def plan(report: Report, objections: tuple[str, ...]) -> pb.Plan:
     return message
 
 
-def vector_info(spec: VectorSpec) -> common_pb2.VectorInfo:
+def vector_info(spec: VectorInfo) -> common_pb2.VectorInfo:
     """``spec`` as a message."""
     return common_pb2.VectorInfo(name=spec.name, dim=spec.dim, fingerprint=spec.fingerprint)
 

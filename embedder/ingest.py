@@ -25,7 +25,7 @@ from embedder.flow.batching import Lane, Patience
 from embedder.locations import Locations
 from embedder.points import Patch, Points, Put
 from shoal.errors import EncoderMismatch, NotFound
-from shoal.store import Payload, Point, VectorSpec, point_id
+from shoal.store import Payload, Point, VectorInfo, point_id
 
 _OURS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
 """Payload fields that say nothing about what the sender said."""
@@ -146,7 +146,7 @@ class Ingestor:
             specs = known.vectors
         else:
             wanted = [self._fleet.artefact(name) for name in encoders or ("",)]
-            specs = tuple(VectorSpec(a.name, a.dim, a.fingerprint) for a in wanted)
+            specs = tuple(VectorInfo(a.name, a.dim, a.fingerprint) for a in wanted)
         made = await self._points.create_collection(collection, specs)
         for spec in made.vectors:
             _check_encoder(self._fleet, spec, collection)
@@ -206,7 +206,7 @@ class Ingestor:
         await self._points.write(Put(to.collection, Point(item.id, vectors, payload)))
 
 
-def _check_encoder(fleet: Fleet, spec: VectorSpec, collection: str) -> None:
+def _check_encoder(fleet: Fleet, spec: VectorInfo, collection: str) -> None:
     try:
         found = fleet.artefact(spec.name).fingerprint
     except NotFound as exc:

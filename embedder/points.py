@@ -14,17 +14,7 @@ from typing import Any, Final
 from embedder import metrics
 from embedder.flow.batching import Batcher, Portion
 from shoal.errors import NotFound
-from shoal.store import (
-    Collection,
-    Equals,
-    Filter,
-    IdIn,
-    Payload,
-    Point,
-    Record,
-    Store,
-    VectorSpec,
-)
+from shoal.store import Collection, Equals, Filter, IdIn, Payload, Point, Record, Store, VectorInfo
 
 PORTION: Final[Portion[Any]] = Portion(256, spread=False)
 """Most points of one call to the store: 256 x 1280-d is 1.3 MB, a few milliseconds of an engine
@@ -98,7 +88,7 @@ class Points:
         except NotFound:
             return None
 
-    async def create_collection(self, name: str, vectors: Sequence[VectorSpec]) -> Collection:
+    async def create_collection(self, name: str, vectors: Sequence[VectorInfo]) -> Collection:
         """The collection, made if it is not there.
 
         Raises:

@@ -12,9 +12,10 @@ from search.snapshots import Snapshot
 from shoal import vectors
 from shoal.errors import InvalidArgument
 from shoal.store.clusterings import ClusterRecord
-from shoal.store.model import Collection, Hit, Payload, Record, VectorSpec, check_clustering_name
+from shoal.store.model import Collection, Hit, Payload, Record, check_clustering_name
 from shoal.v1 import common_pb2
 from shoal.v1 import search_pb2 as pb
+from shoal.values import VectorInfo
 from shoal.vectors import Vectors
 
 _LIMIT, _MOST_HITS, _MOST_OFFSET = 10, 10_000, 100_000
@@ -61,7 +62,7 @@ def _scope(within: pb.Within) -> Scope:
             return "any"
 
 
-def response(found: Found, spec: VectorSpec) -> pb.SearchResponse:
+def response(found: Found, spec: VectorInfo) -> pb.SearchResponse:
     """``found`` as a message."""
     return pb.SearchResponse(
         hits=[_hit(hit, found.view, spec) for hit in found.hits],
@@ -70,7 +71,7 @@ def response(found: Found, spec: VectorSpec) -> pb.SearchResponse:
     )
 
 
-def _hit(hit: Hit, view: Snapshot, spec: VectorSpec | None) -> pb.Hit:
+def _hit(hit: Hit, view: Snapshot, spec: VectorInfo | None) -> pb.Hit:
     message = pb.Hit(
         id=hit.id,
         score=hit.score,
@@ -143,7 +144,7 @@ def page_size(asked: int, default: int) -> int:
     return asked or default
 
 
-def _vector(vector: Vectors, spec: VectorSpec) -> common_pb2.Vector:
+def _vector(vector: Vectors, spec: VectorInfo) -> common_pb2.Vector:
     return common_pb2.Vector(
         values=vectors.encode(vector), dim=spec.dim, fingerprint=spec.fingerprint
     )

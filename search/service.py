@@ -19,9 +19,10 @@ from search.snapshots import Snapshots
 from shoal import vectors
 from shoal.errors import EncoderMismatch, InvalidArgument
 from shoal.store import Store
-from shoal.store.model import Collection, VectorSpec, check_clustering_name
+from shoal.store.model import Collection, check_clustering_name
 from shoal.v1 import common_pb2, search_pb2_grpc
 from shoal.v1 import search_pb2 as pb
+from shoal.values import VectorInfo
 from shoal.vectors import Vectors
 
 _R = TypeVar("_R")
@@ -79,7 +80,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         # One thread for the whole of it: a change of threads costs as much as half the search.
         return await self._in_thread(self._search, request, vector)
 
-    def _spec(self, request: pb.SearchRequest) -> VectorSpec:
+    def _spec(self, request: pb.SearchRequest) -> VectorInfo:
         """The named vector that ``request`` is about; raises what is wrong with the request."""
         collection = self._store.collection(request.collection)
         return collection.vector(messages.target(request, collection).vector)
@@ -147,7 +148,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         return await self._in_thread(read)
 
 
-def _checked(message: common_pb2.Vector, collection: Collection, spec: VectorSpec) -> Vectors:
+def _checked(message: common_pb2.Vector, collection: Collection, spec: VectorInfo) -> Vectors:
     """The vector in ``message`` (D,), if it was made by the collection's encoder."""
     if message.fingerprint and message.fingerprint != spec.fingerprint:
         raise EncoderMismatch(

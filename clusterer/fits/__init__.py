@@ -21,8 +21,9 @@ from clusterer.fits.models import Model
 from clusterer.fits.values import Fit, FitPlan, Surroundings
 from clusterer.heads.store import HeadStore
 from shoal.errors import FitFailed, InvalidArgument, Unsupported
-from shoal.store.model import Collection, VectorSpec
+from shoal.store.model import Collection
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.values import VectorInfo
 from shoal.vectors import Vectors
 
 __all__ = [
@@ -93,7 +94,7 @@ def plan_fit(config: pb.ClusteringConfig, surroundings: Surroundings | None = No
     return replace(plan, duplicate_cosine=threshold, seed=config.seed)
 
 
-def choose_vector(config: pb.ClusteringConfig, collection: Collection, heads: str) -> VectorSpec:
+def choose_vector(config: pb.ClusteringConfig, collection: Collection, heads: str) -> VectorInfo:
     """Which vector of ``collection`` to cluster: as ``config`` says, that of a head, or the first.
 
     A head's is known by its encoder, whatever it is called here.

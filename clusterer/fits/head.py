@@ -18,8 +18,8 @@ from clusterer.heads.store import HeadManifest, HeadStore, manifest_of
 from clusterer.heads.training import JUDGED_BY, MOST_NEIGHBOURS, HeadOptions, ObjectiveName
 from clusterer.nearest import cluster_sums
 from shoal.errors import ConfigError, Conflict, FitFailed, InvalidArgument, Unsupported
-from shoal.store.model import VectorSpec
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.values import VectorInfo
 from shoal.vectors import Vectors
 
 KEPT_RETRAINED: Final = 10
@@ -148,7 +148,7 @@ def _trained_on(
         manifest.name,
         trained,
         clusters=manifest.clusters,
-        vector=VectorSpec(**manifest.vector.model_dump()),
+        vector=VectorInfo(**manifest.vector.model_dump()),
         objective=manifest.objective,
         pairs="neighbours",
         options={**said, "seed": seed, "learning_rate": wanted.learning_rate},

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from clusterer.fits.models import Model
-from shoal.store.model import VectorSpec
+from shoal.values import VectorInfo
 from shoal.vectors import Labels
 
 NO_DUPLICATES: Final = 2.0
@@ -24,7 +24,7 @@ class Surroundings:
     """
 
     heads: str = ""
-    vector: VectorSpec | None = None
+    vector: VectorInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shoal.errors import ArtefactError, ConfigError, EncoderMismatch, InvalidArgument, NotFound
-from shoal.store.model import VectorSpec
+from shoal.values import VectorInfo
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _HASH_DIGITS: Final = 12
@@ -89,7 +89,7 @@ class HeadManifest(BaseModel):
         """``NAME-HASH``."""
         return f"{self.name}-{self.hash}"
 
-    def check(self, spec: VectorSpec) -> None:
+    def check(self, spec: VectorInfo) -> None:
         """EncoderMismatch unless the head is for vectors such as ``spec``."""
         if (self.vector.dim, self.vector.fingerprint) != (spec.dim, spec.fingerprint):
             msg = (
@@ -265,7 +265,7 @@ def manifest_of(  # noqa: PLR0913 - what a manifest consists of
     graph: bytes,
     *,
     clusters: int,
-    vector: VectorSpec,
+    vector: VectorInfo,
     objective: str,
     pairs: str,
     options: dict[str, Any],

@@ -16,24 +16,11 @@ import numpy.typing as npt
 from scipy.sparse import csc_array
 
 from clusterer.config import MatchThresholds
+from shoal.values import Lineage, LineageKind
 from shoal.vectors import NOISE, Labels, Vectors
 
 Indices: TypeAlias = npt.NDArray[Any]
 """Whole numbers, of the width that SciPy chose."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """What became of one cluster: kind is continued, born, split, merged or retired.
-
-    ``related``: the old clusters it comes from (for a retired one, the new ones it went to).
-    """
-
-    cluster: int
-    kind: str
-    size: int
-    related: tuple[int, ...] = ()
-    overlap: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +186,7 @@ class _Origins:
         rows, amounts = self._sources(j)
         return _largest(self._old_ids[rows], amounts, self._thresholds.related_share)
 
-    def kind(self, j: int, size: int) -> str:
+    def kind(self, j: int, size: int) -> LineageKind:
         rows, amounts = self._sources(j)
         share = self._thresholds.split_share
         if np.count_nonzero(amounts >= share * self._old_sizes[rows]) > 1:

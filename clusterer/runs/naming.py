@@ -18,7 +18,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from shoal.errors import InvalidArgument
-from shoal.store.model import Json, Payload
+from shoal.store.model import Payload
+from shoal.values import Json
 from shoal.vectors import Labels, Vectors
 
 _LEAST_SHARE: Final = 0.2
@@ -35,7 +36,7 @@ _MOST_CELLS: Final = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Naming:
+class NameSources:
     """Where names come from: ``fields`` first, then ``words`` with ``vectors`` float32 (W, D)."""
 
     fields: tuple[str, ...] = ()
@@ -96,7 +97,7 @@ class ValueCounts:
         }
 
 
-def nearest_words(centroids: Vectors, naming: Naming) -> dict[int, str]:
+def nearest_words(centroids: Vectors, naming: NameSources) -> dict[int, str]:
     """The word of each of ``centroids`` (K, D); with fewer words than clusters, of some.
 
     Raises:

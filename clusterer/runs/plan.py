@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from clusterer.config import Gates
-from clusterer.runs.matching import Clusters, Lineage
+from clusterer.runs.matching import Clusters
 from clusterer.runs.points import UNASSIGNED, PointTable
+from shoal.values import Gates, Lineage
 from shoal.vectors import NOISE, Labels, Vectors
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from clusterer.config import ClustererConfig, Gates
+from clusterer.config import ClustererConfig
 from clusterer.fits import FitPlan
 from clusterer.fits.child import Fitter
-from clusterer.runs.naming import Naming
+from clusterer.runs.naming import NameSources
 from clusterer.runs.plan import Report
 from shoal.errors import NotEnoughPoints
 from shoal.store.gateway import Store
+from shoal.values import Gates
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Task:
     force: bool
     gates: Gates
     noise_only: bool = False
-    naming: Naming = field(default_factory=Naming)
+    naming: NameSources = field(default_factory=NameSources)
 
 
 @dataclass(slots=True)

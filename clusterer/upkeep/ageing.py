@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from prometheus_client import Gauge
 
-from clusterer.upkeep.drift import Baseline, Drift, compare
+from clusterer.upkeep.drift import Baseline, compare
 from shoal.errors import NotFound
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
+from shoal.values import Drift
 from shoal.vectors import NOISE
 
 _LABELS = ("collection", "clustering")

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from shoal.values import Drift
 from shoal.vectors import NOISE
 
 LEAST_NEWCOMERS: Final = 50
@@ -30,24 +31,6 @@ class Baseline:
 
     sizes: Mapping[int, int]
     confidence: float
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """Fields as in ``shoal.v1.Drift``."""
-
-    newcomers: int
-    noise_share: float
-    run_noise_share: float
-    confidence: float
-    run_confidence: float
-    psi: float
-    signs: tuple[str, ...]
-
-    @property
-    def due(self) -> bool:
-        """Whether reclustering is due."""
-        return len(self.signs) >= _SIGNS_DUE
 
 
 def compare(baseline: Baseline, sizes: Mapping[int, int], *, confidence: float | None) -> Drift:
@@ -78,7 +61,16 @@ def compare(baseline: Baseline, sizes: Mapping[int, int], *, confidence: float |
             )
         if psi >= PSI_SHIFT:
             signs.append(f"they go to other clusters: stability index {psi:.2f}")
-    return Drift(newcomers, noise, run_noise, now, baseline.confidence, psi, tuple(signs))
+    return Drift(
+        newcomers=newcomers,
+        noise_share=noise,
+        run_noise_share=run_noise,
+        confidence=now,
+        run_confidence=baseline.confidence,
+        psi=psi,
+        due=len(signs) >= _SIGNS_DUE,
+        signs=tuple(signs),
+    )
 
 
 def stability_index(expected: Mapping[int, int], got: Mapping[int, int]) -> float:

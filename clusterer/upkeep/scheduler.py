@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from clusterer.upkeep import schedule as schedules
-from clusterer.upkeep.drift import Drift
 from shoal.errors import Cancelled, ShoalError, StoreUnavailable
 from shoal.store.clusterings import Clusterings
 from shoal.store.gateway import Store
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.values import Drift
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from clusterer.config import ClustererConfig
 from clusterer.runs.newcomers import Newcomers
 from clusterer.runs.runner import Runner
 from clusterer.upkeep import ageing
-from clusterer.upkeep.drift import Drift
 from clusterer.upkeep.scheduler import Scheduler
 from shoal.errors import NotFound, ShoalError
 from shoal.store.clusterings import Clusterings
 from shoal.store.gateway import Store
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.values import Drift
 
 _ASSIGNED = Counter("shoal_clusterer_newcomers", "Points assigned between runs.")
 _LAST_LOOK = Gauge("shoal_clusterer_last_look_seconds", "When new points were last looked for.")

@@ -12,15 +12,12 @@ from shoal.client.runs import (
     Cluster,
     Clustering,
     ClusterList,
-    Drift,
     Duplicate,
     DuplicateGroup,
     EmbeddingVectors,
-    Gates,
     GaussianMixture,
     Hdbscan,
     KMeans,
-    Lineage,
     Method,
     Naming,
     Plan,
@@ -46,7 +43,6 @@ from shoal.client.values import (
     IngestOutcome,
     IngestStatus,
     ItemFailure,
-    Json,
     Point,
     Query,
     Range,
@@ -56,8 +52,8 @@ from shoal.client.values import (
     Test,
     Text,
     Vector,
-    VectorInfo,
 )
+from shoal.values import Drift, Gates, Json, Lineage, VectorInfo
 
 __all__ = [
     "CLUSTERING",

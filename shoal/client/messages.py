@@ -22,7 +22,6 @@ from shoal.client.values import (
     Hit,
     Info,
     ItemFailure,
-    Json,
     Point,
     Query,
     Range,
@@ -32,10 +31,10 @@ from shoal.client.values import (
     Test,
     Text,
     Vector,
-    VectorInfo,
 )
 from shoal.errors import InvalidArgument
 from shoal.v1 import common_pb2, embedder_pb2, search_pb2
+from shoal.values import Json, VectorInfo
 
 if TYPE_CHECKING:
     from datetime import datetime

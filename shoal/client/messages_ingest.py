@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shoal.client.messages import from_item_error
-from shoal.client.values import IngestItem, IngestOutcome, IngestStatus, ItemFailure, Json
+from shoal.client.values import IngestItem, IngestOutcome, IngestStatus, ItemFailure
 from shoal.errors import ImageTooLarge, InvalidArgument, ShoalError
 from shoal.v1 import embedder_pb2
+from shoal.values import Json
 
 if TYPE_CHECKING:
     from google.protobuf import struct_pb2

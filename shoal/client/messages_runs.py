@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -10,15 +10,12 @@ from shoal.client.messages import from_hit, from_timestamp
 from shoal.client.runs import (
     Cluster,
     Clustering,
-    Drift,
     Duplicate,
     DuplicateGroup,
     EmbeddingVectors,
-    Gates,
     GaussianMixture,
     Hdbscan,
     KMeans,
-    Lineage,
     Method,
     Naming,
     Plan,
@@ -31,6 +28,7 @@ from shoal.client.runs import (
     VectorSample,
 )
 from shoal.v1 import clusterer_pb2
+from shoal.values import Drift, Gates, Json, Lineage, LineageKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from shoal.client.values import Json
     from shoal.v1 import search_pb2
 
 
@@ -195,7 +192,9 @@ def _from_plan(message: clusterer_pb2.Plan) -> Plan:
 def _from_lineage(message: clusterer_pb2.Lineage) -> Lineage:
     return Lineage(
         cluster=message.cluster,
-        kind=_tail(clusterer_pb2.LineageKind.Name(message.kind), "LINEAGE_KIND_"),
+        kind=cast(
+            "LineageKind", _tail(clusterer_pb2.LineageKind.Name(message.kind), "LINEAGE_KIND_")
+        ),
         size=message.size,
         related=tuple(message.related),
         overlap=message.overlap,

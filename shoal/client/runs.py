@@ -15,7 +15,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from shoal.client.values import Hit, Json
+from shoal.client.values import Hit
+from shoal.values import Drift, Gates, Json, Lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +96,6 @@ Method: TypeAlias = KMeans | Hdbscan | GaussianMixture | ScpHead | TextCentroids
 
 
 @dataclass(frozen=True, slots=True)
-class Gates:
-    """Thresholds past which a plan is refused; None is not checked. Shares are 0 to 1."""
-
-    max_moved_share: float | None = None
-    max_noise_share: float | None = None
-    min_agreement: float | None = None
-    max_cluster_share: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Naming:
     """Payload ``fields`` whose typical values name clusters; words, with vectors float32 (D,)."""
 
@@ -153,17 +144,6 @@ class RunState(StrEnum):
     def ended(self) -> bool:
         """True when the run will not change any more."""
         return self not in {RunState.RUNNING, RunState.UNSPECIFIED}
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """How a cluster came to be: continued, born, split, merged or retired."""
-
-    cluster: int
-    kind: str
-    size: int
-    related: tuple[int, ...]
-    overlap: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,20 +202,6 @@ class Run:
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Json] = field(default_factory=dict)
     noise_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """How what came in since the active run compares with what that run saw."""
-
-    newcomers: int
-    noise_share: float
-    run_noise_share: float
-    confidence: float
-    run_confidence: float
-    psi: float
-    due: bool
-    signs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

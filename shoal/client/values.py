@@ -16,8 +16,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from shoal.values import Json, VectorInfo
+
 Vector: TypeAlias = npt.NDArray[np.float32]
-Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +180,6 @@ class Point:
     cluster: int | None
     payload: dict[str, Json]
     vectors: Mapping[str, Vector] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class VectorInfo:
-    """One of a collection's named vectors, and the fingerprint of the encoder behind it."""
-
-    name: str
-    dim: int
-    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,14 +21,12 @@ from shoal.store.model import (
     Filter,
     Hit,
     IdIn,
-    Json,
     Payload,
     Point,
     Query,
     Range,
     Record,
     Scan,
-    VectorSpec,
     canonical_id,
     other_slot,
     point_id,
@@ -36,6 +34,7 @@ from shoal.store.model import (
     slot_field,
 )
 from shoal.store.open import open_store
+from shoal.values import Json, VectorInfo
 from shoal.vectors import NOISE, Labels, Vectors
 
 __all__ = [
@@ -63,7 +62,7 @@ __all__ = [
     "Scan",
     "Store",
     "StoreConfig",
-    "VectorSpec",
+    "VectorInfo",
     "Vectors",
     "canonical_id",
     "open_store",

@@ -16,13 +16,13 @@ from shoal.store.engines import CollectionInfo
 from shoal.store.model import (
     DEFAULT_CLUSTERING,
     Collection,
-    VectorSpec,
     check_clustering_name,
     check_collection_name,
     is_records_name,
     records_name,
 )
 from shoal.store.session import Session
+from shoal.values import VectorInfo
 
 _TRUSTED_S = 5.0
 """How long a collection is taken to be as it was: another process may drop it and make another."""
@@ -35,7 +35,7 @@ class Catalogue:
         self._session = session
         self._known: dict[str, tuple[float, Collection]] = {}
 
-    def create(self, name: str, vectors: Sequence[VectorSpec]) -> Collection:
+    def create(self, name: str, vectors: Sequence[VectorInfo]) -> Collection:
         """The collection ``name`` with ``vectors``, made with its companion if it is not there.
 
         Idempotent; also completes a creation that was cut short.
@@ -127,7 +127,7 @@ class Catalogue:
         except NotFound:
             return None
 
-    def _make(self, name: str, vectors: Sequence[VectorSpec]) -> Collection:
+    def _make(self, name: str, vectors: Sequence[VectorInfo]) -> Collection:
         """Create ``name``; if another process has just done so, take that one."""
         noted = schema.metadata(vectors, time.time())
         try:
@@ -142,7 +142,7 @@ class Catalogue:
             return schema.parse_metadata(name, info.config.metadata)
         return schema.parse_metadata(name, noted)
 
-    def _ensure_companion(self, name: str, vectors: Sequence[VectorSpec]) -> None:
+    def _ensure_companion(self, name: str, vectors: Sequence[VectorInfo]) -> None:
         """Make the companion ``name`` with its indexes.
 
         One with other vectors is debris, of a creation cut short or one that lost a race.

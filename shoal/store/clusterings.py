@@ -23,7 +23,6 @@ from shoal.store.model import (
     Equals,
     Filter,
     IdIn,
-    Json,
     Payload,
     Point,
     Range,
@@ -34,6 +33,7 @@ from shoal.store.model import (
     records_name,
     slot_field,
 )
+from shoal.values import Json
 from shoal.vectors import Vectors
 
 _PIECE = 384 * 1024

@@ -31,13 +31,13 @@ from shoal.store.model import (
     Query,
     Record,
     Scan,
-    VectorSpec,
     canonical_id,
     records_name,
 )
 from shoal.store.payloads import clean_payload, json_path
 from shoal.store.search import nearest
 from shoal.store.session import Session
+from shoal.values import VectorInfo
 
 __all__ = ["Query", "Scan", "Store", "records_name"]
 
@@ -96,7 +96,7 @@ class Store:
 
     # Collections
 
-    def create_collection(self, name: str, vectors: Sequence[VectorSpec]) -> Collection:
+    def create_collection(self, name: str, vectors: Sequence[VectorInfo]) -> Collection:
         """The collection ``name`` with ``vectors``, made with its companion if it is not there.
 
         Idempotent; also completes a creation that was cut short.

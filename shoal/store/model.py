@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from shoal.errors import InvalidArgument
+from shoal.values import Json, VectorInfo
 from shoal.vectors import Vectors
 
-Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 Payload: TypeAlias = dict[str, Json]
 
 DEFAULT_CLUSTERING = "default"
@@ -102,24 +102,15 @@ def check_clustering_name(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class VectorSpec:
-    """One named vector of a collection, and the fingerprint of the encoder behind it."""
-
-    name: str
-    dim: int
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
 class Collection:
     """What a collection is made of. ``created_at`` is in Unix seconds."""
 
     name: str
-    vectors: tuple[VectorSpec, ...]
+    vectors: tuple[VectorInfo, ...]
     clusterings: tuple[str, ...]
     created_at: float
 
-    def vector(self, name: str = "") -> VectorSpec:
+    def vector(self, name: str = "") -> VectorInfo:
         """The vector called ``name``; the first for an empty name; else InvalidArgument.
 
         ``a+b`` is a joint vector: both, one after the other, scaled to length 1. It is not stored,
@@ -130,9 +121,9 @@ class Collection:
             return parts[0]
         digest = hashlib.sha256("+".join(part.fingerprint for part in parts).encode())
         joint = JOINT.join(part.name for part in parts)
-        return VectorSpec(joint, sum(part.dim for part in parts), digest.hexdigest())
+        return VectorInfo(joint, sum(part.dim for part in parts), digest.hexdigest())
 
-    def searchable(self, name: str = "") -> VectorSpec:
+    def searchable(self, name: str = "") -> VectorInfo:
         """As ``vector``, but InvalidArgument for a joint one, which no index holds."""
         if len(parts := self.parts(name)) > 1:
             known = " or ".join(part.name for part in parts)
@@ -140,7 +131,7 @@ class Collection:
             raise InvalidArgument(msg, field="vector")
         return parts[0]
 
-    def parts(self, name: str = "") -> tuple[VectorSpec, ...]:
+    def parts(self, name: str = "") -> tuple[VectorInfo, ...]:
         """The stored vectors that ``name`` consists of: one, or those of a joint vector."""
         whole = [spec for spec in self.vectors if name in ("", spec.name)]
         if whole:

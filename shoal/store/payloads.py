@@ -18,7 +18,8 @@ from decimal import Decimal
 from typing import Any
 
 from shoal.errors import InvalidArgument
-from shoal.store.model import Json, Payload
+from shoal.store.model import Payload
+from shoal.values import Json
 
 MAX_DEPTH = 32
 """Nesting of a payload at most; deeper is a mistake or an attack."""

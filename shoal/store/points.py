@@ -24,11 +24,11 @@ from shoal.store.model import (
     Point,
     Query,
     Record,
-    VectorSpec,
     canonical_id,
     is_records_name,
 )
 from shoal.store.payloads import clean_payload
+from shoal.values import VectorInfo
 from shoal.vectors import UNIT_TOLERANCE, Vectors, check_unit, joined
 
 
@@ -64,7 +64,7 @@ def to_structs(collection: Collection, points: Sequence[Point]) -> list[models.P
     return list(structs.values())
 
 
-def _stack(vectors: Sequence[Vectors], spec: VectorSpec) -> Vectors:
+def _stack(vectors: Sequence[Vectors], spec: VectorInfo) -> Vectors:
     """``vectors`` as (B, D), each checked."""
     for vector in vectors:
         if (dtype := getattr(vector, "dtype", None)) != np.float32:
@@ -85,7 +85,7 @@ def _stack(vectors: Sequence[Vectors], spec: VectorSpec) -> Vectors:
     return stacked
 
 
-def check_query(collection: Collection, query: Query) -> VectorSpec:
+def check_query(collection: Collection, query: Query) -> VectorInfo:
     """The vector that ``query`` runs on; InvalidArgument if it makes no sense there."""
     spec = collection.searchable(query.vector_name)
     check_unit(query.vector, spec.dim)
@@ -104,7 +104,7 @@ def to_record(record: EngineRecord) -> Record:
     return Record(str(record.id), record.payload or {}, _vectors(record.vector))
 
 
-def with_vectors(record: Record, asked: Sequence[Sequence[VectorSpec]]) -> Record:
+def with_vectors(record: Record, asked: Sequence[Sequence[VectorInfo]]) -> Record:
     """``record`` with the vectors ``asked`` for, each by its parts, as far as it has these."""
     stored = record.vectors
     vectors = {

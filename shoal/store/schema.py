@@ -13,13 +13,8 @@ from qdrant_client import models
 
 from shoal.errors import Conflict, EncoderMismatch, InvalidArgument, Unsupported
 from shoal.store.engines import IndexSchema
-from shoal.store.model import (
-    SLOTS,
-    Collection,
-    VectorSpec,
-    is_records_name,
-    slot_field,
-)
+from shoal.store.model import SLOTS, Collection, is_records_name, slot_field
+from shoal.values import VectorInfo
 
 FORMAT = 1
 """The layout that this version writes and reads."""
@@ -49,7 +44,7 @@ _RECORDS_INDEXES: dict[str, IndexSchema] = {
 }
 
 
-def check_vectors(vectors: Sequence[VectorSpec]) -> None:
+def check_vectors(vectors: Sequence[VectorInfo]) -> None:
     """InvalidArgument unless ``vectors`` can make a collection."""
     names = [spec.name for spec in vectors]
     if not names or not all(names) or len(set(names)) != len(names):
@@ -64,7 +59,7 @@ def check_vectors(vectors: Sequence[VectorSpec]) -> None:
             )
 
 
-def vectors_config(vectors: Sequence[VectorSpec]) -> dict[str, models.VectorParams]:
+def vectors_config(vectors: Sequence[VectorInfo]) -> dict[str, models.VectorParams]:
     """The engine's description of ``vectors``."""
     return {
         spec.name: models.VectorParams(size=spec.dim, distance=models.Distance.COSINE)
@@ -72,7 +67,7 @@ def vectors_config(vectors: Sequence[VectorSpec]) -> dict[str, models.VectorPara
     }
 
 
-def metadata(vectors: Sequence[VectorSpec], created_at: float) -> dict[str, Any]:
+def metadata(vectors: Sequence[VectorInfo], created_at: float) -> dict[str, Any]:
     """What a new collection notes about itself."""
     return {
         _KEY: {
@@ -123,7 +118,7 @@ def parse_metadata(name: str, noted: dict[str, Any] | None) -> Collection:
     return Collection(
         name=name,
         vectors=tuple(
-            VectorSpec(str(row["name"]), int(row["dim"]), str(row["fingerprint"]))
+            VectorInfo(str(row["name"]), int(row["dim"]), str(row["fingerprint"]))
             for row in body["vectors"]
         ),
         clusterings=tuple(clusterings),
@@ -131,7 +126,7 @@ def parse_metadata(name: str, noted: dict[str, Any] | None) -> Collection:
     )
 
 
-def check_same_vectors(existing: Collection, wanted: Sequence[VectorSpec]) -> None:
+def check_same_vectors(existing: Collection, wanted: Sequence[VectorInfo]) -> None:
     """Accept ``wanted`` only if ``existing`` has each of them from the same encoder.
 
     Raises:
@@ -174,7 +169,7 @@ def facet_fields(name: str, clusterings: Sequence[str]) -> dict[str, type[str | 
     }
 
 
-def _mismatch(name: str, have: VectorSpec, wanted: VectorSpec) -> EncoderMismatch:
+def _mismatch(name: str, have: VectorInfo, wanted: VectorInfo) -> EncoderMismatch:
     return EncoderMismatch(
         f"collection {name!r} was made with the encoder {have.name!r} (fingerprint "
         f"{have.fingerprint[:12]}, {have.dim}-d), got {wanted.name!r} (fingerprint "

@@ -9,7 +9,7 @@ import pytest
 from reclustering import DIM, VECTOR, Bench
 
 from shoal.store import Store, StoreConfig, open_store
-from shoal.store.model import VectorSpec
+from shoal.values import VectorInfo
 
 
 @pytest.fixture(params=["embedded", "memory"])
@@ -27,5 +27,5 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def bench(store: Store) -> Bench:
     """An empty collection of DIM-d vectors."""
-    store.create_collection("toys", [VectorSpec(VECTOR, DIM, "f" * 64)])
+    store.create_collection("toys", [VectorInfo(VECTOR, DIM, "f" * 64)])
     return Bench(store)

@@ -17,9 +17,10 @@ from clusterer.duplicates import DuplicateFinder
 from clusterer.service import ClustererService
 from shoal.errors import StoreUnavailable
 from shoal.rpc.status import from_rpc_error
-from shoal.store.model import Filter, IdIn, VectorSpec
+from shoal.store.model import Filter, IdIn
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import clusterer_pb2_grpc
+from shoal.values import VectorInfo
 
 CONFIG = ClustererConfig(assign_interval_s=0.05, block_size=64)
 
@@ -230,7 +231,7 @@ def test_service_broken_clustering_does_not_starve_the_others(bench: Bench) -> N
     """One clustering that cannot be assigned to costs only itself."""
     bench.put(blobs(60))
     bench.recluster(2)
-    bench.store.create_collection("a-broken", [VectorSpec("toy", DIM, "f" * 64)])
+    bench.store.create_collection("a-broken", [VectorInfo("toy", DIM, "f" * 64)])
     broken = Bench(bench.store, "a-broken")
     broken.put(blobs(60))
     broken.recluster(2)

@@ -19,7 +19,8 @@ from shoal.client import Client, IngestItem, IngestStatus, KMeans, RunOptions, R
 from shoal.errors import ShoalError
 from shoal.store import Store, StoreConfig, open_store
 from shoal.store.clusterings import Clusterings, State, cluster_of
-from shoal.store.model import Point, Scan, VectorSpec, point_id
+from shoal.store.model import Point, Scan, point_id
+from shoal.values import VectorInfo
 
 POINTS, DIM = 20_000, 32
 
@@ -60,7 +61,7 @@ def data(tmp_path: Path) -> Path:
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     (tmp_path / "data").mkdir()
     with open_store(StoreConfig(path=tmp_path / "data" / "store")) as store:
-        store.create_collection("images", [VectorSpec("toy", DIM, "f" * 64)])
+        store.create_collection("images", [VectorInfo("toy", DIM, "f" * 64)])
         for at in range(0, POINTS, 2000):
             store.upsert(
                 "images",

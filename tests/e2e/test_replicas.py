@@ -19,7 +19,7 @@ from stand_in import qdrant_server
 
 from shoal.client import Client, Gates, KMeans, Run, RunOptions, RunState
 from shoal.errors import LeaseHeld, ShoalError
-from shoal.store import Point, Store, StoreConfig, VectorSpec, open_store, point_id
+from shoal.store import Point, Store, StoreConfig, VectorInfo, open_store, point_id
 from shoal.store.clusterings import Clusterings, cluster_of
 
 N = 3000
@@ -64,7 +64,7 @@ def replicas(tmp_path: Path, *options: str) -> Iterator[tuple[Store, str, list[R
         place = stack.enter_context(qdrant_server())
         config = StoreConfig(url=place[0], grpc_port=place[1], timeout_s=20)
         store = stack.enter_context(open_store(config))
-        store.create_collection(collection, [VectorSpec("toy", DIM, "f" * 64)])
+        store.create_collection(collection, [VectorInfo("toy", DIM, "f" * 64)])
         stack.callback(store.drop_collection, collection)
         for at in range(0, N, 500):
             store.upsert(

@@ -37,7 +37,7 @@ from shoal.errors import (
     Unrecoverable,
 )
 from shoal.rpc.status import from_rpc_error
-from shoal.store import EVERYWHERE, VectorSpec, point_id
+from shoal.store import EVERYWHERE, VectorInfo, point_id
 from shoal.v1 import common_pb2, embedder_pb2
 
 STORED = embedder_pb2.INGEST_STATUS_STORED
@@ -246,7 +246,7 @@ def test_ingest_stores_the_vector_that_embed_gives(serve: Serve, images: Any) ->
         np.testing.assert_allclose(
             record.vectors["efficientnet-lite0"], vector(embedded), atol=1e-6
         )
-        assert spec == VectorSpec("efficientnet-lite0", 1280, embedded.vector.fingerprint)
+        assert spec == VectorInfo("efficientnet-lite0", 1280, embedded.vector.fingerprint)
         when = record.payload.pop("ingested_at")
         assert isinstance(when, (int, float))
         assert len(record.payload.pop("content_hash")) == 64
@@ -399,7 +399,7 @@ def test_ingest_refuses_a_collection_of_another_encoder(serve: Serve, images: An
 
     async def scenario() -> None:
         async with serve() as served:
-            other = VectorSpec("efficientnet-lite0", 1280, "0" * 64)
+            other = VectorInfo("efficientnet-lite0", 1280, "0" * 64)
             served.store.create_collection("photos", [other])
             error = await refused(served.stub.Ingest(iter([served.request(images.china)])))
             assert error.reason == "ENCODER_MISMATCH"

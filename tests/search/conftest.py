@@ -20,8 +20,8 @@ from shoal.rpc.channel import ChannelConfig, open_aio_channel
 from shoal.rpc.server import Service
 from shoal.rpc.status import item_error
 from shoal.store import Store, StoreConfig, open_store
-from shoal.store.model import VectorSpec
 from shoal.v1 import common_pb2, embedder_pb2, embedder_pb2_grpc, search_pb2_grpc
+from shoal.values import VectorInfo
 
 FINGERPRINT = "f" * 64
 
@@ -88,7 +88,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
 
 
 def _scene(store: Store) -> Iterator[Scene]:
-    store.create_collection("toys", [VectorSpec(VECTOR, DIM, FINGERPRINT)])
+    store.create_collection("toys", [VectorInfo(VECTOR, DIM, FINGERPRINT)])
     bench = Bench(store)
     points = blobs(200, centres=4, spread=0.3)
     ids = bench.put(points)

@@ -13,7 +13,7 @@ from stand_in import qdrant_server
 from standalone import SETTINGS, Standalone, java_home, standalone
 
 from shoal.spark import SparkCluster, SparkConfig, open_spark
-from shoal.store import Store, StoreConfig, VectorSpec, open_store
+from shoal.store import Store, StoreConfig, VectorInfo, open_store
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +62,6 @@ def store(place: StoreConfig) -> Iterator[Store]:
 def pond(store: Store, place: StoreConfig) -> Iterator[Pond]:
     """An empty collection of DIM-d vectors."""
     name = f"test-{uuid.uuid4().hex[:12]}"
-    store.create_collection(name, [VectorSpec(VECTOR, DIM, "f" * 64)])
+    store.create_collection(name, [VectorInfo(VECTOR, DIM, "f" * 64)])
     yield Pond(store, place, name)
     store.drop_collection(name)

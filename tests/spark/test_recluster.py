@@ -28,7 +28,8 @@ from shoal.client.messages_runs import to_request
 from shoal.errors import LeaseHeld, LeaseLost, OperatorError
 from shoal.spark import SparkCluster, slices_of
 from shoal.store import Store, StoreConfig
-from shoal.store.model import EVERYWHERE, Payload, Point, VectorSpec
+from shoal.store.model import EVERYWHERE, Payload, Point
+from shoal.values import VectorInfo
 
 N = 1500
 POINTS = blobs(N, spread=0.2)
@@ -93,7 +94,7 @@ def test_points_without_the_vector_lose_an_earlier_label(
     store: Store, place: StoreConfig, spark: SparkCluster
 ) -> None:
     """What a run of another vector gave them is not taken for this one's."""
-    specs = [VectorSpec(VECTOR, DIM, "f" * 64), VectorSpec("other", 2, "e" * 64)]
+    specs = [VectorInfo(VECTOR, DIM, "f" * 64), VectorInfo("other", 2, "e" * 64)]
     pond = Pond(store, place, f"test-{uuid.uuid4().hex[:12]}")
     store.create_collection(pond.name, specs)
     try:

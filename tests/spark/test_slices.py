@@ -17,7 +17,7 @@ from clusterer.runs.plan import rand_index
 from shoal.errors import LeaseLost, StoreUnavailable
 from shoal.spark import Slice, scan_slice, slices_of, window_of
 from shoal.spark.failures import Failure, TaskError, guarded, marked, merged
-from shoal.store import Block, Point, Scan, Store, StoreConfig, VectorSpec, open_store, point_id
+from shoal.store import Block, Point, Scan, Store, StoreConfig, VectorInfo, open_store, point_id
 
 SPACE = 2**128
 
@@ -25,7 +25,7 @@ SPACE = 2**128
 @pytest.fixture
 def store() -> Iterator[Store]:
     with open_store(StoreConfig(in_memory=True)) as opened:
-        opened.create_collection("toys", [VectorSpec("toy", 2, "f" * 64)])
+        opened.create_collection("toys", [VectorInfo("toy", 2, "f" * 64)])
         vector = np.array([1, 0], np.float32)
         ids = [point_id(str(i)) for i in range(300)]
         opened.upsert("toys", [Point(one, {"toy": vector}, {}) for one in ids])

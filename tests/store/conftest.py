@@ -19,7 +19,7 @@ from shoal.store import (
     Point,
     Store,
     StoreConfig,
-    VectorSpec,
+    VectorInfo,
     open_store,
     point_id,
     records_name,
@@ -27,7 +27,7 @@ from shoal.store import (
 from shoal.vectors import Vectors
 
 DIM = 8
-ENCODER = VectorSpec("tiny", DIM, "ab" * 32)
+ENCODER = VectorInfo("tiny", DIM, "ab" * 32)
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Room:
 
     store: Store
     name: str
-    encoder: VectorSpec = ENCODER
+    encoder: VectorInfo = ENCODER
 
     @staticmethod
     def vectors(count: int, *, dim: int = DIM, seed: int = 0) -> Vectors:

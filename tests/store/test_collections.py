@@ -7,13 +7,13 @@ import pytest
 from qdrant_client import models
 
 from shoal.errors import Conflict, EncoderMismatch, InvalidArgument, NotFound, Unsupported
-from shoal.store import EVERYWHERE, Point, Store, VectorSpec, point_id, records_name
+from shoal.store import EVERYWHERE, Point, Store, VectorInfo, point_id, records_name
 
 if TYPE_CHECKING:
     from tests.store.conftest import Room
 
-CLIP = VectorSpec("clip", 4, "cd" * 32)
-DINO = VectorSpec("dino", 6, "ef" * 32)
+CLIP = VectorInfo("clip", 4, "cd" * 32)
+DINO = VectorInfo("dino", 6, "ef" * 32)
 
 
 def test_create_collection_answers_what_was_made(store: Store, fresh_name: str) -> None:
@@ -74,7 +74,7 @@ def test_create_collection_cannot_add_a_vector(room: Room) -> None:
     ],
 )
 def test_create_collection_refuses_impossible_vectors(
-    store: Store, fresh_name: str, vectors: list[VectorSpec]
+    store: Store, fresh_name: str, vectors: list[VectorInfo]
 ) -> None:
     """No vectors, two of one name, no name or an impossible dim: refused, nothing made."""
     with pytest.raises(InvalidArgument):

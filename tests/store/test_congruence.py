@@ -23,7 +23,7 @@ from shoal.store import (
     Scan,
     Store,
     StoreConfig,
-    VectorSpec,
+    VectorInfo,
     open_store,
     point_id,
 )
@@ -91,7 +91,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, St
         open_store(StoreConfig(in_memory=True)) as memory,
     ):
         for store in (embedded, memory):
-            store.create_collection("all", [VectorSpec("v", 4, "00" * 32)])
+            store.create_collection("all", [VectorInfo("v", 4, "00" * 32)])
         yield embedded, memory
 
 

@@ -26,7 +26,7 @@ from shoal.store import (
     Scan,
     Store,
     StoreConfig,
-    VectorSpec,
+    VectorInfo,
     open_store,
     point_id,
     records_name,
@@ -35,7 +35,7 @@ from shoal.store import (
 if TYPE_CHECKING:
     from shoal.store import Payload
 
-TINY = VectorSpec("tiny", 8, "ab" * 32)
+TINY = VectorInfo("tiny", 8, "ab" * 32)
 DEADLINE_S = 30
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from shoal.errors import InvalidArgument
-from shoal.store import Point, Query, Scan, Store, VectorSpec, point_id
+from shoal.store import Point, Query, Scan, Store, VectorInfo, point_id
 from shoal.store.clusterings import Clusterings, ClusterRecord
 from shoal.vectors import Vectors, unit
 
-CLIP, DINO = VectorSpec("clip", 4, "cd" * 32), VectorSpec("dino", 6, "ef" * 32)
+CLIP, DINO = VectorInfo("clip", 4, "cd" * 32), VectorInfo("dino", 6, "ef" * 32)
 N = 9
 
 
@@ -34,7 +34,7 @@ def test_a_joint_vector_is_both_one_after_the_other(store: Store, name: str) -> 
     """Scanned and retrieved, in the order of its name, at length 1; half a point has none."""
     spec = store.collection(name).vector("dino+clip")
     print_of_both = hashlib.sha256(f"{DINO.fingerprint}+{CLIP.fingerprint}".encode()).hexdigest()
-    assert spec == VectorSpec("dino+clip", 10, print_of_both)
+    assert spec == VectorInfo("dino+clip", 10, print_of_both)
     expected = np.concatenate([directions(N, 6), directions(N + 1, 4)[:N]], axis=1) / np.sqrt(2)
     rows = {point_id(f"{i}"): row for i, row in enumerate(expected)}
     blocks = list(store.scan(name, Scan(vector="dino+clip", block_size=4)))

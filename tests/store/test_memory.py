@@ -5,7 +5,7 @@ import pytest
 from qdrant_client.common import client_warnings
 from qdrant_client.local.local_collection import LocalCollection
 
-from shoal.store import Payload, Point, Store, StoreConfig, VectorSpec, open_store, point_id
+from shoal.store import Payload, Point, Store, StoreConfig, VectorInfo, open_store, point_id
 
 
 def test_memory_engine_does_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,7 +13,7 @@ def test_memory_engine_does_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_warnings, "SEEN_MESSAGES", set())
     monkeypatch.setattr(LocalCollection, "LARGE_DATA_THRESHOLD", 1)
     with open_store(StoreConfig(in_memory=True)) as store:
-        store.create_collection("photos", [VectorSpec("v", 2, "00")])
+        store.create_collection("photos", [VectorInfo("v", 2, "00")])
         _write(store, [{"n": i} for i in range(5)])  # warnings are errors in this test run
         assert store.count("photos") == 5
 

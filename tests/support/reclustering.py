@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clusterer.config import ClustererConfig, Gates
+from clusterer.config import ClustererConfig
 from clusterer.fits import Fit, FitPlan, run_fit
 from clusterer.fits.child import Fitter
 from clusterer.runs.lease import Holder, acquire
@@ -20,6 +20,7 @@ from clusterer.runs.task import Outcome, RunContext, Task
 from shoal.store import Store
 from shoal.store.clusterings import Clusterings, State, cluster_of
 from shoal.store.model import Point, Scan, point_id
+from shoal.values import Gates
 from shoal.vectors import Vectors
 
 DIM = 16

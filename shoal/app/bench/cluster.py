@@ -26,7 +26,8 @@ from shoal.client import Client, KMeans, Run, RunOptions, RunState
 from shoal.errors import ConfigError, OperatorError
 from shoal.store import Store, StoreConfig, open_store
 from shoal.store.clusterings import cluster_of
-from shoal.store.model import Filter, IdIn, Point, Scan, VectorSpec, point_id, slot_field
+from shoal.store.model import Filter, IdIn, Point, Scan, point_id, slot_field
+from shoal.values import VectorInfo
 from shoal.vectors import Vectors, unit
 
 COLLECTION, VECTOR = "bench", "synthetic"
@@ -201,7 +202,7 @@ def _runs(data: Path, vectors: Vectors, config: ClusterBench) -> _Runs:
     """Two runs, the second after a few points were moved; then newcomers."""
     (data / "store").mkdir(parents=True)
     with open_store(StoreConfig(path=data / "store")) as store:
-        store.create_collection(COLLECTION, [VectorSpec(VECTOR, config.dim, "0" * 64)])
+        store.create_collection(COLLECTION, [VectorInfo(VECTOR, config.dim, "0" * 64)])
         _put(store, vectors, np.arange(len(vectors)))
     _warm(data)
     with UpProcess(data) as up, Client(up.address) as client:

@@ -23,8 +23,9 @@ from shoal.client import Client, KMeans, RunOptions, RunState
 from shoal.errors import OperatorError
 from shoal.rpc.channel import ChannelConfig, open_channel
 from shoal.store import StoreConfig, open_store
-from shoal.store.model import Equals, Filter, Point, Query, VectorSpec, point_id, slot_field
+from shoal.store.model import Equals, Filter, Point, Query, point_id, slot_field
 from shoal.store.raw import raw_engine
+from shoal.values import VectorInfo
 from shoal.vectors import Vectors, unit
 
 COLLECTION, VECTOR = "bench", "synthetic"
@@ -95,7 +96,7 @@ def _around(directions: np.ndarray, count: int, rng: np.random.Generator) -> Vec
 def _fill(path: Path, vectors: Vectors) -> float:
     path.mkdir(parents=True)
     with open_store(StoreConfig(path=path)) as store:
-        store.create_collection(COLLECTION, [VectorSpec(VECTOR, vectors.shape[1], "0" * 64)])
+        store.create_collection(COLLECTION, [VectorInfo(VECTOR, vectors.shape[1], "0" * 64)])
         began = time.perf_counter()
         for at in range(0, len(vectors), _CHUNK):
             store.upsert(

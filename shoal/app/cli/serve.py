@@ -207,8 +207,9 @@ def clusterer(
     Example:
       shoal serve clusterer --store-url http://qdrant:6333 --address 127.0.0.1:7802
     """
-    from clusterer.config import ClustererConfig, Gates, MatchThresholds
+    from clusterer.config import ClustererConfig, MatchThresholds
     from clusterer.service import ClustererService
+    from shoal.values import Gates
 
     config = ClustererConfig(
         heads=heads,

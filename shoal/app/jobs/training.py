@@ -37,7 +37,8 @@ from shoal.app.cli.printing.output import talk
 from shoal.app.cli.root import DomainError
 from shoal.app.jobs.pictures_of_points import Pictures
 from shoal.client import Client, VectorSample
-from shoal.store.model import JOINT, VectorSpec
+from shoal.store.model import JOINT
+from shoal.values import VectorInfo
 from shoal.vectors import joined
 
 LEAST_READABLE: Final = 0.5
@@ -97,7 +98,7 @@ def train_and_keep(
         request.name,
         graph,
         clusters=network.clusters,
-        vector=VectorSpec(sample.vector, network.dim, sample.fingerprint),
+        vector=VectorInfo(sample.vector, network.dim, sample.fingerprint),
         objective=options.objective,
         pairs=request.pairs,
         options=report.options,

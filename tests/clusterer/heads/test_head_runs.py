@@ -19,11 +19,11 @@ from clusterer.heads.network import Branch, Layer, Network
 from clusterer.heads.store import HeadStore, manifest_of
 from clusterer.runs.newcomers import Newcomers
 from shoal.errors import EncoderMismatch, InvalidArgument, NotFound, Unsupported
-from shoal.store.model import VectorSpec
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.values import VectorInfo
 from shoal.vectors import Vectors
 
-SPEC = VectorSpec("toy", DIM, "f" * 64)
+SPEC = VectorInfo("toy", DIM, "f" * 64)
 CENTRES = blobs(5, spread=0)
 
 
@@ -51,7 +51,7 @@ def keep(place: Path, made: Network | None = None, name: str = "toys") -> str:
     return HeadStore(place).put(manifest, graph)
 
 
-def head_plan(place: Path, head: str = "toys", spec: VectorSpec = SPEC) -> FitPlan:
+def head_plan(place: Path, head: str = "toys", spec: VectorInfo = SPEC) -> FitPlan:
     config = pb.ClusteringConfig(scp=pb.ScpHead(head=head))
     return plan_fit(config, Surroundings(str(place), spec))
 
@@ -64,10 +64,10 @@ def test_a_head_is_applied_without_torch(tmp_path: Path) -> None:
 import sys
 import numpy as np
 from clusterer.fits import Surroundings, plan_fit, run_fit
-from shoal.store.model import VectorSpec
+from shoal.values import VectorInfo
 from shoal.v1 import clusterer_pb2 as pb
 
-spec = VectorSpec("toy", {DIM}, "f" * 64)
+spec = VectorInfo("toy", {DIM}, "f" * 64)
 config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys"))
 plan = plan_fit(config, Surroundings(sys.argv[1] + "/heads", spec))
 vectors = np.load(sys.argv[1] + "/vectors.npy")

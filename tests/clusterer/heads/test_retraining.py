@@ -35,12 +35,13 @@ from shoal.errors import (
     InvalidArgument,
     NotEnoughPoints,
 )
-from shoal.store.model import Collection, VectorSpec
+from shoal.store.model import Collection
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import clusterer_pb2_grpc
+from shoal.values import VectorInfo
 from shoal.vectors import Vectors, unit
 
-SPEC = VectorSpec("toy", DIM, "f" * 64)
+SPEC = VectorInfo("toy", DIM, "f" * 64)
 K = 5
 
 
@@ -277,10 +278,10 @@ def test_a_head_knows_its_vector_by_the_encoder(tmp_path: Path) -> None:
     """Not by its name; what no vector fits is for the check of the head to refuse."""
     keep(tmp_path)
     config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys"))
-    other = VectorSpec("other", DIM, "e" * 64)
-    renamed = VectorSpec("renamed", DIM, SPEC.fingerprint)
+    other = VectorInfo("other", DIM, "e" * 64)
+    renamed = VectorInfo("renamed", DIM, SPEC.fingerprint)
 
-    def found(*specs: VectorSpec) -> str:
+    def found(*specs: VectorInfo) -> str:
         return choose_vector(config, Collection("c", specs, (), 0.0), str(tmp_path)).name
 
     assert found(other, SPEC) == "toy"

@@ -19,9 +19,9 @@ from clusterer.heads.augment import open_picture, random_view, to_file
 from clusterer.heads.store import HeadManifest, HeadSeed, HeadStore, manifest_of
 from clusterer.heads.views import ViewCache, drop_oldest, with_views
 from shoal.errors import ArtefactError, EncoderMismatch, InvalidArgument, NotFound
-from shoal.store.model import VectorSpec
+from shoal.values import VectorInfo
 
-SPEC = VectorSpec("toy", 3, "f" * 64)
+SPEC = VectorInfo("toy", 3, "f" * 64)
 
 
 def manifest(name: str = "h", graph: bytes = b"graph", *, made: float = 1.0) -> HeadManifest:
@@ -124,7 +124,7 @@ def test_a_head_for_another_encoder_is_refused() -> None:
     made = manifest()
     made.check(SPEC)
     with pytest.raises(EncoderMismatch, match=r"encoder toy \(ffffffffffff, 3-d\), got toy \(eeee"):
-        made.check(VectorSpec("toy", 3, "e" * 64))
+        made.check(VectorInfo("toy", 3, "e" * 64))
 
 
 def test_names_and_places_that_cannot_be(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from reclustering import blobs
 
-from clusterer.runs.naming import Naming, ValueCounts, nearest_words
+from clusterer.runs.naming import NameSources, ValueCounts, nearest_words
 from shoal.store.model import Payload
 
 
@@ -46,9 +46,11 @@ def test_each_word_names_one_cluster_across_the_gap() -> None:
     shift = np.full(16, 0.6, np.float32)
     words = centroids[[2, 0, 3, 1]] + shift
     words /= np.linalg.norm(words, axis=1, keepdims=True)
-    naming = Naming(words=("two", "zero", "three", "one"), vectors=words)
+    naming = NameSources(words=("two", "zero", "three", "one"), vectors=words)
     assert nearest_words(centroids, naming) == {0: "zero", 1: "one", 2: "two", 3: "three"}
-    few = Naming(words=("two", "zero"), vectors=words[:2])
+    few = NameSources(words=("two", "zero"), vectors=words[:2])
     assert sorted(nearest_words(centroids, few).values()) == ["two", "zero"]
-    assert nearest_words(centroids, Naming()) == {}
-    assert nearest_words(centroids[:1], Naming(words=("zero",), vectors=words[1:2])) == {0: "zero"}
+    assert nearest_words(centroids, NameSources()) == {}
+    assert nearest_words(centroids[:1], NameSources(words=("zero",), vectors=words[1:2])) == {
+        0: "zero"
+    }

@@ -5,11 +5,11 @@ import uuid
 import numpy as np
 import pytest
 
-from clusterer.config import Gates
 from clusterer.runs.matching import Clusters
 from clusterer.runs.plan import Quality, centroid_drift, objections, report, sampled_silhouette
 from clusterer.runs.points import UNASSIGNED, PointTable, pack_ids, unpack_ids
 from shoal.store.model import point_id
+from shoal.values import Gates
 from shoal.vectors import NOISE
 
 QUALITY = Quality(0.0, None, 0.5, None)

@@ -11,10 +11,9 @@ import pytest
 from reclustering import DIM, Bench, blobs
 from sklearn.metrics import adjusted_rand_score
 
-from clusterer.config import Gates
 from clusterer.fits import plan_fit, run_fit
 from clusterer.runs import writeback
-from clusterer.runs.naming import Naming
+from clusterer.runs.naming import NameSources
 from clusterer.runs.newcomers import Newcomers
 from clusterer.runs.points import unpack_ids
 from clusterer.runs.run import Run
@@ -30,8 +29,9 @@ from shoal.errors import (
     StoreUnavailable,
 )
 from shoal.store import Store, StoreConfig, open_store
-from shoal.store.model import Block, Filter, IdIn, Payload, Point, Scan, VectorSpec, point_id
+from shoal.store.model import Block, Filter, IdIn, Payload, Point, Scan, point_id
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.values import Gates, VectorInfo
 from shoal.vectors import NOISE, Vectors, unit
 
 
@@ -548,7 +548,7 @@ def test_newcomers_that_change_under_the_look_keep_what_they_have(
 
 def test_newcomers_after_runs_on_different_vectors(store: Store) -> None:
     """The previous run's centroids are of another space: only the active slot is filled."""
-    specs = [VectorSpec("wide", DIM, "a" * 64), VectorSpec("narrow", 4, "b" * 64)]
+    specs = [VectorInfo("wide", DIM, "a" * 64), VectorInfo("narrow", 4, "b" * 64)]
     store.create_collection("toys", specs)
     bench = Bench(store)
 
@@ -725,7 +725,7 @@ def test_names_come_from_fields_and_stay_with_their_ids(bench: Bench) -> None:
     ids = bench.put(vectors)
     for i, one in enumerate(ids):
         bench.store.set_payload("toys", {"kind": f"k{i % 5}"}, where=Filter((IdIn([one]),)))
-    bench.recluster(5, naming=Naming(fields=("kind",)))
+    bench.recluster(5, naming=NameSources(fields=("kind",)))
 
     def names() -> dict[int, str]:
         found = bench.clusterings.clusters("default", bench.state.active_run)
@@ -740,7 +740,7 @@ def test_names_come_from_fields_and_stay_with_their_ids(bench: Bench) -> None:
 
 def test_noise_of_another_vector_cannot_be_clustered(store: Store) -> None:
     """Prototypes of two embedding spaces must not stand beside each other."""
-    specs = [VectorSpec("toy", DIM, "f" * 64), VectorSpec("other", DIM, "e" * 64)]
+    specs = [VectorInfo("toy", DIM, "f" * 64), VectorInfo("other", DIM, "e" * 64)]
     store.create_collection("toys", specs)
     bench = Bench(store)
     vectors = np.concatenate([blobs(200, spread=0.05), scattered(40)])
@@ -778,7 +778,7 @@ def test_a_late_clearing_leaves_what_a_later_run_sealed(
 def test_points_without_the_vector_have_no_label_of_an_earlier_run(tmp_path: Path) -> None:
     """A run of one vector, then one of another that half of the points have: half are clustered."""
     with open_store(StoreConfig(path=tmp_path / "store")) as store:
-        specs = [VectorSpec("toy", DIM, "f" * 64), VectorSpec("late", 4, "e" * 64)]
+        specs = [VectorInfo("toy", DIM, "f" * 64), VectorInfo("late", 4, "e" * 64)]
         store.create_collection("toys", specs)
         bench = Bench(store)
         ids = bench.put(blobs(100))

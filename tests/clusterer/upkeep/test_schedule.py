@@ -8,12 +8,13 @@ import pytest
 from reclustering import Bench
 
 from clusterer.upkeep import schedule as schedules
-from clusterer.upkeep.drift import Baseline, Drift, compare
+from clusterer.upkeep.drift import Baseline, compare
 from clusterer.upkeep.schedule import Schedule, from_message, next_time
 from clusterer.upkeep.scheduler import Scheduler
 from shoal.errors import Cancelled, InvalidArgument, LeaseHeld, StoreUnavailable
 from shoal.store.model import Payload
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.values import Drift
 
 NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC).timestamp()
 
