@@ -162,7 +162,7 @@ def encoder_info(artefact: Artefact, *, provider: str, loaded: bool) -> embedder
         fingerprint=artefact.fingerprint,
         provider=provider,
         has_text=has_text(artefact),
-        license=artefact.licence,
+        license=artefact.license,
         source=artefact.source,
         loaded=loaded,
         parts=[part.name for part in artefact.parts] if len(artefact.parts) > 1 else [],

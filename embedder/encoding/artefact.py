@@ -78,9 +78,9 @@ class EncoderArtefact:
         return self.manifest.dim
 
     @property
-    def licence(self) -> str:
-        """The licence of the weights."""
-        return self.manifest.licence
+    def license(self) -> str:
+        """The license of the weights (SPDX)."""
+        return self.manifest.license
 
     @property
     def source(self) -> str:
@@ -119,9 +119,9 @@ class MixArtefact:
         return self.manifest.dim
 
     @property
-    def licence(self) -> str:
-        """The licences of the weights."""
-        return " AND ".join(dict.fromkeys(part.licence for part in self.parts))
+    def license(self) -> str:
+        """The licenses of the parts' weights (SPDX), joined by AND."""
+        return " AND ".join(dict.fromkeys(part.license for part in self.parts))
 
     @property
     def source(self) -> str:

@@ -231,7 +231,8 @@ class EncoderManifest(_Part):
     name: Name
     description: Text
     source: Source
-    licence: Text
+    license: Text = Field(alias="licence")
+    """The license of the weights (SPDX); ``licence`` in the file, whose format is stable."""
     dim: Annotated[int, Field(ge=1, le=16384)]
     metric: Literal["cosine"]
     input: InputSpec

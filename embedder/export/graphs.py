@@ -1,4 +1,7 @@
-"""PyTorch towers to ONNX graphs: scaling in front, unit length behind, the batch left free."""
+"""PyTorch towers as ONNX graphs that scale the pixels first and the vectors to length 1 last.
+
+The graphs take batches of any size.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,20 @@ OPSET: Final = 18
 IMAGE_INPUT, IMAGE_OUTPUT = "pixels", "image_embedding"
 TEXT_INPUT, TEXT_OUTPUT = "tokens", "text_embedding"
 _INLINE_BYTES: Final = 1_900_000_000
-"""A protobuf holds 2 GiB: the weights of a larger graph go into a file beside it."""
+"""The most bytes of weights that stay inside the graph's file. A protobuf holds 2 GiB; the weights
+of a larger graph go into a file beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """An exported graph: its file, and that of its weights where they are outside."""
+    """An exported graph: its file, and the file of its weights if they are beside it."""
 
     file: Path
     data: Path | None
 
 
 class ImageGraph(torch.nn.Module):
-    """uint8 (N, H, W, 3) RGB to unit rows float32 (N, D)."""
+    """A module from images uint8 (N, H, W, 3), RGB, to vectors float32 (N, D) of unit length."""
 
     def __init__(self, tower: torch.nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -51,7 +55,7 @@ class ImageGraph(torch.nn.Module):
 
 
 class TextGraph(torch.nn.Module):
-    """int64 (N, context_length) to unit rows float32 (N, D)."""
+    """A module from tokens int64 (N, context_length) to vectors float32 (N, D) of unit length."""
 
     def __init__(self, tower: torch.nn.Module) -> None:
         super().__init__()
@@ -63,25 +67,31 @@ class TextGraph(torch.nn.Module):
 
 
 def run(module: torch.nn.Module, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """What ``module`` makes of ``array``, in PyTorch."""
+    """The output of ``module`` for ``array``, computed by PyTorch."""
     with torch.no_grad():
-        made: npt.NDArray[np.float32] = module(torch.from_numpy(array)).numpy()
-    return made
+        output: npt.NDArray[np.float32] = module(torch.from_numpy(array)).numpy()
+    return output
 
 
 def write_graph(
     module: torch.nn.Module, example: npt.NDArray[Any], file: Path, *, names: tuple[str, str]
 ) -> Graph:
-    """Trace ``module`` on ``example`` (2, ...) and write the graph.
+    """Traces ``module`` on ``example`` (2, ...) and writes the graph to ``file``.
 
-    With an example of one row, attention would keep a batch of one for good.
+    The example has two rows because a graph traced on one would accept no other batch.
+
+    Args:
+        module: takes one array and returns one.
+        example: an input.
+        file: where the graph is written.
+        names: of the graph's input and of its output.
 
     Raises:
         ExportRefused: PyTorch cannot express the module in ONNX.
     """
     size = sum(p.numel() * p.element_size() for p in module.parameters())
     outside = size > _INLINE_BYTES
-    (given, made) = names
+    input_name, output_name = names
     with _quietly():
         try:
             torch.onnx.export(
@@ -90,15 +100,15 @@ def write_graph(
                 file,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[given],
-                output_names=[made],
+                input_names=[input_name],
+                output_names=[output_name],
                 dynamic_shapes=({0: torch.export.Dim("N")},),
                 external_data=outside,
                 verbose=False,
             )
         except Exception as exc:  # its exceptions have no common base
             cause: BaseException = exc
-            while cause.__cause__ is not None:  # the first words are how to report the last
+            while cause.__cause__ is not None:  # the outer ones only say how to report a bug
                 cause = cause.__cause__
             reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
             msg = f"the model cannot be written as an ONNX graph: {reason}"
@@ -109,7 +119,7 @@ def write_graph(
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The tracer warns of what it deprecates in itself."""
+    """Hides the tracer's warnings: they are about its own deprecated parts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

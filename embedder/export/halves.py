@@ -1,8 +1,8 @@
-"""An image tower in float16, and what float16 does to its activations.
+"""An image tower in float16, and a float32 graph that shows what float16 does to activations.
 
-ONNX Runtime on a CPU computes a float16 graph in float32 as far as it can, so that an activation
-too large for float16 goes unseen there. In ``rounded`` every activation is rounded to float16 and
-back where a GPU would store it; sums stay in float32, as on tensor cores.
+ONNX Runtime on a CPU computes a float16 graph in float32 as far as it can, so an activation that is
+too large for float16 does no harm there. The graph of ``rounded`` rounds every activation to
+float16 where a GPU would store it; sums stay in float32, as on tensor cores.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ _SCALING: Final = frozenset(
     {"Cast", "Clip", "Div", "Expand", "LpNormalization", "Max", "Mul", "Pow", "ReduceL2"}
     | {"ReduceSum", "Shape", "Sqrt"}
 )
+"""Operators that may take part in scaling a vector to unit length."""
 _KEPT: Final = (*float16.DEFAULT_OP_BLOCK_LIST, "Cast")
 """Operators that stay in float32."""
 
 
 def halve(source: Path, file: Path, *, outside: bool) -> None:
-    """Write the float32 graph ``source`` in float16 to ``file``.
+    """Writes the float32 graph ``source`` to ``file`` in float16.
 
-    Pixels go in and unit vectors come out as before. ``outside``: the weights lie beside the graph.
+    Input and output keep their types. ``outside``: the weights go into a file beside the graph.
     """
-    # Types are inferred before the weights come in: it serialises the graph, and a protobuf holds
-    # 2 GiB.
+    # Types are inferred before the weights are loaded, because that serialises the graph and a
+    # protobuf holds 2 GiB.
     model = onnx.load(source, load_external_data=False)
-    del model.graph.value_info[:]  # the types that the conversion changes
+    del model.graph.value_info[:]  # the conversion changes these types
     model = onnx.shape_inference.infer_shapes(model)
     onnx.load_external_data_for_model(model, str(source.parent))
     halved = float16.convert_float_to_float16(
@@ -47,9 +48,10 @@ def halve(source: Path, file: Path, *, outside: bool) -> None:
 
 
 def rounded(source: Path, file: Path, *, outside: bool) -> Graph:
-    """Write the float32 graph ``source`` to ``file``, with every activation rounded to float16.
+    """Writes the float32 graph ``source`` to ``file`` so that it rounds activations to float16.
 
-    What float16 cannot hold, from 65,520 on, becomes infinite. ``outside``: as in ``halve``.
+    A value from 65,520 on, which float16 cannot hold, becomes infinite. ``outside``: as in
+    ``halve``.
     """
     model = onnx.load(source, load_external_data=False)
     inferred = onnx.shape_inference.infer_shapes(model).graph
@@ -88,12 +90,12 @@ def _rounded(weights: Any) -> Any:
 
 
 def _unit_length(graph: Any) -> list[str]:
-    """The names of the last nodes, which scale to unit length: they stay in float32."""
-    makers = {output: node for node in graph.node for output in node.output}
-    found, todo = dict[str, None](), [output.name for output in graph.output]
+    """The names of the last nodes, which scale to unit length and stay in float32."""
+    producers = {output: node for node in graph.node for output in node.output}
+    names, todo = dict[str, None](), [output.name for output in graph.output]
     while todo:
-        node = makers.get(todo.pop())
-        if node is not None and node.op_type in _SCALING and node.name not in found:
-            found[node.name] = None
+        node = producers.get(todo.pop())
+        if node is not None and node.op_type in _SCALING and node.name not in names:
+            names[node.name] = None
             todo.extend(node.input)
-    return list(found)
+    return list(names)

@@ -1,4 +1,4 @@
-"""From a PyTorch tower to an artefact: trace, gate, write. What all exporters have in common."""
+"""From a PyTorch image tower to an artefact: trace, check, write. Every exporter ends here."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from embedder.export import artefacts, gates
 from embedder.export.graphs import IMAGE_INPUT, IMAGE_OUTPUT, ImageGraph, run, write_graph
 
 WriteText: TypeAlias = Callable[[Path, dict[str, str]], TextSpec | None]
-"""Writes a text tower's files into a directory, and their names into the files by field."""
+"""Writes a text tower's files into a directory and enters their names in the files by field.
+Returns the text tower's entry in the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """An image tower: pixels (N, 3, H, W), scaled, to vectors (N, D), and how its library scales.
+    """An image tower and its preprocessing.
 
-    ``transform`` is the library's own preprocessing, to be compared with.
+    Attributes:
+        module: from scaled pixels (N, 3, H, W) to vectors (N, D).
+        preprocessing: the library's preprocessing in Shoal's terms.
+        transform: the library's own preprocessing, to compare with.
     """
 
     module: torch.nn.Module
@@ -34,11 +38,11 @@ class Tower:
 def write_encoder(
     tower: Tower, label: artefacts.Label, output: Path, *, text: WriteText = lambda _, __: None
 ) -> EncoderArtefact:
-    """Write the artefact of ``tower`` to the directory ``output``.
+    """Writes the artefact of ``tower`` to the directory ``output``.
 
     Raises:
-        ExportRefused: the tower cannot be expressed, the export is not faithful, or ``output``
-            exists; nothing is written then.
+        ExportRefused: the tower cannot be expressed in ONNX, the export is not faithful, or
+            ``output`` exists; nothing is written then.
     """
     image = ImageGraph(tower.module, tower.preprocessing).eval()
     crop = tower.preprocessing.crop

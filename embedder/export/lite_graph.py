@@ -1,8 +1,8 @@
 """The ONNX graph of EfficientNet-Lite0, written node by node from the PyTorch model.
 
-This module owns the translation: batch normalisation folded in float64, weights stored as
-float16 with a Cast to float32 (which the runtime folds at load), pixel scaling and unit length
-inside the graph, no classifier. The network is a plain chain of convolutions, so writing it
+Batch normalisation is folded into the convolutions in float64. Weights are stored as float16 with
+a Cast to float32, which the runtime folds when it loads the graph. The graph scales the pixels and
+the vectors, and has no classifier. The network is a plain chain of convolutions, so writing it
 needs no tracer and gives the same bytes on every run.
 """
 
@@ -30,28 +30,28 @@ class GraphWriter:
         self.initializers: list[Any] = []
 
     def constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Store ``value`` as it is and return its name."""
+        """Stores ``value`` as it is; returns its name."""
         import onnx
 
         self.initializers.append(onnx.numpy_helper.from_array(value, name))
         return name
 
     def weight(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Store ``value`` as float16 and return the name of its float32 form."""
+        """Stores ``value`` as float16; returns the name of its float32 form."""
         import onnx
 
         stored = self.constant(f"{name}_f16", value.astype(np.float16))
         return self.node("Cast", [stored], name, to=onnx.TensorProto.FLOAT)
 
     def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Add a node with one output and return the output's name."""
+        """Adds a node with one output; returns the output's name."""
         import onnx
 
         self.nodes.append(onnx.helper.make_node(op, inputs, [output], output, **attributes))
         return output
 
     def conv(self, x: str, name: str, conv: Any, norm: Any) -> str:
-        """Add a convolution with its batch normalisation folded in (in float64)."""
+        """Adds a convolution with its batch normalisation folded in; returns its output's name."""
         gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         weight = conv.weight.double() * gain[:, None, None, None]
         bias = norm.bias.double() - norm.running_mean.double() * gain
@@ -72,12 +72,12 @@ class GraphWriter:
         )
 
     def relu6(self, x: str) -> str:
-        """Add a clip to 0..6."""
+        """Adds a clip to 0..6; returns its output's name."""
         return self.node("Clip", [x, "zero", "six"], f"{x}_relu6")
 
 
 def build_onnx(model: Any) -> bytes:
-    """Return the serialised graph: ``pixels`` uint8 NHWC to ``embedding`` float32 (N, 1280)."""
+    """The serialised graph: ``pixels`` uint8 NHWC to ``embedding`` float32 (N, 1280)."""
     import onnx
 
     graph = GraphWriter()

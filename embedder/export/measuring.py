@@ -1,4 +1,4 @@
-"""What an encoder does on real images: its vectors, their neighbours, their clusters."""
+"""Images to measure an encoder on, and how well two encoders' neighbours and clusters agree."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ Float32 = npt.NDArray[np.float32]
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _CROPS = 96
+"""How many crops of photographs there are when no images are given."""
 _SEEDS = 5
+"""How many runs of k-means are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Images to measure on, encoded. ``classes``: the true class of each, or None."""
+    """Encoded images to measure on. ``classes``: the true class of each image, or None."""
 
     name: str
     images: list[bytes]
@@ -32,32 +34,34 @@ class Sample:
 
 
 def read_sample(place: Path | None, *, most: int) -> Sample:
-    """Images of a folder or a tar laid out as ``CLASS/NAME``; by default crops of photographs.
+    """The images of ``place``, a folder or a tar laid out as ``CLASS/NAME``.
 
-    At most ``most``, evenly spread. Classes are taken from the folders, if there are several.
+    Without a place, crops of photographs. If there are more than ``most`` images, evenly spread
+    ones are taken. The classes are the folders' names, if there are several folders.
 
     Raises:
-        ExportRefused: there are fewer than 20 images, which show nothing.
+        ExportRefused: the place cannot be read, or has fewer than 20 images, which show nothing.
     """
     if place is None:
         return Sample("crops of scikit-learn's photographs", _crops(), None)
     try:
         found = sorted(_of_tar(place) if place.is_file() else _of_folder(place))
     except (OSError, tarfile.TarError) as exc:
-        msg = f"{place}: expected a folder or a tar of images: {exc}"
-        raise ExportRefused(msg) from exc
+        raise ExportRefused(f"{place}: expected a folder or a tar of images: {exc}") from exc
     step = max(1, -(-len(found) // most))
     kept = found[::step]
     if len(kept) < 20:  # noqa: PLR2004
-        msg = f"{place}: expected at least 20 images, got {len(kept)}"
-        raise ExportRefused(msg)
+        raise ExportRefused(f"{place}: expected at least 20 images, got {len(kept)}")
     classes = [PurePosixPath(name).parent.name for name, _ in kept]
     several = len(set(classes)) > 1 and all(classes)
     return Sample(place.name, [data for _, data in kept], classes if several else None)
 
 
 def neighbours_kept(before: Float32, after: Float32, *, k: int = 10) -> float:
-    """The share of each image's ``k`` nearest others by ``before`` (N, D) that ``after`` keeps."""
+    """The share of each image's ``k`` nearest others by ``before`` (N, D) that ``after`` keeps.
+
+    The mean over all images, 0 to 1.
+    """
     k = min(k, len(before) - 1)
     first, second = _nearest(before, k), _nearest(after, k)
     kept = [len(set(a) & set(b)) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
@@ -71,7 +75,7 @@ def _nearest(vectors: Float32, k: int) -> npt.NDArray[np.intp]:
 
 
 def clusters_kept(vectors: Float32, classes: Sequence[str]) -> float:
-    """Mean normalised mutual information of k-means over five seeds with the true classes."""
+    """The normalised mutual information of k-means with the true classes, mean of five seeds."""
     count = len(set(classes))
     scores = [
         normalized_mutual_info_score(

@@ -15,7 +15,7 @@ from shoal.errors import ExportRefused
 
 @dataclass(frozen=True, slots=True)
 class MixRequest:
-    """Which artefacts to mix, in which order, and where to."""
+    """Which artefacts to mix, in which order, and the directory to write."""
 
     parts: tuple[Path, ...]
     output: Path
@@ -23,12 +23,12 @@ class MixRequest:
 
 
 def make_mix(request: MixRequest) -> MixArtefact:
-    """Write the mix that ``request`` describes, with copies of its parts.
+    """Writes the mix that ``request`` describes, with copies of its parts.
 
     Raises:
         ArtefactError: a part is damaged.
-        ExportRefused: fewer than two parts, two of one name, or a part that is a mix; or the
-            name cannot be one.
+        ExportRefused: there are fewer than two parts, two parts have one name, or a part is a mix;
+            or ``output`` exists; or an encoder cannot have the name.
     """
     check_request(request.output, name=request.name)
     mixes = "a mix cannot be mixed again; name its parts instead"
@@ -53,8 +53,7 @@ def make_mix(request: MixRequest) -> MixArtefact:
         )
         text = json.dumps(manifest.model_dump(mode="json"), indent=1)
         (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
-    made = load_any_artefact(request.output)
-    if not isinstance(made, MixArtefact):
-        msg = f"{request.output}: expected a mix"
-        raise ExportRefused(msg)
-    return made
+    mix = load_any_artefact(request.output)
+    if not isinstance(mix, MixArtefact):
+        raise ExportRefused(f"{request.output}: expected a mix")
+    return mix

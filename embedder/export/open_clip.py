@@ -1,4 +1,4 @@
-"""open_clip models as artefacts: the image tower, and the text tower with its tokenizer."""
+"""Exports open_clip models: the image tower, and the text tower with its tokenizer."""
 
 from __future__ import annotations
 
@@ -33,21 +33,23 @@ from shoal.errors import ExportRefused
 
 PACKAGE: Final = "open_clip_torch"
 TEXTS: Final = ("a photo of a dog", "Two red bicycles, and 3 cafés!", "&amp;")
-"""What the artefact's self-test embeds."""
+"""The texts of the artefact's self-test."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenClipRequest:
-    """What to export.
+    """Which model to export, with which weights, and the directory to write.
+
+    Exactly one of ``pretrained``, ``checkpoint`` and ``random_seed`` names the weights.
 
     Attributes:
         model: open_clip's name of the architecture, ``ViT-B-32-quickgelu``.
         output: The directory to write; must not exist.
         pretrained: open_clip's tag of the weights.
-        checkpoint: A local file of weights instead: safetensors, or a pickle of tensors only.
-        random_seed: Instead of either, random weights: for tests and for measuring speed.
+        checkpoint: A local file of weights: safetensors, or a pickle of tensors only.
+        random_seed: The seed of random weights: for tests and for measuring speed.
         name: The encoder's name. Default: made of model and tag.
-        licence: The licence of the weights (SPDX), if it is known.
+        license: The license of the weights (SPDX), if it is known.
         no_text: Leave the text tower out.
     """
 
@@ -57,24 +59,24 @@ class OpenClipRequest:
     checkpoint: Path | None = None
     random_seed: int | None = None
     name: str = ""
-    licence: str = "unknown"
+    license: str = "unknown"
     no_text: bool = False
 
 
 def export_open_clip(request: OpenClipRequest) -> EncoderArtefact:
-    """Write the artefact that ``request`` describes.
+    """Writes the artefact that ``request`` describes.
 
     Raises:
-        ExportRefused: the model, its weights or its preprocessing cannot be expressed, or the
-            export is not faithful.
+        ExportRefused: the request is wrong; the model, its weights or its preprocessing cannot be
+            expressed; or the export is not faithful.
     """
-    artefacts.check_request(request.output, name=request.name, licence=request.licence)
+    artefacts.check_request(request.output, name=request.name, license=request.license)
     model, weights = _load(request)
     preprocessing = to_preprocessing(dict(open_clip.get_model_preprocess_cfg(model)))
     label = artefacts.Label(
         name=request.name or artefact_name(request.model, request.pretrained or ""),
         description=f"open_clip {request.model}, {weights}",
-        licence=request.licence,
+        license=request.license,
         source=Source(
             package=PACKAGE,
             version=importlib.metadata.version(PACKAGE),
@@ -93,10 +95,10 @@ def export_open_clip(request: OpenClipRequest) -> EncoderArtefact:
 
 
 def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
-    """open_clip's preprocessing configuration as ours.
+    """open_clip's preprocessing configuration in Shoal's terms.
 
     Raises:
-        ExportRefused: naming the setting that has no counterpart.
+        ExportRefused: a setting has no counterpart; names it.
     """
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else map(int, size)
@@ -122,7 +124,7 @@ def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
 
 
 def normalise(mean: Any, std: Any) -> Normalise:
-    """Means and deviations of 0..1 pixels, by channel, for pixels of 0..255."""
+    """The normalisation of pixels of 0..255 from the means and deviations for pixels of 0..1."""
     red, green, blue = (float(value) * 255 for value in mean)
     scales = tuple(float(value) * 255 for value in std)
     return Normalise(
@@ -131,7 +133,7 @@ def normalise(mean: Any, std: Any) -> Normalise:
 
 
 def artefact_name(model: str, tag: str) -> str:
-    """A name that a collection's vectors can have, of a model's name and a tag."""
+    """An encoder's name made of a model's name and a tag: 64 characters at most, lower case."""
     parts = [re.sub(r"[^a-z0-9._-]+", "-", part.lower()) for part in (model, tag) if part]
     return "-".join(parts).strip("-._")[:64]
 
@@ -141,14 +143,15 @@ def _no_counterpart(name: str, got: object, expected: str) -> ExportRefused:
 
 
 def _load(request: OpenClipRequest) -> tuple[torch.nn.Module, str]:
-    """The model in evaluation mode, and what its weights are."""
+    """The model in evaluation mode, and a description of its weights."""
     given = (request.pretrained, request.checkpoint, request.random_seed)
     if sum(each is not None for each in given) != 1:
         msg = "expected weights: one of a pretrained tag, a checkpoint file and a random seed"
         raise ExportRefused(msg)
     if request.model not in open_clip.list_models():
-        msg = f"open_clip has no model {request.model!r}: see open_clip.list_models()"
-        raise ExportRefused(msg)
+        raise ExportRefused(
+            f"open_clip has no model {request.model!r}: see open_clip.list_models()"
+        )
     if request.pretrained is not None:
         _check_tag(request.model, request.pretrained)
     if request.random_seed is not None:
@@ -164,12 +167,12 @@ def _load(request: OpenClipRequest) -> tuple[torch.nn.Module, str]:
 
 
 def _create(request: OpenClipRequest) -> torch.nn.Module:
-    """The model, its weights fetched if a tag names them."""
+    """The model, with fetched weights if a tag names them."""
     try:
         model: torch.nn.Module = open_clip.create_model(
             request.model, pretrained=request.pretrained, precision="fp32", device="cpu"
         )
-    except Exception as exc:  # whatever its hub, its files and its constructors raise
+    except Exception as exc:  # open_clip's hub, files and constructors raise any exception
         tag = "" if request.pretrained is None else f" with the weights {request.pretrained!r}"
         why = " ".join(str(exc).split())[:300] or type(exc).__name__
         msg = f"open_clip cannot make the model {request.model}{tag}: {why}"
@@ -178,7 +181,7 @@ def _create(request: OpenClipRequest) -> torch.nn.Module:
 
 
 def _check_tag(model: str, tag: str) -> None:
-    """ExportRefused for an unknown tag, and where its weights want the other activation."""
+    """Raises ExportRefused if the tag is unknown, or its weights need the other activation."""
     config = open_clip.get_pretrained_cfg(model, tag)
     if not config:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
@@ -196,7 +199,7 @@ def _check_tag(model: str, tag: str) -> None:
 
 
 _WRAPPED: Final = "module."
-"""What DistributedDataParallel puts before every name."""
+"""The prefix that DistributedDataParallel puts before every name."""
 
 
 def _fill(model: torch.nn.Module, tensors: dict[str, torch.Tensor], file: Path) -> None:
@@ -216,8 +219,8 @@ class _ImageTower(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The vectors, not yet of unit length."""
-        found: torch.Tensor = self.model.encode_image(x)  # type: ignore[operator]
-        return found
+        vectors: torch.Tensor = self.model.encode_image(x)  # type: ignore[operator]
+        return vectors
 
 
 class _TextTower(torch.nn.Module):
@@ -227,8 +230,8 @@ class _TextTower(torch.nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """The vectors, not yet of unit length."""
-        found: torch.Tensor = self.model.encode_text(tokens)  # type: ignore[operator]
-        return found
+        vectors: torch.Tensor = self.model.encode_text(tokens)  # type: ignore[operator]
+        return vectors
 
 
 def _transform(model: torch.nn.Module) -> gates.Transform:
@@ -238,10 +241,10 @@ def _transform(model: torch.nn.Module) -> gates.Transform:
 
 
 def _tokenizer(name: str) -> Any:
-    """open_clip's tokenizer of the model; ExportRefused if it cannot be had."""
+    """open_clip's tokenizer of the model ``name``; ExportRefused if it cannot be had."""
     try:
         return open_clip.get_tokenizer(name)
-    except Exception as exc:  # whatever its hub, its files and their parsers raise
+    except Exception as exc:  # open_clip's hub, files and parsers raise any exception
         why = " ".join(str(exc).split())[:300]
         msg = f"the tokenizer of {name} cannot be had (--no-text leaves the text tower out): {why}"
         raise ExportRefused(msg) from exc
@@ -250,7 +253,7 @@ def _tokenizer(name: str) -> Any:
 def _write_text(
     name: str, model: torch.nn.Module, directory: Path, files: dict[str, str]
 ) -> TextSpec:
-    """The text tower's files and what the manifest says of them."""
+    """Writes the text tower's files and enters them in ``files``; returns its manifest entry."""
     tokenizer = _tokenizer(name)
     clean, pad_id = write_tokenizer(tokenizer, directory / "tokenizer.json")
     tower = TextGraph(_TextTower(model)).eval()
@@ -281,6 +284,5 @@ def _write_text(
     checks = [*TEXTS, "", "a long text " * spec.context_length]
     ours = Tokenizer(directory / "tokenizer.json", spec).encode(checks)
     if not np.array_equal(ours, tokenizer(checks).numpy()):
-        msg = "the tokenizer that was written does not give open_clip's tokens"
-        raise ExportRefused(msg)
+        raise ExportRefused("the tokenizer that was written does not give open_clip's tokens")
     return spec

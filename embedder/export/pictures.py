@@ -1,6 +1,6 @@
-"""Real photographs in every form that arrives, to compare preprocessing on.
+"""Photographs in the sizes, modes and formats that arrive, to compare preprocessing on.
 
-Made of the two photographs that scikit-learn ships.
+All are made from the two photographs that scikit-learn ships.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _SIDEWAYS = 6
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An encoded image, and what a careful reader makes of it before any model's transform.
+    """An encoded image, and the decoded image that a library's own transform gets.
 
-    ``seen`` is upright, of 8 bits and without a palette, and otherwise as Pillow opens it.
-    (open_clip's transform resizes before it converts to RGB, and Pillow resizes a palette image
-    to the nearest pixel, which no one wants: on those Shoal does better than its reference.)
+    ``seen`` is upright, has 8 bits and no palette, and is otherwise as Pillow opens it. A palette
+    image is converted first because open_clip's transform resizes before it converts to RGB, and
+    Pillow resizes a palette image to the nearest pixel: there Shoal does better than its reference.
     """
 
     name: str
@@ -37,7 +37,7 @@ def photographs() -> tuple[Image.Image, Image.Image]:
 
 
 def pictures(size: int) -> list[Picture]:
-    """Photographs larger and smaller than ``size`` pixels, and in odd modes and formats."""
+    """Photographs larger and smaller than ``size`` pixels, and in rare modes and formats."""
     china, flower = photographs()
     small = china.crop((100, 50, 100 + size // 3, 50 + size // 4))
     large = flower.resize((flower.width * 3, flower.height * 3), Image.Resampling.BICUBIC)
@@ -62,7 +62,7 @@ def pictures(size: int) -> list[Picture]:
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """``image`` as a file."""
+    """``image`` encoded as ``kind``, Pillow's name of a format."""
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""timm models as artefacts: DINO, DINOv2, ResNet, EfficientNet; local checkpoints of them too."""
+"""Exports timm models (DINO, DINOv2, ResNet, EfficientNet) and local checkpoints of them."""
 
 from __future__ import annotations
 
@@ -27,18 +27,20 @@ PACKAGE: Final = "timm"
 
 @dataclass(frozen=True, slots=True)
 class TimmRequest:
-    """What to export.
+    """Which model to export, with which weights, and the directory to write.
+
+    Exactly one of ``pretrained``, ``checkpoint`` and ``random_seed`` names the weights.
 
     Attributes:
         model: timm's name, ``vit_small_patch16_224.dino``; a tag after the dot says which weights.
         output: The directory to write; must not exist.
         pretrained: Take timm's own weights, from where timm finds them.
-        checkpoint: A local file of weights instead (SimCLR, BYOL, MoCo, DINO, torchvision, timm).
-        random_seed: Instead of either, random weights: for tests and for measuring speed.
-        image_size: Side of the input, pixels; 0 is the model's own. Position embeddings are
-            resized to it once, for good, those of a checkpoint too.
+        checkpoint: A local file of weights (SimCLR, BYOL, MoCo, DINO, torchvision, timm).
+        random_seed: The seed of random weights: for tests and for measuring speed.
+        image_size: Side of the input, pixels; 0 is the model's own. Position embeddings, also a
+            checkpoint's, are resized to it once, at the export.
         name: The encoder's name. Default: the model's.
-        licence: The licence of the weights (SPDX), if it is known.
+        license: The license of the weights (SPDX), if it is known.
     """
 
     model: str
@@ -48,24 +50,24 @@ class TimmRequest:
     random_seed: int | None = None
     image_size: int = 0
     name: str = ""
-    licence: str = "unknown"
+    license: str = "unknown"
 
 
 def export_timm(request: TimmRequest) -> EncoderArtefact:
-    """Write the artefact that ``request`` describes.
+    """Writes the artefact that ``request`` describes.
 
     Raises:
-        ExportRefused: the model, its weights or its preprocessing cannot be expressed, or the
-            export is not faithful.
+        ExportRefused: the request is wrong; the model, its weights or its preprocessing cannot be
+            expressed; or the export is not faithful.
     """
-    artefacts.check_request(request.output, name=request.name, licence=request.licence)
+    artefacts.check_request(request.output, name=request.name, license=request.license)
     model, weights = _load(request)
     config = data_config(model, request.image_size)
     transform: gates.Transform = create_transform(**config, is_training=False)
     label = artefacts.Label(
         name=request.name or artefact_name(request.model, ""),
         description=f"timm {request.model}, {weights}",
-        licence=request.licence,
+        license=request.license,
         source=Source(
             package=PACKAGE,
             version=importlib.metadata.version(PACKAGE),
@@ -80,17 +82,17 @@ def export_timm(request: TimmRequest) -> EncoderArtefact:
 
 
 def data_config(model: torch.nn.Module, image_size: int = 0) -> dict[str, Any]:
-    """How timm prepares images for ``model``, made with ``image_size`` (0: its own)."""
+    """The preprocessing settings of timm for ``model``, made with ``image_size`` (0: its own)."""
     given = {"input_size": (3, image_size, image_size)} if image_size else {}
-    found: dict[str, Any] = resolve_model_data_config(model, given)  # type: ignore[no-untyped-call]
-    return found
+    config: dict[str, Any] = resolve_model_data_config(model, given)  # type: ignore[no-untyped-call]
+    return config
 
 
 def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
-    """The data configuration of a timm model as ours.
+    """The data configuration of a timm model in Shoal's terms.
 
     Raises:
-        ExportRefused: naming the setting that has no counterpart.
+        ExportRefused: a setting has no counterpart; names it.
     """
     channels, height, width = config["input_size"]
     mode, interpolation = config.get("crop_mode", "center"), config["interpolation"]
@@ -99,12 +101,10 @@ def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
         msg = f"input_size: expected a square of 3 channels, got {config['input_size']}"
         raise ExportRefused(msg)
     if interpolation not in ("bicubic", "bilinear"):
-        msg = f"interpolation: expected bicubic or bilinear, got {interpolation!r}"
-        raise ExportRefused(msg)
+        raise ExportRefused(f"interpolation: expected bicubic or bilinear, got {interpolation!r}")
     if mode not in ("center", "squash") or (mode == "squash" and resized != height):
         got = f"{mode!r} with crop_pct {config['crop_pct']}"
-        msg = f"crop_mode: expected center, or squash of the whole image, got {got}"
-        raise ExportRefused(msg)
+        raise ExportRefused(f"crop_mode: expected center, or squash of the whole image, got {got}")
     return Preprocessing(
         resize=Resize(
             mode="shortest_edge" if mode == "center" else "stretch",
@@ -118,7 +118,7 @@ def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
 
 
 def _load(request: TimmRequest) -> tuple[torch.nn.Module, str]:
-    """The backbone in evaluation mode, and what its weights are."""
+    """The backbone in evaluation mode, and a description of its weights."""
     given = (request.pretrained or None, request.checkpoint, request.random_seed)
     if sum(each is not None for each in given) != 1:
         msg = "expected weights: one of timm's own, a checkpoint file and a random seed"
@@ -137,13 +137,13 @@ def _load(request: TimmRequest) -> tuple[torch.nn.Module, str]:
 
 
 def _create(request: TimmRequest) -> torch.nn.Module:
-    """The backbone, its weights fetched if they are to be timm's own."""
+    """The backbone, with fetched weights if timm's own are asked for."""
     options: dict[str, Any] = {"img_size": request.image_size} if request.image_size else {}
     try:
         model: torch.nn.Module = timm.create_model(
             request.model, pretrained=request.pretrained, num_classes=0, **options
         )
-    except Exception as exc:  # whatever its hub, its files and its constructors raise
+    except Exception as exc:  # timm's hub, files and constructors raise any exception
         why = " ".join(str(exc).split())[:300] or type(exc).__name__
         if ":" not in request.model and not timm.is_model(request.model):
             msg = f"timm has no model {request.model!r}: {why}"
@@ -157,37 +157,42 @@ def _create(request: TimmRequest) -> torch.nn.Module:
 
 
 def _fill(model: torch.nn.Module, tensors: Tensors, *, resize: bool) -> None:
-    """Load the backbone among ``tensors``; with ``resize``, whatever image size it is of."""
-    # Counters of batches change nothing, and not every file has them.
+    """Loads the backbone among ``tensors`` into ``model``.
+
+    With ``resize``, weights for another image size are resized.
+    """
+    # Counters of batches change no vector, and some files lack them.
     expected = {
         name: tensor
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
     found = find_backbone(tensors, expected)
-    # Position embeddings and biases: all that the image size changes. Patches of another size,
-    # which timm would resample too, are another model's.
-    others = [name for name in found if "pos" in name and found[name].shape != expected[name].shape]
-    if others and not resize:
-        name = others[0]
+    # The image size changes position embeddings and biases only. Patches of another size, which
+    # timm would resample too, belong to another model.
+    to_resize = [
+        name for name in found if "pos" in name and found[name].shape != expected[name].shape
+    ]
+    if to_resize and not resize:
+        name = to_resize[0]
         msg = (
             f"checkpoint: {name}: expected shape {tuple(expected[name].shape)}, got "
             f"{tuple(found[name].shape)}, of another image size: with --image-size it is resized"
         )
         raise ExportRefused(msg)
-    if others:
-        found |= _resized(model, found, others)
+    if to_resize:
+        found |= _resized(model, found, to_resize)
     check_shapes(found, expected)
     model.load_state_dict(found, strict=False)
 
 
 def _resized(model: torch.nn.Module, found: Tensors, names: list[str]) -> Tensors:
-    """The tensors called ``names`` as timm fits them to ``model``; none where it cannot."""
+    """The tensors called ``names`` as timm resizes them for ``model``; none where it cannot."""
     fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if fit is None:
         return {}
     try:
-        made = fit(dict(found), model)
-    except Exception:  # noqa: BLE001 - of shapes that no image size gives: check_shapes tells
+        fitted = fit(dict(found), model)
+    except Exception:  # noqa: BLE001 - the shapes fit no image size: check_shapes says so
         return {}
-    return {name: made[name] for name in names if name in made}
+    return {name: fitted[name] for name in names if name in fitted}

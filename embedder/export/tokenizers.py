@@ -1,9 +1,9 @@
-"""open_clip's tokenizers as files of the ``tokenizers`` package.
+"""Writes open_clip's tokenizers as files of the ``tokenizers`` package.
 
-CLIP's own byte pairs are rebuilt from open_clip's object; a Hugging Face tokenizer (SigLIP's,
-multilingual models') already has such a file inside. Source of the rules: open_clip
-``SimpleTokenizer`` (after openai/CLIP) and ``HFTokenizer``; words and merges are read from the
-object at hand, so a change of them there is a change here.
+CLIP's byte-pair tokenizer is rebuilt from open_clip's object; a Hugging Face tokenizer (SigLIP's,
+multilingual models') already contains such a file. The rules are those of open_clip's
+``SimpleTokenizer`` (after openai/CLIP) and ``HFTokenizer``. Words and merges are read from the
+given object, so they follow open_clip's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from open_clip import tokenizer as theirs
+from open_clip import tokenizer as open_clip_tokenizer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from embedder.encoding.manifest import Clean
@@ -23,17 +23,21 @@ _CLEANS: Final[tuple[Clean, ...]] = ("lower", "whitespace", "canonicalize")
 
 
 def write_tokenizer(tokenizer: Any, file: Path) -> tuple[Clean, int]:
-    """Write ``tokenizer``, less its cleaning of texts; return that rule and the padding's id.
+    """Writes ``tokenizer`` to ``file``, without its cleaning of texts.
+
+    Returns:
+        The rule by which it cleans texts, and the id of its padding.
 
     Raises:
-        ExportRefused: it does something that a file of the ``tokenizers`` package cannot say.
+        ExportRefused: the tokenizer does something that a file of the ``tokenizers`` package
+            cannot express.
     """
-    if isinstance(tokenizer, theirs.SimpleTokenizer):
+    if isinstance(tokenizer, open_clip_tokenizer.SimpleTokenizer):
         _refuse("a reduction mask", given=tokenizer.reduction_fn is not None)
-        _clips_own(tokenizer).save(str(file))
+        _byte_pairs(tokenizer).save(str(file))
         return _clean(tokenizer), 0
     kind = type(tokenizer).__name__
-    _refuse(f"being a {kind}", given=not isinstance(tokenizer, theirs.HFTokenizer))
+    _refuse(f"being a {kind}", given=not isinstance(tokenizer, open_clip_tokenizer.HFTokenizer))
     _refuse("tokenizer_mode", given=bool(tokenizer.tokenizer_mode))
     _refuse("strip_sep_token", given=tokenizer.strip_sep_token)
     inner = tokenizer.tokenizer
@@ -55,15 +59,16 @@ def _sides(inner: Any) -> tuple[str, str]:
 
 
 def _clean(tokenizer: Any) -> Clean:
-    """The name of its cleaning of texts."""
+    """The name of the rule by which ``tokenizer`` cleans texts."""
     for name in _CLEANS:
-        if tokenizer.clean_fn is theirs.get_clean_fn(name):
+        if tokenizer.clean_fn is open_clip_tokenizer.get_clean_fn(name):
             return name
     _refuse("a cleaning of texts of its own", given=True)
     raise AssertionError
 
 
-def _clips_own(tokenizer: Any) -> Tokenizer:
+def _byte_pairs(tokenizer: Any) -> Tokenizer:
+    """CLIP's byte-pair tokenizer as one of the ``tokenizers`` package."""
     merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
     made = Tokenizer(
         models.BPE(

@@ -1,12 +1,13 @@
-"""An artefact in float16 or int8: smaller, faster on some hardware, measured, and gated.
+"""Makes float16 and int8 variants of an artefact: smaller, and faster on some hardware.
 
-A variant's vectors are others, so it is an encoder of its own, with a name and a fingerprint.
+A variant gives other vectors, so it is an encoder of its own, with a name and a fingerprint. It is
+measured, and written only if it is close enough to its float32 artefact (``THRESHOLDS``).
 
-float16 (onnxruntime.transformers): weights and arithmetic of the image tower, for GPUs; pixels go
-in and unit vectors come out in float32 as before, and what it does to activations is tried in
-float32 (``halves``). int8 (onnxruntime.quantization): a tower of
-matrix products gets int8 weights and activations scaled as they come; a convolutional one, whose
-kernels want that beforehand, is calibrated on the sample. The text tower stays in float32.
+float16 (onnxruntime.transformers) is for GPUs: the image tower's weights and arithmetic are
+float16, its input and output stay as they are. Whether the activations fit is checked with a
+float32 graph that rounds them (``halves``). int8 (onnxruntime.quantization): a tower of matrix
+products gets int8 weights, and its activations are scaled at each run; a convolutional tower needs
+fixed scales, which are calibrated on the sample. The text tower stays in float32.
 """
 
 from __future__ import annotations
@@ -40,15 +41,18 @@ from shoal.errors import ExportRefused, ShoalError
 
 Kind = Literal["float16", "int8"]
 SUFFIX: Final = {"float16": "fp16", "int8": "int8"}
+"""The end of a variant's default name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Below which a variant is refused.
+    """The bounds that a variant must keep.
 
-    ``min_cosine``: of any image. ``min_recall``: of the ten nearest that stay the same, over all
-    images. ``max_nmi_loss``: of k-means against the classes; two runs of k-means on the same
-    vectors differ by as much.
+    Attributes:
+        min_cosine: The lowest cosine of an image's vector with its float32 vector.
+        min_recall: The lowest share of an image's ten nearest that stay the same, over all images.
+        max_nmi_loss: The largest loss of k-means' mutual information with the classes; two runs of
+            k-means on the same vectors differ by that much.
     """
 
     min_cosine: float
@@ -61,15 +65,17 @@ THRESHOLDS: Final[dict[Kind, Thresholds]] = {
     "int8": Thresholds(min_cosine=0.95, min_recall=0.85, max_nmi_loss=0.02),
 }
 CALIBRATION: Final = 64
+"""About this many images calibrate int8 and try float16's activations."""
 MOST: Final = 1000
+"""The most images to measure on."""
 
 
 @dataclass(frozen=True, slots=True)
 class VariantRequest:
-    """Which artefact to vary, how, and where to.
+    """Which artefact to vary, how, and the directory to write.
 
-    ``images``: a folder or a tar (``CLASS/NAME``) to measure on; by default crops of photographs,
-    which tell of cosines and neighbours but not of classes.
+    ``images``: a folder or a tar (``CLASS/NAME``) to measure on. By default crops of photographs,
+    which show cosines and neighbours but have no classes.
     """
 
     artefact: Path
@@ -80,12 +86,12 @@ class VariantRequest:
 
 
 def make_variant(request: VariantRequest) -> EncoderArtefact:
-    """Write the variant that ``request`` describes.
+    """Writes the variant that ``request`` describes.
 
     Raises:
         ArtefactError: the artefact is damaged.
-        ExportRefused: it is below a threshold, a variant itself, or a mix; or it cannot have the
-            name.
+        ExportRefused: the variant is below a threshold; the artefact is a variant itself or a mix;
+            ``output`` exists; or an encoder cannot have the name.
     """
     artefacts.check_request(request.output, name=request.name)
     mixes = "a mix cannot be varied; vary its parts, and mix the variants"
@@ -101,7 +107,7 @@ def make_variant(request: VariantRequest) -> EncoderArtefact:
         some = pixels[:: max(1, len(pixels) // CALIBRATION)]  # of all classes
         graph = _convert(source, request.kind, file, some)
         measured = _measure(source, graph, pixels, classes, sample.name)
-        _check(measured, THRESHOLDS[request.kind], f"{source.name} in {request.kind}")
+        _check_measured(measured, THRESHOLDS[request.kind], f"{source.name} in {request.kind}")
         if request.kind == "float16":
             _check_activations(source, some)
         embed = open_graph(graph, names=(manifest.input.name, manifest.output.name))
@@ -115,9 +121,9 @@ def make_variant(request: VariantRequest) -> EncoderArtefact:
                 files[field] = entry.path
         draft = artefacts.Draft(
             label=artefacts.Label(
-                name=request.name or _name(source.name, request.kind),
+                name=request.name or _default_name(source.name, request.kind),
                 description=f"{manifest.description} In {request.kind}.",
-                licence=manifest.licence,
+                license=manifest.license,
                 source=manifest.source,
             ),
             dim=source.dim,
@@ -125,7 +131,8 @@ def make_variant(request: VariantRequest) -> EncoderArtefact:
             input=manifest.input.name,
             output=manifest.output.name,
             files=files,
-            # What it gives itself: that it is near to float32 was measured on more than patterns.
+            # The self-test expects the variant's own vectors: how close they are to float32's was
+            # measured on the sample.
             reference=embed,
             measured=measured,
             text=manifest.text,
@@ -136,28 +143,27 @@ def make_variant(request: VariantRequest) -> EncoderArtefact:
 
 
 def _pixels(source: EncoderArtefact, sample: Sample) -> tuple[UInt8, list[str] | None]:
-    """The pixels (N, H, W, 3) of the images that decode, and their classes."""
-    made, kept = list[UInt8](), list[int]()
+    """The pixels (N, H, W, 3) of the sample's images that decode, and their classes."""
+    pixels, kept = list[UInt8](), list[int]()
     for at, data in enumerate(sample.images):
         try:
-            made.append(decode(data, limits=ImageLimits(), spec=source.manifest.preprocessing))
+            pixels.append(decode(data, limits=ImageLimits(), spec=source.manifest.preprocessing))
         except ShoalError:
             continue
         kept.append(at)
-    if len(made) < 2:  # noqa: PLR2004
-        msg = f"{sample.name}: expected images, and none decodes"
-        raise ExportRefused(msg)
+    if len(pixels) < 2:  # noqa: PLR2004 - neighbours need two
+        raise ExportRefused(f"{sample.name}: expected images, and none decodes")
     classes = None if sample.classes is None else [sample.classes[at] for at in kept]
-    return np.stack(made), classes
+    return np.stack(pixels), classes
 
 
-def _name(source: str, kind: Kind) -> str:
-    """The variant's name where none is given, no longer than a name may be."""
+def _default_name(source: str, kind: Kind) -> str:
+    """The variant's name if the request gives none; 64 characters at most."""
     return f"{source[: 63 - len(SUFFIX[kind])]}-{SUFFIX[kind]}"
 
 
 def _convert(source: EncoderArtefact, kind: Kind, file: Path, calibration: UInt8) -> Graph:
-    """The variant of the image tower, its weights beside the graph where the source has them so."""
+    """Writes the variant of the image tower, with its weights beside it if the source's are."""
     outside = source.manifest.files.image_data is not None
     if kind == "float16":
         halves.halve(source.image_model, file, outside=outside)
@@ -166,7 +172,7 @@ def _convert(source: EncoderArtefact, kind: Kind, file: Path, calibration: UInt8
     data = file.with_name(file.name + ".data")
     if not data.exists():
         return Graph(file, None)
-    data.chmod(file.stat().st_mode & 0o777)  # onnx makes it for its owner alone
+    data.chmod(file.stat().st_mode & 0o777)  # onnx lets only its owner read it
     return Graph(file, data)
 
 
@@ -186,7 +192,7 @@ def _quantise(source: EncoderArtefact, file: Path, calibration: UInt8, *, outsid
             quantize_static(
                 prepared,
                 file,
-                _Reader(source.manifest.input.name, calibration),
+                _CalibrationReader(source.manifest.input.name, calibration),
                 per_channel=True,
                 weight_type=QuantType.QInt8,
                 activation_type=QuantType.QUInt8,
@@ -203,7 +209,9 @@ def _quantise(source: EncoderArtefact, file: Path, calibration: UInt8, *, outsid
             )
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc] # untyped
+class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc] # untyped
+    """Gives ONNX Runtime's calibration one image after the other."""
+
     def __init__(self, name: str, pixels: UInt8) -> None:
         self._feeds: Iterator[dict[str, npt.NDArray[Any]]] = iter(
             [{name: each[None]} for each in pixels]
@@ -218,7 +226,7 @@ def _measure(
 ) -> Measured:
     names = (source.manifest.input.name, source.manifest.output.name)
     whole = Graph(source.image_model, None)
-    before, after = (_all(each, names, pixels) for each in (whole, graph))
+    before, after = (_embed_all(each, names, pixels) for each in (whole, graph))
     return Measured(
         images=images,
         min_cosine=float((before * after).sum(axis=1).min()),
@@ -230,15 +238,15 @@ def _measure(
 
 
 def _check_activations(source: EncoderArtefact, pixels: UInt8) -> None:
-    """ExportRefused if vectors change too much when every activation is rounded to float16."""
+    """Raises ExportRefused if rounding every activation to float16 changes vectors too much."""
     names = (source.manifest.input.name, source.manifest.output.name)
     outside = source.manifest.files.image_data is not None
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "rounded.onnx"
-        after = _all(halves.rounded(source.image_model, file, outside=outside), names, pixels)
-    before = _all(Graph(source.image_model, None), names, pixels)
+        after = _embed_all(halves.rounded(source.image_model, file, outside=outside), names, pixels)
+    before = _embed_all(Graph(source.image_model, None), names, pixels)
     least, lowest = THRESHOLDS["float16"].min_cosine, float((before * after).sum(axis=1).min())
-    if not lowest >= least:  # NaN, where one was too large
+    if not lowest >= least:  # NaN if an activation was too large
         msg = (
             f"{source.name} in float16: its activations do not fit: lowest cosine {lowest:.4f} (at "
             f"least {least}) when each is rounded to float16, which holds up to 65,504"
@@ -246,13 +254,14 @@ def _check_activations(source: EncoderArtefact, pixels: UInt8) -> None:
         raise ExportRefused(msg)
 
 
-def _all(graph: Graph, names: tuple[str, str], pixels: UInt8) -> npt.NDArray[np.float32]:
+def _embed_all(graph: Graph, names: tuple[str, str], pixels: UInt8) -> npt.NDArray[np.float32]:
+    """The vectors (N, D) of ``pixels``, 16 images at a time."""
     embed = open_graph(graph, names=names)
     return np.concatenate([embed(pixels[at : at + 16]) for at in range(0, len(pixels), 16)])
 
 
-def _check(measured: Measured, least: Thresholds, name: str) -> None:
-    """ExportRefused, with everything that was measured, if something is below its threshold."""
+def _check_measured(measured: Measured, least: Thresholds, name: str) -> None:
+    """Raises ExportRefused, with everything that was measured, if a threshold is not met."""
     recall, change = measured.recall_at_10, measured.nmi_change
     good = (
         measured.min_cosine >= least.min_cosine

@@ -142,7 +142,7 @@ def test_context_is_what_is_copied_and_nothing_else(stages: Stages) -> None:
 
 
 def test_wheel_is_built_from_all_that_pyproject_names(stages: Stages) -> None:
-    """Each package, the readme and the licence that pyproject.toml names reach the builder."""
+    """Each package, the readme and the license that pyproject.toml names reach the builder."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert {*packages, project["project"]["readme"], "LICENSE"} <= copied(stages)

@@ -200,7 +200,10 @@ _WEIGHTS: tuple[Decorator, ...] = (
         help="Random weights instead, to try and to measure with.",
     ),
     option(
-        "--licence", default="unknown", help="The licence of the weights (SPDX); recorded, shown."
+        "--licence",
+        "license",
+        default="unknown",
+        help="The license of the weights (SPDX); recorded, shown.",
     ),
 )
 
@@ -317,7 +320,7 @@ def _describe(artefact: Artefact, *, as_json: bool) -> None:
         "dim": artefact.dim,
         "fingerprint": artefact.fingerprint,
         "source": artefact.source,
-        "licence": artefact.licence,
+        "licence": artefact.license,
     }
     if len(artefact.parts) > 1:
         facts["parts"] = [part.name for part in artefact.parts]

@@ -111,11 +111,11 @@ def test_text_tower_gives_open_clips_own_vectors(clip: EncoderArtefact) -> None:
 
 
 def test_artefact_says_where_it_came_from(clip: EncoderArtefact) -> None:
-    """Library, version, model and weights are in it; the licence is what was given, or unknown."""
+    """Library, version, model and weights are in it; the license is what was given, or unknown."""
     source = clip.manifest.source
     assert (source.package, source.model) == ("open_clip_torch", "tiny-quickgelu")
     assert source.weights == "random, seed 1"
-    assert clip.licence == "unknown"
+    assert clip.license == "unknown"
     assert clip.manifest.measured is not None
     assert clip.manifest.measured.min_cosine >= 0.9999
 

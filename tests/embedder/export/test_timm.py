@@ -356,11 +356,11 @@ def test_unknown_model_and_size_are_refused(tmp_path: Path) -> None:
 def test_request_is_checked_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name, a licence or a directory that cannot be costs no download and no export."""
+    """A name, a license or a directory that cannot be costs no download and no export."""
     monkeypatch.setattr(timm, "create_model", None)
     for changes, told in (
         ({"name": "My Dino"}, r"name: expected 1 to 64 of a-z.*, got 'My Dino'"),
-        ({"licence": ""}, "licence: expected 1 to 2000 characters, got 0"),
+        ({"license": ""}, "licence: expected 1 to 2000 characters, got 0"),
         ({"output": tmp_path}, "exists: expected a directory that does not"),
     ):
         request = TimmRequest("resnet18", tmp_path / "x", random_seed=0)

@@ -148,8 +148,8 @@ def test_variant_of_a_large_model_keeps_its_weights_beside(
 
 def test_variants_name_is_no_longer_than_a_name_may_be() -> None:
     """The default of an encoder whose own name is as long as may be."""
-    assert variants._name("dino", "int8") == "dino-int8"
-    assert variants._name("d" * 64, "float16") == "d" * 59 + "-fp16"
+    assert variants._default_name("dino", "int8") == "dino-int8"
+    assert variants._default_name("d" * 64, "float16") == "d" * 59 + "-fp16"
 
 
 def test_variant_below_a_threshold_is_refused_and_not_written(
