@@ -15,7 +15,7 @@ from embedder import messages
 from embedder.config import EmbedderConfig
 from embedder.fleet import Fleet
 from embedder.ingest import Destination, Ingestor, Outcome
-from embedder.locations import Locations
+from embedder.locations.reading import Locations
 from embedder.points import Points
 from shoal.errors import LocationUnavailable, ShoalError, TransientError
 from shoal.store import Store

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from embedder.encoding.runtime import RuntimeConfig
+from embedder.encoding.config import RuntimeConfig
 from embedder.flow.admission import Capacity
-from embedder.images.preprocess import ImageLimits
-from embedder.locations import LocationsConfig
+from embedder.images.limits import ImageLimits
+from embedder.locations.config import LocationsConfig
 from shoal.cores import usable_cores
 from shoal.errors import ConfigError
 

@@ -22,7 +22,7 @@ from enum import Enum
 from embedder.fleet import Fleet
 from embedder.flow.admission import Turns
 from embedder.flow.batching import Lane, Patience
-from embedder.locations import Locations
+from embedder.locations.reading import Locations
 from embedder.points import Patch, Points, Put
 from shoal.errors import EncoderMismatch, NotFound
 from shoal.store import Payload, Point, VectorInfo, point_id

@@ -24,7 +24,7 @@ from embedder.flow.admission import Gate
 from embedder.flow.batching import Lane, Patience
 from embedder.flow.streaming import Flow, answer_stream
 from embedder.ingest import Destination, Ingestor, Item, Outcome, Remote
-from embedder.locations import Locations
+from embedder.locations.reading import Locations
 from embedder.pipeline import Vector
 from embedder.points import Points
 from shoal.errors import InvalidArgument, Overloaded, ServiceUnavailable, ShoalError

@@ -22,7 +22,7 @@ from clusterer.runs.task import Progress, RunContext, Task
 from clusterer.spark.fits import METHODS, check_plan
 from clusterer.spark.run import SparkEngine, SparkRun
 from shoal.errors import TransientError, Unsupported
-from shoal.spark import SparkCluster
+from shoal.spark.cluster import SparkCluster
 from shoal.store import Store, StoreConfig
 from shoal.store.clusterings import Clusterings
 from shoal.v1 import clusterer_pb2 as pb

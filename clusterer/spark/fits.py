@@ -25,7 +25,8 @@ from clusterer.fits.values import NO_DUPLICATES, Fit, FitPlan
 from clusterer.nearest import directions
 from clusterer.spark.passes import read_vectors
 from shoal.errors import FitFailed, NotEnoughPoints, Unsupported
-from shoal.spark import Slice, SparkCluster
+from shoal.spark.cluster import SparkCluster
+from shoal.spark.slices import Slice
 from shoal.store import Scan, StoreConfig
 from shoal.vectors import Vectors
 

@@ -25,7 +25,7 @@ from clusterer.runs.writeback import (
     slot_labels,
 )
 from shoal.errors import LeaseLost
-from shoal.spark import Slice, scan_slice
+from shoal.spark.slices import Slice, scan_slice
 from shoal.store import Store, StoreConfig, open_store
 from shoal.store.clusterings import FENCE, Clusterings, State
 from shoal.store.model import Block, Filter, Payload, Scan

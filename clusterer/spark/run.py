@@ -33,7 +33,8 @@ from clusterer.spark.passes import (
     write_slice,
 )
 from shoal.errors import Conflict, Unsupported
-from shoal.spark import Slice, SparkCluster, slices_of, window_of
+from shoal.spark.cluster import SparkCluster
+from shoal.spark.slices import Slice, slices_of, window_of
 from shoal.store import NOISE, Scan, StoreConfig
 from shoal.store.clusterings import State
 from shoal.store.model import EVERYWHERE, Filter

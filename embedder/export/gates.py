@@ -21,7 +21,8 @@ from embedder.encoding.manifest import Preprocessing
 from embedder.encoding.runtime import BREAKS_IN_FLOAT16
 from embedder.export.graphs import IMAGE_INPUT, IMAGE_OUTPUT, Graph, ImageGraph, run
 from embedder.export.pictures import Picture, pictures
-from embedder.images.preprocess import ImageLimits, UInt8, decode
+from embedder.images.limits import ImageLimits
+from embedder.images.preprocess import UInt8, decode
 from shoal.errors import ExportRefused
 
 MIN_GRAPH_COSINE: Final = 0.9999

@@ -36,7 +36,8 @@ from embedder.export import artefacts, halves
 from embedder.export.gates import open_graph
 from embedder.export.graphs import Graph
 from embedder.export.measuring import Sample, clusters_kept, neighbours_kept, read_sample
-from embedder.images.preprocess import ImageLimits, UInt8, decode
+from embedder.images.limits import ImageLimits
+from embedder.images.preprocess import UInt8, decode
 from shoal.errors import ExportRefused, ShoalError
 
 Kind = Literal["float16", "int8"]

@@ -11,7 +11,8 @@ from typing import Final, TypeAlias
 from embedder import metrics
 from embedder.encoding.manifest import Preprocessing
 from embedder.flow.batching import Batcher, Patience, Portion
-from embedder.images.preprocess import ImageLimits, UInt8, decode_for
+from embedder.images.limits import ImageLimits
+from embedder.images.preprocess import UInt8, decode_for
 from shoal.errors import ShoalError
 
 Pixels: TypeAlias = tuple[UInt8, ...]

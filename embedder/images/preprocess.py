@@ -21,7 +21,6 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -39,10 +38,10 @@ from PIL import (
     features,
 )
 
+from embedder.images.limits import FORMATS, ImageLimits
 from embedder.images.resizing import Resizing, resize
 from embedder.images.structure import check_run_lengths, check_structure
 from shoal.errors import (
-    ConfigError,
     ImageCorrupt,
     ImageEmpty,
     ImageTooLarge,
@@ -86,11 +85,9 @@ HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"h
 """The brands of ISO/IEC 23008-12, whose HEVC Pillow cannot decode."""
 MAX_FTYP_BYTES: Final = 256
 """Of a file type box (ISO/IEC 14496-12, 4.3), the part that is looked at."""
-_AVIF_HERE: Final = frozenset({AVIF} if features.check("avif") else ())
-ALL_FORMATS: Final = frozenset({JPEG, PNG, WEBP, GIF, BMP, TIFF}) | _AVIF_HERE
+ALL_FORMATS: Final = FORMATS if features.check("avif") else FORMATS - {AVIF}
+"""The formats that this Pillow decodes: it may be built without AVIF."""
 
-# From here up Pillow warns of its own accord, and at twice this it refuses.
-PILLOW_MAX_PIXELS: Final = 89_478_485
 ORIENTATION_TAG: Final = 0x0112
 # EXIF orientation to the operation that undoes it; 1 is upright.
 UPRIGHT: Final = {
@@ -124,38 +121,6 @@ DRAFT_MARGIN: Final = 4
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # One for each broken tag: a small file can have 65,535, each a line in the log, and kept for ever.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """What an image may be. ConfigError if a limit is out of range.
-
-    Attributes:
-        max_bytes: encoded size, bytes.
-        max_pixels: width times height of the header, at most Pillow's own 89 478 485.
-        formats: accepted formats, a subset of ``ALL_FORMATS``.
-    """
-
-    max_bytes: int = 20 * 2**20
-    max_pixels: int = 50_000_000
-    formats: frozenset[str] = ALL_FORMATS
-
-    def __post_init__(self) -> None:
-        """Check the limits."""
-        if self.max_bytes < 1:
-            msg = f"image limit max_bytes: expected at least 1, got {self.max_bytes}"
-            raise ConfigError(msg, field="max_bytes")
-        if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
-            msg = (
-                f"image limit max_pixels: expected 1 to {PILLOW_MAX_PIXELS}, got {self.max_pixels}"
-            )
-            raise ConfigError(msg, field="max_pixels")
-        if not self.formats or not self.formats <= ALL_FORMATS:
-            msg = (
-                f"image limit formats: expected some of {sorted(ALL_FORMATS)}, "
-                f"got {sorted(self.formats)}"
-            )
-            raise ConfigError(msg, field="formats")
 
 
 def decode(data: bytes, *, limits: ImageLimits, spec: Preprocessing) -> UInt8:
@@ -216,7 +181,8 @@ def decode_for(
 
 
 def _sniff(data: bytes, limits: ImageLimits) -> str:
-    accepted = ", ".join(sorted(limits.formats))
+    formats = limits.formats & ALL_FORMATS
+    accepted = ", ".join(sorted(formats))
     kind = next((name for magic, name in SIGNATURES if data.startswith(magic)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         kind = WEBP
@@ -231,7 +197,7 @@ def _sniff(data: bytes, limits: ImageLimits) -> str:
     if kind is None:
         msg = f"image: expected one of {accepted}, got unknown first bytes {data[:8].hex(' ')}"
         raise ImageUnsupportedFormat(msg, accepted=accepted)
-    if kind not in limits.formats:
+    if kind not in formats:
         msg = f"image: expected one of {accepted}, got {kind}"
         raise ImageUnsupportedFormat(msg, accepted=accepted, format=kind)
     return kind

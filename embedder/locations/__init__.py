@@ -3,10 +3,3 @@
 Nothing is allowed unless the configuration says so. What a caller names is untrusted: it may try
 to reach the machine's own files, its neighbours in the network, or endless bodies.
 """
-
-from __future__ import annotations
-
-from embedder.locations.config import LocationsConfig
-from embedder.locations.reading import Locations
-
-__all__ = ["Locations", "LocationsConfig"]

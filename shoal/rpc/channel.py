@@ -8,69 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import grpc.aio
-from pydantic import SecretStr
 
 from shoal.errors import ConfigError
-from shoal.rpc.address import Address, parse_address
-from shoal.rpc.credentials import aio_interceptors, check_token, sync_interceptors
+from shoal.rpc.address import Address
+from shoal.rpc.config import MAX_MESSAGE_BYTES, ChannelConfig, ChannelOptions
+from shoal.rpc.credentials import aio_interceptors, sync_interceptors
 
-MAX_MESSAGE_BYTES = 64 * 2**20
-"""Default limit of one message in either direction, on both ends: three images of 20 MiB."""
+__all__ = ["MAX_MESSAGE_BYTES", "ChannelConfig", "open_aio_channel", "open_channel"]
 
 KEEPALIVE_MS = 30_000
 """How often a client pings; the server permits pings down to every 20 s (``server.py``)."""
-
-ChannelOptions = list[tuple[str, str | int]]
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelConfig:
-    """How to reach a Shoal server.
-
-    Attributes:
-        address: ``HOST:PORT``. A host name with several addresses is balanced over all of them.
-        token: Sent as ``authorization: Bearer ...`` with every call.
-        tls: Encrypt, and check the server's certificate.
-        tls_ca: PEM file with the authorities to trust; None means the ones built into gRPC.
-        timeout_s: Deadline of a call with one request and one response that sets none itself.
-            Streams have none: an ingestion may last for days.
-        max_message_bytes: Limit of one message, either direction.
-    """
-
-    address: str = "localhost:7800"
-    token: SecretStr | None = None
-    tls: bool = False
-    tls_ca: Path | None = None
-    timeout_s: float = 60.0
-    max_message_bytes: int = MAX_MESSAGE_BYTES
-
-    def validate(self) -> Address:
-        """The parsed address.
-
-        Raises:
-            ConfigError: a setting is malformed, or two of them contradict each other.
-        """
-        address = parse_address(self.address)
-        if address.port == 0:
-            msg = f"address {self.address!r} has port 0: expected the server's port, 1 to 65535"
-            raise ConfigError(msg)
-        if self.token is not None:
-            check_token(self.token)
-        if self.tls_ca is not None and not self.tls:
-            msg = f"a TLS authority ({self.tls_ca}) is set without TLS: expected --tls, or no file"
-            raise ConfigError(msg)
-        if not self.timeout_s > 0:
-            msg = f"timeout {self.timeout_s} s is out of range: expected more than 0"
-            raise ConfigError(msg)
-        if self.max_message_bytes < 1:
-            msg = f"max_message_bytes {self.max_message_bytes} is out of range: expected 1 or more"
-            raise ConfigError(msg)
-        return address
 
 
 def open_channel(config: ChannelConfig, *stubs: Callable[[grpc.Channel], object]) -> grpc.Channel:

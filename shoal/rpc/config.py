@@ -1,4 +1,4 @@
-"""What a server is told: where to listen, whom to let in, how much to take, how long to drain."""
+"""Settings of servers and of channels to them. Light: ``--help`` imports this module."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 from pydantic import SecretStr
 
 from shoal.errors import ConfigError
 from shoal.rpc.address import Address, parse_address, require_token
-from shoal.rpc.channel import MAX_MESSAGE_BYTES, ChannelOptions
-from shoal.rpc.credentials import check_token
+from shoal.rpc.tokens import check_token
 
+MAX_MESSAGE_BYTES = 64 * 2**20
+"""Default limit of one message in either direction, on both ends: three images of 20 MiB."""
 _MAX_STREAMS = 1024
 """Calls of one connection in progress at the same time; more wait at the client."""
+
+ChannelOptions = list[tuple[str, str | int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +79,6 @@ class ServerConfig:
         self._check_tls()
         return address
 
-    def credentials(self) -> grpc.ServerCredentials | None:
-        """Certificate and key for gRPC; None without TLS.
-
-        Raises:
-            ConfigError: a file cannot be read.
-        """
-        if self.tls_cert is None or self.tls_key is None:
-            return None
-        return grpc.ssl_server_credentials([(_read(self.tls_key), _read(self.tls_cert))])
-
     def options(self) -> ChannelOptions:
         """The gRPC options; those of ``shoal.rpc.channel`` are the other half of the deal."""
         options: ChannelOptions = [
@@ -115,8 +107,8 @@ class ServerConfig:
             raise ConfigError(msg)
         if self.tls_cert is None or self.tls_key is None:
             return
-        _read(self.tls_cert)
-        _read(self.tls_key)
+        read_pem(self.tls_cert)
+        read_pem(self.tls_key)
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
                 self.tls_cert,
@@ -132,7 +124,53 @@ class ServerConfig:
             raise ConfigError(msg) from exc
 
 
-def _read(path: Path) -> bytes:
+@dataclass(frozen=True, slots=True)
+class ChannelConfig:
+    """How to reach a Shoal server.
+
+    Attributes:
+        address: ``HOST:PORT``. A host name with several addresses is balanced over all of them.
+        token: Sent as ``authorization: Bearer ...`` with every call.
+        tls: Encrypt, and check the server's certificate.
+        tls_ca: PEM file with the authorities to trust; None means the ones built into gRPC.
+        timeout_s: Deadline of a call with one request and one response that sets none itself.
+            Streams have none: an ingestion may last for days.
+        max_message_bytes: Limit of one message, either direction.
+    """
+
+    address: str = "localhost:7800"
+    token: SecretStr | None = None
+    tls: bool = False
+    tls_ca: Path | None = None
+    timeout_s: float = 60.0
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+
+    def validate(self) -> Address:
+        """The parsed address.
+
+        Raises:
+            ConfigError: a setting is malformed, or two of them contradict each other.
+        """
+        address = parse_address(self.address)
+        if address.port == 0:
+            msg = f"address {self.address!r} has port 0: expected the server's port, 1 to 65535"
+            raise ConfigError(msg)
+        if self.token is not None:
+            check_token(self.token)
+        if self.tls_ca is not None and not self.tls:
+            msg = f"a TLS authority ({self.tls_ca}) is set without TLS: expected --tls, or no file"
+            raise ConfigError(msg)
+        if not self.timeout_s > 0:
+            msg = f"timeout {self.timeout_s} s is out of range: expected more than 0"
+            raise ConfigError(msg)
+        if self.max_message_bytes < 1:
+            msg = f"max_message_bytes {self.max_message_bytes} is out of range: expected 1 or more"
+            raise ConfigError(msg)
+        return address
+
+
+def read_pem(path: Path) -> bytes:
+    """The bytes of a PEM file; ConfigError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as exc:

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
 from pydantic import SecretStr
 
-from shoal.errors import ConfigError
-
-_AUTHORIZATION = "authorization"
-_SCHEME = "bearer"
+from shoal.rpc.tokens import AUTHORIZATION
 
 # What gRPC passes through interceptors has no public types: requests and calls are Any here.
 _Continuation = Callable[[Any, Any], Any]
-
-
-def check_token(token: SecretStr) -> None:
-    """Refuse a token that cannot travel in an HTTP header.
-
-    Raises:
-        ConfigError: it is empty, or has spaces, control or non-ASCII characters. The message
-            does not repeat it.
-    """
-    text = token.get_secret_value()
-    if not text or not text.isascii() or not text.isprintable() or " " in text:
-        msg = "the bearer token is malformed: expected printable ASCII characters without spaces"
-        raise ConfigError(msg)
-
-
-def is_authorized(metadata: Iterable[tuple[str, str | bytes]], tokens: Sequence[SecretStr]) -> bool:
-    """True when the call's metadata carries one of the tokens.
-
-    Every token is compared, in constant time, so that the time taken says nothing about them.
-    """
-    found = False
-    for key, value in metadata:
-        if key != _AUTHORIZATION or not isinstance(value, str):
-            continue
-        scheme, _, given = value.partition(" ")
-        for token in tokens:
-            same = hmac.compare_digest(given.encode(), token.get_secret_value().encode())
-            found |= same and scheme.lower() == _SCHEME
-    return found
 
 
 class _Details(NamedTuple):
@@ -68,7 +35,7 @@ class _Additions(NamedTuple):
     def metadata(self) -> list[tuple[str, str]]:
         if self.token is None:
             return []
-        return [(_AUTHORIZATION, f"Bearer {self.token.get_secret_value()}")]
+        return [(AUTHORIZATION, f"Bearer {self.token.get_secret_value()}")]
 
 
 # The stubs make these classes generic; the real ones are not, hence the ignored type-arg below.

@@ -19,8 +19,8 @@ from pydantic import SecretStr
 
 from shoal.errors import ServiceUnavailable, ShoalError, Unauthenticated
 from shoal.rpc.calls import Behaviour, observe
-from shoal.rpc.credentials import is_authorized
 from shoal.rpc.health import HEALTH_SERVICE
+from shoal.rpc.tokens import is_authorized
 
 # Generic in messages that an interceptor never looks into; only the stubs know that they are
 # generic, at run time they are not.

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from shoal.errors import ConfigError, Unrecoverable
 from shoal.rpc.address import Address, cannot_listen, require_free
-from shoal.rpc.config import ServerConfig
+from shoal.rpc.config import ServerConfig, read_pem
 from shoal.rpc.health import HEALTH_SERVICE, Health, add_health
 from shoal.rpc.interceptors import server_interceptors
 
@@ -225,7 +225,7 @@ def _listen(server: grpc.aio.Server, config: ServerConfig, wanted: Address) -> i
     """The bound port. ``localhost`` is 127.0.0.1: with ::1 too, half a port could be taken."""
     host = "127.0.0.1" if wanted.host == "localhost" else wanted.host
     target = str(Address(host, wanted.port))
-    credentials = config.credentials()
+    credentials = _credentials(config)
     try:
         if credentials is None:
             port = server.add_insecure_port(target)
@@ -236,3 +236,14 @@ def _listen(server: grpc.aio.Server, config: ServerConfig, wanted: Address) -> i
     if port == 0:
         raise cannot_listen(wanted, "address already in use")
     return port
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    """Certificate and key for gRPC; None without TLS.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return grpc.ssl_server_credentials([(read_pem(config.tls_key), read_pem(config.tls_cert))])

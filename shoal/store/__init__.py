@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from shoal.store.config import StoreConfig
-from shoal.store.gateway import Store
 from shoal.store.model import (
     DEFAULT_CLUSTERING,
     EVERYWHERE,
@@ -33,9 +34,26 @@ from shoal.store.model import (
     records_name,
     slot_field,
 )
-from shoal.store.open import open_store
 from shoal.values import Json, VectorInfo
 from shoal.vectors import NOISE, Labels, Vectors
+
+if TYPE_CHECKING:
+    from shoal.store.gateway import Store
+    from shoal.store.open import open_store
+else:
+
+    def __getattr__(name: str) -> object:
+        """``Store`` and ``open_store``: imported when asked for, since Qdrant's client is heavy."""
+        if name == "Store":
+            from shoal.store.gateway import Store as found  # noqa: PLC0415, N813 - heavy
+        elif name == "open_store":
+            from shoal.store.open import open_store as found  # noqa: PLC0415 - heavy
+        else:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        globals()[name] = found
+        return found
+
 
 __all__ = [
     "DEFAULT_CLUSTERING",

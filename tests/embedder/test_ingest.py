@@ -23,7 +23,8 @@ from embedder.fleet import Fleet
 from embedder.flow.admission import Capacity
 from embedder.flow.batching import Patience
 from embedder.ingest import Destination, Ingestor, Item, Remote, Status, content_hash
-from embedder.locations import Locations, LocationsConfig
+from embedder.locations.config import LocationsConfig
+from embedder.locations.reading import Locations
 from embedder.points import Patch, Points
 from shoal.errors import OperatorError, StoreUnavailable
 from shoal.store import Filter, IdIn, Point, Record, Store, StoreConfig, open_store, point_id

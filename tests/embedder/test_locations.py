@@ -19,8 +19,9 @@ from websites import Page, WebServer, web_server
 
 from embedder.config import EmbedderConfig
 from embedder.flow.admission import Capacity
-from embedder.locations import Locations, LocationsConfig
 from embedder.locations.addresses import is_public
+from embedder.locations.config import LocationsConfig
+from embedder.locations.reading import Locations
 from embedder.locations.slots import Slots
 from shoal.errors import (
     ConfigError,
@@ -552,7 +553,8 @@ def test_process_ends_while_a_read_hangs() -> None:
     script = """
 import asyncio, threading, fsspec
 from fsspec.spec import AbstractFileSystem
-from embedder.locations import Locations, LocationsConfig
+from embedder.locations.config import LocationsConfig
+from embedder.locations.reading import Locations
 from shoal.errors import LocationUnavailable
 
 class Hanging(AbstractFileSystem):

@@ -12,7 +12,8 @@ from reclustering import DIM, VECTOR
 from stand_in import qdrant_server
 from standalone import SETTINGS, Standalone, java_home, standalone
 
-from shoal.spark import SparkCluster, SparkConfig, open_spark
+from shoal.spark.cluster import SparkCluster, open_spark
+from shoal.spark.config import SparkConfig
 from shoal.store import Store, StoreConfig, VectorInfo, open_store
 
 

@@ -22,7 +22,7 @@ from shoal.app.jobs.backfill import Backfill, Done, Embedding, ingest_on
 from shoal.client import Client, IngestOutcome, IngestStatus
 from shoal.errors import EncoderMismatch
 from shoal.sources import SourceConfig, read_items
-from shoal.spark import SparkCluster
+from shoal.spark.cluster import SparkCluster
 from shoal.store import Record, Scan, Store, StoreConfig
 
 ENCODER = "efficientnet-lite0"

@@ -26,7 +26,8 @@ from clusterer.spark.passes import Orders, Written, write_slice
 from shoal.client import Gates, GaussianMixture, KMeans, Run, RunOptions, RunState
 from shoal.client.messages_runs import to_request
 from shoal.errors import LeaseHeld, LeaseLost, OperatorError
-from shoal.spark import SparkCluster, slices_of
+from shoal.spark.cluster import SparkCluster
+from shoal.spark.slices import slices_of
 from shoal.store import Store, StoreConfig
 from shoal.store.model import EVERYWHERE, Payload, Point
 from shoal.values import VectorInfo

@@ -15,8 +15,8 @@ from clusterer.fits.models import Assigned
 from clusterer.runs.assign import Totals
 from clusterer.runs.plan import rand_index
 from shoal.errors import LeaseLost, StoreUnavailable
-from shoal.spark import Slice, scan_slice, slices_of, window_of
 from shoal.spark.failures import Failure, TaskError, guarded, marked, merged
+from shoal.spark.slices import Slice, scan_slice, slices_of, window_of
 from shoal.store import Block, Point, Scan, Store, StoreConfig, VectorInfo, open_store, point_id
 
 SPACE = 2**128

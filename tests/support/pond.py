@@ -12,7 +12,7 @@ from clusterer.config import ClustererConfig
 from clusterer.spark import plan_task, recluster
 from shoal.client import Method, Run, RunOptions
 from shoal.client.messages_runs import from_run, to_request
-from shoal.spark import SparkCluster
+from shoal.spark.cluster import SparkCluster
 from shoal.store import Point, Scan, Store, StoreConfig, point_id
 from shoal.store.clusterings import Clusterings, State, cluster_of
 from shoal.vectors import Vectors

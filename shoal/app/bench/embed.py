@@ -30,7 +30,8 @@ from embedder.encoding.manifest import Preprocessing
 from embedder.encoding.runtime import RuntimeConfig
 from embedder.fleet import Fleet
 from embedder.flow.batching import Patience
-from embedder.images.preprocess import ImageLimits, decode
+from embedder.images.limits import ImageLimits
+from embedder.images.preprocess import decode
 from shoal.app.bench import machine
 from shoal.app.bench.callers import Flow, callers, embed_once, ingest_once
 from shoal.app.bench.process import ServerProcess, UpProcess

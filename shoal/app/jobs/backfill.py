@@ -22,7 +22,7 @@ from shoal.sources.parts import Part, read_part, split
 
 if TYPE_CHECKING:
     from embedder.config import EmbedderConfig
-    from shoal.spark import SparkCluster
+    from shoal.spark.cluster import SparkCluster
     from shoal.store import StoreConfig
     from shoal.v1 import embedder_pb2 as pb
 
@@ -126,7 +126,7 @@ def ingest_in_spark(
         Interrupted: by Ctrl-C or SIGTERM; what was stored stays.
         ShoalError: the encoders or the store cannot be opened, or fail.
     """
-    from shoal.spark import open_spark
+    from shoal.spark.cluster import open_spark
 
     _prove(backfill)
     name = f"shoal ingest {backfill.collection}"
@@ -215,7 +215,7 @@ def _ingest(
 def _embedder(backfill: Backfill, artefacts: tuple[Path, ...]) -> EmbedderConfig:
     """One thread each: Spark gives a task one core."""
     from embedder.config import EmbedderConfig
-    from embedder.locations import LocationsConfig
+    from embedder.locations.config import LocationsConfig
 
     places = LocationsConfig(hosts=backfill.embedding.hosts, prefixes=backfill.embedding.prefixes)
     return EmbedderConfig(

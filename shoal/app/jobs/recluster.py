@@ -31,7 +31,7 @@ def recluster_in_spark(
     from clusterer.config import ClustererConfig
     from clusterer.spark import plan_task, recluster
     from shoal.client.messages_runs import from_run
-    from shoal.spark import open_spark
+    from shoal.spark.cluster import open_spark
     from shoal.store import open_store
 
     config = ClustererConfig()

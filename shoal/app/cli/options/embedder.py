@@ -230,10 +230,10 @@ def embedder_options(function: Callable[..., Any]) -> Callable[..., Any]:
         **options: Any,
     ) -> Any:
         from embedder.config import EmbedderConfig
-        from embedder.encoding.runtime import RuntimeConfig
+        from embedder.encoding.config import RuntimeConfig
         from embedder.flow.admission import Capacity
-        from embedder.images.preprocess import ImageLimits
-        from embedder.locations import LocationsConfig
+        from embedder.images.limits import ImageLimits
+        from embedder.locations.config import LocationsConfig
 
         runtime = RuntimeConfig(
             provider=provider,

@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from shoal.app.cli.options.target import Decorator, decorate, option
 
 if TYPE_CHECKING:
-    from shoal.spark import SparkConfig
+    from shoal.spark.config import SparkConfig
     from shoal.store import StoreConfig
 
 
@@ -111,7 +111,7 @@ def spark_options(function: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError(msg)
         from pydantic import SecretStr
 
-        from shoal.spark import SparkConfig
+        from shoal.spark.config import SparkConfig
         from shoal.store import StoreConfig
 
         key = SecretStr(store_api_key) if store_api_key else None
