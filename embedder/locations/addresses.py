@@ -1,7 +1,7 @@
-"""Connections to public addresses only, however a name resolves.
+"""TCP connections to public addresses only, whatever a host's name resolves to.
 
-The name is resolved once, and what was checked is what is connected to: a name that answers
-differently the second time (DNS rebinding) gains nothing.
+A name is resolved once, and the connection goes to an address that was checked: a name that
+resolves to another address the second time (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ from embedder.locations.slots import Slots
 from shoal.errors import LocationUnavailable, Unsupported
 
 _GLOBAL_UNICAST_6 = ipaddress.ip_network("2000::/3")
+"""The only public part of IPv6 (IANA, IPv6 Address Space)."""
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Opens TCP connections for httpcore, after a look at the address."""
+    """Opens TCP connections for httpcore, and checks the addresses first."""
 
-    def __init__(self, names: Slots, *, allow_private: bool) -> None:
-        """Prepare; names are resolved in ``names``, ``allow_private`` lets any address through."""
-        self._names = names
+    def __init__(self, name_slots: Slots, *, allow_private: bool) -> None:
+        """Prepares; nothing is resolved yet.
+
+        Args:
+            name_slots: whose threads resolve names.
+            allow_private: whether addresses that are not public are connected to as well.
+        """
+        self._name_slots = name_slots
         self._allow_private = allow_private
         self._inner = httpcore.AnyIOBackend()
 
@@ -39,21 +45,21 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address of ``host`` that answers.
+        """A connection to the first address of ``host`` that answers.
 
         Raises:
-            Unsupported: one of its addresses is not public.
-            LocationUnavailable: it cannot be resolved.
-            httpcore.ConnectError, httpcore.ConnectTimeout: nobody answers.
+            Unsupported: one of the host's addresses is not public.
+            LocationUnavailable: the name cannot be resolved.
+            httpcore.ConnectError, httpcore.ConnectTimeout: no address answers.
         """
-        addresses = await _resolve(self._names, host, port)
+        addresses = await _resolve(self._name_slots, host, port)
         if not self._allow_private and not all(map(is_public, addresses)):
             msg = f"image.uri: expected a host with public addresses only, got {host!r}"
             raise Unsupported(msg, field="image.uri")
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
-        for address in addresses:  # the first may be of IPv6, on a machine that has only IPv4
+        for address in addresses:  # the first may be IPv6, and this machine may have only IPv4
             try:
-                return _Stream(
+                return _ClosingStream(
                     await self._inner.connect_tcp(
                         address, port, timeout, local_address, socket_options
                     )
@@ -63,8 +69,8 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         raise failure
 
 
-class _Stream(httpcore.AsyncNetworkStream):
-    """A stream that also closes when the start of TLS is cancelled, which httpcore's does not."""
+class _ClosingStream(httpcore.AsyncNetworkStream):
+    """A stream that also closes if the start of TLS is cancelled, which httpcore's does not."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
@@ -94,22 +100,23 @@ class _Stream(httpcore.AsyncNetworkStream):
         return self._inner.get_extra_info(info)
 
 
-async def _resolve(names: Slots, host: str, port: int) -> list[str]:
+async def _resolve(name_slots: Slots, host: str, port: int) -> list[str]:
+    """The addresses of ``host``, in the order in which to try them."""
     loop = asyncio.get_running_loop()
     ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        async with names.take() as thread:
-            found = await loop.run_in_executor(thread, ask)
+        async with name_slots.take() as thread:
+            answers = await loop.run_in_executor(thread, ask)
     except (OSError, UnicodeError) as exc:
         raise LocationUnavailable(f"host {host!r} cannot be resolved") from exc
-    return [str(entry[4][0]) for entry in found]
+    return [str(answer[4][0]) for answer in answers]
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet.
+    """Whether ``address`` is an IP address of the public internet.
 
-    Stricter than ``ipaddress``'s is_global, which takes multicast and several ranges of IPv6
-    that lead to other addresses (6to4, Teredo, NAT64) for public.
+    Stricter than ``is_global`` of ``ipaddress``, which counts multicast as public, and several
+    ranges of IPv6 that lead to other addresses (6to4, Teredo, NAT64).
     """
     try:
         parsed = ipaddress.ip_address(address)

@@ -1,4 +1,4 @@
-"""Files under allowed directories, as ``file:`` URIs. Linux: it relies on O_PATH and /proc."""
+"""Reads ``file:`` URIs under allowed directories. For Linux only: it needs O_PATH and /proc."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from embedder.locations.sources import Means, check_size, not_allowed, shown
 from shoal.errors import InvalidArgument, LocationUnavailable, NotFound, ShoalError
 
-_LOCAL = ("", "localhost")
-_FOR_GOOD = frozenset({errno.ELOOP, errno.ENAMETOOLONG})
-"""What trying again does not mend."""
+_LOCAL_HOSTS = ("", "localhost")
+_PERMANENT_ERRORS = frozenset({errno.ELOOP, errno.ENAMETOOLONG})
+"""Errors that come again however often one tries."""
 
 
 class Files:
-    """Reads files under ``roots``, links followed as long as they stay there."""
+    """Reads files under ``roots``. Links are followed if they stay under a root."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
-        """Find out where the roots really lie."""
+        """Resolves the links in the roots' own paths."""
         self._named = [os.fsencode(os.path.abspath(root)) for root in roots]  # noqa: PTH100 - links stay
         self._real = [os.fsencode(root.resolve()) for root in roots]
 
@@ -30,62 +30,65 @@ class Files:
         """The bytes of the file; raises as ``Source.read`` says."""
         path = _path(uri)
         if not _is_under(path, self._named) and not _is_under(path, self._real):
-            raise not_allowed(uri)  # without a look at what is there
+            raise not_allowed(uri)  # before looking whether the file exists
         size = await means.run(self._size, uri, path)
         check_size(uri, size, max_bytes)
         await means.reserve(size)
         return await means.run(self._read, uri, path, size)
 
     def _size(self, uri: str, path: bytes) -> int:
-        with self._found(uri, path) as found:
-            return os.fstat(found).st_size
+        with self._checked(uri, path) as descriptor:
+            return os.fstat(descriptor).st_size
 
     def _read(self, uri: str, path: bytes, size: int) -> bytes:
-        with self._found(uri, path) as found, _by_descriptor(found).open("rb") as file:
+        with (
+            self._checked(uri, path) as descriptor,
+            _by_descriptor(descriptor).open("rb") as file,
+        ):
             data = file.read(size + 1)
         if len(data) != size:
-            msg = f"file {shown(uri)}: it changed while it was read"
-            raise LocationUnavailable(msg)
+            raise LocationUnavailable(f"file {shown(uri)}: it changed while it was read")
         return data
 
     @contextmanager
-    def _found(self, uri: str, path: bytes) -> Iterator[int]:
-        """A descriptor of the regular file at ``path``, which is under a root; not yet opened.
+    def _checked(self, uri: str, path: bytes) -> Iterator[int]:
+        """A descriptor of the file at ``path``, after checking that it is regular and under a root.
 
-        O_PATH names a file without opening it, which a device or a pipe could feel. What is
-        checked by the descriptor is what is read by it, whatever is renamed meanwhile.
+        O_PATH gives a descriptor without opening the file, which a device or a pipe would notice.
+        The file is read through the same descriptor, so renaming it after the check changes
+        nothing.
         """
         try:
-            found = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as exc:
             raise _failure(uri, exc) from exc
         try:
-            if not _is_under(os.fsencode(_by_descriptor(found).readlink()), self._real):
+            if not _is_under(os.fsencode(_by_descriptor(descriptor).readlink()), self._real):
                 raise not_allowed(uri)
-            if not stat.S_ISREG(os.fstat(found).st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 msg = f"image.uri: expected a regular file, got {shown(uri)}, which is none"
                 raise InvalidArgument(msg, field="image.uri")
-            yield found
+            yield descriptor
         except OSError as exc:
             raise _failure(uri, exc) from exc
         finally:
-            os.close(found)
+            os.close(descriptor)
 
 
 def _failure(uri: str, error: OSError) -> ShoalError:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return NotFound(f"no such file: {shown(uri)}")
-    if isinstance(error, PermissionError) or error.errno in _FOR_GOOD:
+    if isinstance(error, PermissionError) or error.errno in _PERMANENT_ERRORS:
         msg = f"image.uri: expected a file to read, got {shown(uri)}: {error.strerror}"
         return InvalidArgument(msg, field="image.uri")
     return LocationUnavailable(f"file {shown(uri)}: {error.strerror}")
 
 
 def _path(uri: str) -> bytes:
-    """The absolute path, without ``..``, that a ``file:`` URI means (RFC 8089)."""
+    """The absolute path, without ``..``, of a ``file:`` URI (RFC 8089)."""
     parts = urlsplit(uri)
     path = unquote_to_bytes(parts.path)
-    if parts.netloc not in _LOCAL or not path.startswith(b"/") or b"\0" in path:
+    if parts.netloc not in _LOCAL_HOSTS or not path.startswith(b"/") or b"\0" in path:
         msg = f"image.uri: expected file:///path, got {shown(uri)}"
         raise InvalidArgument(msg, field="image.uri")
     if parts.query or parts.fragment:

@@ -1,4 +1,4 @@
-"""Objects in object stores, through fsspec: s3://, gs://, abfs:// and whatever it knows."""
+"""Reads objects in object stores through fsspec: s3://, gs://, abfs:// and its other schemes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from shoal.errors import (
 
 _LOG = logging.getLogger(__name__)
 _ODD = re.compile(r"[\x00-\x1f\x7f\\]|::|/\.{1,2}(/|$)|//")
-"""What chains file systems or climbs in those that know directories."""
+"""Finds characters and parts of a path that chain fsspec's file systems or leave a directory."""
 
 
 class Objects:
     """Reads objects whose URI begins with one of ``prefixes``."""
 
     def __init__(self, prefixes: Sequence[str]) -> None:
-        """Prepare the file systems; nothing is connected to yet.
+        """Makes the file systems; nothing is connected to yet.
 
         Raises:
             ConfigError: the package for a scheme is not installed.
@@ -85,7 +85,7 @@ def _read(system: Any, uri: str, size: int) -> bytes:
 
 
 def _failure(uri: str, error: Exception) -> ShoalError:
-    """What an exception of a file system means; each of them has its own, and details to hide."""
+    """The error for an exception of a file system: each has its own, with details to hide."""
     if isinstance(error, FileNotFoundError):
         return NotFound(f"no such object: {shown(uri)}")
     if isinstance(error, PermissionError):

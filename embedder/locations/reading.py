@@ -1,4 +1,4 @@
-"""From a URI to its bytes: by which source, how many at once, for how long, in how much memory."""
+"""From a URI to its bytes: chooses the source, and bounds the number, time and memory of reads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Locations:
     """Reads images from allowed places."""
 
     def __init__(self, config: LocationsConfig) -> None:
-        """Prepare; nothing is connected to yet.
+        """Prepares; nothing is connected to yet.
 
         Raises:
             ConfigError: the package for an object store is not installed.
@@ -36,30 +36,30 @@ class Locations:
         self._room = Gate("locations", config.capacity)
         objects = Objects(config.prefixes)
         self._web = Web(config)
-        own: dict[str, Source] = {
+        sources: dict[str, Source] = {
             "file": Files(config.roots),
             "http": self._web,
             "https": self._web,
         }
-        self._sources = {scheme: own.get(scheme, objects) for scheme in config.schemes}
+        self._sources = {scheme: sources.get(scheme, objects) for scheme in config.schemes}
         self._slots = {
             scheme: Slots(scheme, config.concurrency, patience_s=config.timeout_s)
             for scheme in config.schemes
         }
         if "http" in self._slots:
-            self._slots["http"] = self._slots["https"]  # as they share connections
+            self._slots["http"] = self._slots["https"]  # they share connections too
 
     @asynccontextmanager
     async def read(self, uri: str, *, max_bytes: int) -> AsyncIterator[bytes]:
-        """The bytes at ``uri``, which count as held until the context is left.
+        """The bytes at ``uri``. They count against the memory until the context is left.
 
         Raises:
-            Unsupported: the place is not among those that are allowed.
-            InvalidArgument: the URI is malformed, or leads to what is not an image's file.
+            Unsupported: the place is not allowed.
+            InvalidArgument: the URI is malformed, or names something that is not a file.
             ImageTooLarge: there are more than ``max_bytes``.
-            NotFound: there is nothing.
-            LocationUnavailable: it cannot be read now, or not in time, or all that may be read at
-                the same time from places of its kind hangs.
+            NotFound: there is nothing at ``uri``.
+            LocationUnavailable: the place cannot be read now or not in time, or all reads of its
+                kind that may run at the same time hang.
         """
         source, slots = self._source(uri)
         held: list[int] = []
@@ -79,7 +79,7 @@ class Locations:
                 self._room.leave(size)
 
     async def close(self) -> None:
-        """Close connections and give up the threads; one that hangs is not waited for."""
+        """Closes connections and ends the threads, without waiting for one that hangs."""
         for slots in self._slots.values():
             slots.close()
         await self._web.close()
@@ -95,19 +95,19 @@ class Locations:
 
 
 class _Means:
-    """The memory of all, the thread of a slot, and the clock of one read."""
+    """What one read may use: memory shared by all reads, the thread of a slot, and a clock."""
 
     def __init__(
         self, room: Gate, held: list[int], thread: Executor, clock: asyncio.Timeout
     ) -> None:
-        """``held`` takes what is reserved, in bytes."""
+        """Prepares; each reservation is appended to ``held``, in bytes."""
         self._room = room
         self._held = held
         self._thread = thread
         self._clock = clock
 
     async def reserve(self, size: int) -> None:
-        """Wait for memory; the clock stands meanwhile, since the place is not to blame."""
+        """Waits for memory. The clock stands still meanwhile: the place is not to blame."""
         loop = asyncio.get_running_loop()
         due, since = self._clock.when(), loop.time()
         self._clock.reschedule(None)
@@ -117,6 +117,6 @@ class _Means:
             self._clock.reschedule(due + loop.time() - since)
 
     async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of a call in the slot's thread."""
+        """The result of ``call``, run in the slot's thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(call, *args, **kwargs))

@@ -1,7 +1,8 @@
-"""How many reads of one kind run at the same time, each with a thread for what blocks.
+"""Slots for reads that run at the same time, each with a thread for blocking calls.
 
-A call that hangs in a thread cannot be ended, only left. Its slot stays taken until it does end,
-so that threads never pile up; and other kinds have other slots, so that it holds up its own only.
+A call that hangs in a thread cannot be ended, only left alone. Its slot stays taken until the call
+ends, so threads never pile up. Each kind of place has slots of its own, so a place that hangs
+holds up its own kind only.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ T = TypeVar("T")
 
 
 class Slots:
-    """A number of slots for one kind of reads, taken first come first served."""
+    """Slots for the reads of one kind, taken first come first served."""
 
     def __init__(self, kind: str, count: int, *, patience_s: float) -> None:
-        """Prepare; ``kind`` is for messages.
+        """Makes ``count`` slots; ``kind`` is for messages.
 
         ``patience_s``: after this time a call whose read was cancelled counts as hanging.
         """
@@ -34,19 +35,20 @@ class Slots:
         self._count = count
         self._patience_s = patience_s
         self._idle = [_Thread(f"shoal-read-{kind}") for _ in range(count)]
-        self._left: dict[_Thread, bool] = {}  # busy with what nobody waits for; whether it hangs
+        # Threads busy with calls that nobody waits for, and whether the call counts as hanging.
+        self._abandoned: dict[_Thread, bool] = {}
         self._waiting: deque[asyncio.Future[_Thread]] = deque()
         self._closed = False
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Executor]:
-        """A thread, for one call after the other, when a slot is free.
+        """Waits for a free slot; gives its thread, for one call after the other.
 
-        A TimeoutError that passes says that the call under way hangs.
+        If the block ends with a TimeoutError, the call under way counts as hanging at once.
 
         Raises:
             LocationUnavailable: all slots are taken by calls that hang.
-            ServiceUnavailable: these slots are closed.
+            ServiceUnavailable: the slots are closed.
         """
         thread = await self._next()
         patience_s = self._patience_s
@@ -59,9 +61,9 @@ class Slots:
             self._leave(thread, patience_s)
 
     def close(self) -> None:
-        """End the threads, those at work after their call; who waits for a slot gets none."""
+        """Ends the threads, busy ones after their call. Whoever waits for a slot gets an error."""
         self._closed = True
-        for thread in (*self._idle, *self._left):
+        for thread in (*self._idle, *self._abandoned):
             thread.end()
         self._fail_waiting(_shutting_down)
 
@@ -78,7 +80,7 @@ class Slots:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._leave(turn.result(), 0)  # it came in the moment of the cancel
+                self._leave(turn.result(), 0)  # the slot came at the moment of the cancel
             raise
 
     def _leave(self, thread: _Thread, patience_s: float) -> None:
@@ -88,23 +90,23 @@ class Slots:
             self._give(thread)
         else:
             loop = asyncio.get_running_loop()
-            self._left[thread] = False
+            self._abandoned[thread] = False
             timer = loop.call_later(patience_s, self._give_up, thread)
 
             def ended(_: Future[Any]) -> None:
-                with suppress(RuntimeError):  # the loop is closed: nobody waits for a slot
+                with suppress(RuntimeError):  # the loop is closed, so nobody waits for a slot
                     loop.call_soon_threadsafe(self._take_back, thread, timer)
 
             thread.call.add_done_callback(ended)
 
     def _give_up(self, thread: _Thread) -> None:
-        self._left[thread] = True
+        self._abandoned[thread] = True
         if self._all_hang():
             self._fail_waiting(self._hanging)
 
     def _take_back(self, thread: _Thread, timer: asyncio.TimerHandle) -> None:
         timer.cancel()
-        del self._left[thread]
+        del self._abandoned[thread]
         self._give(thread)
 
     def _give(self, thread: _Thread) -> None:
@@ -123,7 +125,7 @@ class Slots:
                 turn.set_exception(error())
 
     def _all_hang(self) -> bool:
-        return len(self._left) == self._count and all(self._left.values())
+        return len(self._abandoned) == self._count and all(self._abandoned.values())
 
     def _hanging(self) -> LocationUnavailable:
         return LocationUnavailable(
@@ -135,7 +137,7 @@ class Slots:
 class _Thread(Executor):
     """One thread, started for its first call.
 
-    A daemon, unlike those of ThreadPoolExecutor: the end of the process does not wait for it.
+    It is a daemon, unlike the threads of ThreadPoolExecutor: the process can end while it hangs.
     """
 
     def __init__(self, name: str) -> None:
@@ -143,7 +145,7 @@ class _Thread(Executor):
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._started = False
         self.call: Future[Any] | None = None
-        """The latest one."""
+        """The latest call."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         if not self._started:
@@ -155,7 +157,7 @@ class _Thread(Executor):
         return call
 
     def end(self) -> None:
-        """End after what was submitted."""
+        """Ends the thread after the calls that were submitted."""
         self._calls.put(None)
 
     def _work(self) -> None:
@@ -164,7 +166,7 @@ class _Thread(Executor):
             if call.set_running_or_notify_cancel():
                 try:
                     call.set_result(work())
-                except BaseException as exc:  # noqa: BLE001 - it is the caller's
+                except BaseException as exc:  # noqa: BLE001 - the caller gets it
                     call.set_exception(exc)
             del given, call, work  # an image is up to 20 MiB
 

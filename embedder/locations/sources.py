@@ -1,4 +1,4 @@
-"""What every kind of place has in common."""
+"""The interface of a kind of place, and the errors that all kinds share."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _MAX_SHOWN_CHARS = 200
 
 
 class Means(Protocol):
-    """What one read has at its disposal."""
+    """The memory and the thread of one read."""
 
     async def reserve(self, size: int) -> None:
-        """Wait until there is memory for ``size`` bytes. Once, before a body is read."""
+        """Waits until there is memory for ``size`` bytes; called once, before a body is read."""
 
     async def run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of what blocks, run in a thread; one call after the other."""
+        """The result of the blocking ``call``, run in a thread; one call after the other."""
 
 
 class Source(Protocol):
@@ -30,27 +30,27 @@ class Source(Protocol):
         """The bytes at ``uri``.
 
         Raises:
-            Unsupported: the place is not among those that are allowed.
-            InvalidArgument: the URI is malformed, or leads to what is not an image's file.
+            Unsupported: the place is not allowed.
+            InvalidArgument: the URI is malformed, or names something that is not a file.
             ImageTooLarge: there are more than ``max_bytes``.
-            NotFound: there is nothing.
-            LocationUnavailable: it cannot be read now.
+            NotFound: there is nothing at ``uri``.
+            LocationUnavailable: the place cannot be read now.
         """
 
 
 def shown(uri: str) -> str:
-    """``uri`` as a message repeats it."""
+    """``uri`` as a message shows it: quoted, and cut if it is long."""
     return repr(uri if len(uri) <= _MAX_SHOWN_CHARS else f"{uri[:_MAX_SHOWN_CHARS]}...")
 
 
 def not_allowed(uri: str) -> Unsupported:
-    """The error for a place that is not allowed: it tells nothing about what is there."""
+    """The error for a place that is not allowed; it does not tell whether anything is there."""
     msg = f"image.uri: expected a place that this server may read, got {shown(uri)}"
     return Unsupported(msg, field="image.uri")
 
 
 def check_size(uri: str, size: int, max_bytes: int) -> None:
-    """ImageTooLarge if ``size`` is more than ``max_bytes``."""
+    """Raises ImageTooLarge if ``size`` is more than ``max_bytes``."""
     if size > max_bytes:
         msg = f"image {shown(uri)}: expected at most {max_bytes} bytes, got {size}"
         raise ImageTooLarge(msg, max_bytes=str(max_bytes), bytes=str(size))

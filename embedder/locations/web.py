@@ -1,4 +1,4 @@
-"""Images on allowed hosts, over https."""
+"""Reads images from allowed hosts, over https."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from shoal.errors import InvalidArgument, LocationUnavailable, NotFound, ShoalEr
 
 _PORTS = {"https": 443, "http": 80}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_GONE = frozenset({404, 410})
+_NOT_FOUND = frozenset({404, 410})
 _TRY_AGAIN = frozenset({408, 425, 429})
 _OK, _SERVER_ERRORS = 200, 500
 _KEPT_S = 30.0
-"""How long a connection waits for its next image."""
+"""How long an idle connection is kept for the next image."""
 
 _HEADERS = [(b"User-Agent", b"shoal"), (b"Accept", b"image/*"), (b"Accept-Encoding", b"identity")]
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._?"
-"""What stays as it is in a path and query; all else, such as a space, is percent-encoded."""
+"""Characters that a path and a query may have; others, such as a space, are percent-encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +46,15 @@ class Web:
     """Reads from the hosts that a configuration allows."""
 
     def __init__(self, config: LocationsConfig) -> None:
-        """Prepare; connections are opened when they are needed, and kept for a while."""
+        """Prepares; connections are opened when they are needed, and kept for a while."""
         self._config = config
         self._schemes = ("https", "http") if config.allow_http else ("https",)
-        self._names = Slots("names of hosts", config.concurrency, patience_s=config.timeout_s)
+        self._name_slots = Slots("names of hosts", config.concurrency, patience_s=config.timeout_s)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl.create_default_context(),
             max_connections=config.concurrency,
             keepalive_expiry=_KEPT_S,
-            network_backend=CheckedBackend(self._names, allow_private=config.allow_private),
+            network_backend=CheckedBackend(self._name_slots, allow_private=config.allow_private),
         )
 
     async def read(self, uri: str, *, max_bytes: int, means: Means) -> bytes:
@@ -79,12 +79,12 @@ class Web:
         raise InvalidArgument(msg, field="image.uri")
 
     async def close(self) -> None:
-        """Close the connections, and give up the threads."""
-        self._names.close()
+        """Closes the connections and ends the threads."""
+        self._name_slots.close()
         await self._pool.aclose()
 
     async def _get(self, url: _Url, *, max_bytes: int, means: Means) -> bytes | _Url:
-        """The body, or where to look for it."""
+        """The body, or the URL that the host redirects to."""
         async with self._pool.stream("GET", str(url), headers=_HEADERS) as response:
             headers = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS:
@@ -106,7 +106,12 @@ class Web:
             return bytes(body)
 
     def _checked(self, uri: str) -> _Url:
-        """The URL of an allowed place; Unsupported or InvalidArgument if ``uri`` is none."""
+        """``uri`` as the URL of an allowed place.
+
+        Raises:
+            Unsupported: the place is not allowed.
+            InvalidArgument: ``uri`` is malformed.
+        """
         try:
             parts = urlsplit(uri)
             host, port = (parts.hostname or "").rstrip("."), parts.port
@@ -126,6 +131,7 @@ class Web:
 
 
 def _is_allowed(host: str, port: int, default: int, allowed: Sequence[str]) -> bool:
+    """Whether an entry of ``allowed`` names ``host`` and ``port`` (without one: ``default``)."""
     for entry in allowed:
         name, colon, number = entry.rpartition(":")
         if not colon or number.endswith("]"):
@@ -138,7 +144,7 @@ def _is_allowed(host: str, port: int, default: int, allowed: Sequence[str]) -> b
 
 
 def _refused(url: _Url, status: int) -> ShoalError:
-    if status in _GONE:
+    if status in _NOT_FOUND:
         return NotFound(f"no such image: {shown(str(url))}: {url.host} answered {status}")
     if status in _TRY_AGAIN or status >= _SERVER_ERRORS:
         return LocationUnavailable(f"image {shown(str(url))}: {url.host} answered {status}")

@@ -479,7 +479,7 @@ def test_objects_that_hang_hold_up_their_own_kind_only(root: Path, hanging: type
         assert "all 2 reads" in later.message
         assert hanging.entered == 2
         hanging.go_on.set()
-        await until(lambda: not locations._slots["hanging"]._left)
+        await until(lambda: not locations._slots["hanging"]._abandoned)
         assert await outcome(locations, "hanging://b/later") == b"object"
         await locations.close()
 
