@@ -1,1 +1,1 @@
-"""Queries to neighbours, whole or inside a cluster, and the listing of clusters."""
+"""The search service: nearest images, everywhere or inside a cluster, and lists of clusters."""

@@ -16,11 +16,12 @@ class SearchConfig:
     """
 
     embed_timeout_s: float = 20.0
-    """Most time for the embedder to turn a query into a vector; the caller's deadline holds too."""
+    """How long the embedder may take to turn a query into a vector, unless the caller's deadline
+    comes first."""
     threads: int = 4
-    """Calls to the store under way at once. The embedded engine serves one at a time anyway."""
+    """Calls to the store at one time. The embedded engine serves one at a time anyway."""
     cached_runs: int = 64
-    """Runs whose centroids are kept in memory: K x D x 4 bytes each."""
+    """How many runs keep their centroids in memory: K x D x 4 bytes each."""
 
     def __post_init__(self) -> None:
         for name in ("embed_timeout_s", "threads", "cached_runs"):

@@ -1,4 +1,4 @@
-"""Queries to vectors, by asking the embedder over gRPC."""
+"""The vector of a query image or text, which the embedder computes. Knows gRPC and no store."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from shoal.v1 import common_pb2, embedder_pb2_grpc
 from shoal.v1 import embedder_pb2 as pb
 
 
-class Embedding:
-    """The embedder, as search needs it: one image or text at a time."""
+class QueryEmbedder:
+    """Asks the embedder for the vector of one query."""
 
     def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
         self._stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
@@ -36,13 +36,13 @@ class Embedding:
         """The vector of ``image``.
 
         Raises:
-            ImageInvalid: what the embedder said of it.
+            ImageInvalid: the embedder refuses the image.
             ServiceUnavailable: the embedder cannot be reached.
         """
         request = pb.EmbedRequest(images=[image], encoder=encoder)
         with _translating(encoder):
-            answer = await self._stub.Embed(request, timeout=self._left(context))
-        return _only(answer.results[0])
+            answer = await self._stub.Embed(request, timeout=self._timeout(context))
+        return _vector_of(answer.results[0])
 
     async def text(
         self, text: str, encoder: str, context: grpc.aio.ServicerContext[object, object]
@@ -55,11 +55,11 @@ class Embedding:
         """
         request = pb.EmbedTextRequest(texts=[text], encoder=encoder)
         with _translating(encoder):
-            answer = await self._stub.EmbedText(request, timeout=self._left(context))
-        return _only(answer.results[0])
+            answer = await self._stub.EmbedText(request, timeout=self._timeout(context))
+        return _vector_of(answer.results[0])
 
-    def _left(self, context: grpc.aio.ServicerContext[object, object]) -> float:
-        """Seconds that the caller and the configuration leave for the embedder."""
+    def _timeout(self, context: grpc.aio.ServicerContext[object, object]) -> float:
+        """How many seconds the embedder has: the configured ones, or fewer before the deadline."""
         remaining = context.time_remaining()
         if remaining is None:
             return self._timeout_s
@@ -70,27 +70,27 @@ class Embedding:
 
 @contextmanager
 def _translating(encoder: str) -> Iterator[None]:
-    """Turns a failed call to the embedder into what it means to whoever searches."""
+    """Turns a failed call to the embedder into the error that the searching caller understands."""
     try:
         yield
     except grpc.aio.AioRpcError as exc:
-        raise _meaning(exc, encoder) from exc
+        raise _caller_error(exc, encoder) from exc
 
 
-def _meaning(exc: grpc.aio.AioRpcError, encoder: str) -> ShoalError:
+def _caller_error(exc: grpc.aio.AioRpcError, encoder: str) -> ShoalError:
     error = from_rpc_error(exc, "the embedder")
-    if isinstance(error, NotFound):  # it is asked by the name of the collection's own encoder
+    if isinstance(error, NotFound):  # what it does not have is the encoder: only that is named
         return EncoderMismatch(
             f"the collection was made with the encoder {encoder!r}, which the embedder does not "
             f"have: {error.message}",
             encoder=encoder,
         )
-    if isinstance(error, Unauthenticated):  # the caller's own token was right
+    if isinstance(error, Unauthenticated):  # of this service: the caller's own token was right
         return ServiceUnavailable("the embedder refuses the search service's token")
     return error
 
 
-def _only(result: pb.EmbedResult) -> common_pb2.Vector:
+def _vector_of(result: pb.EmbedResult) -> common_pb2.Vector:
     if result.WhichOneof("outcome") == "error":
         raise from_item_error(result.error)
     return result.vector

@@ -16,14 +16,18 @@ from shoal.v1 import search_pb2 as pb
 from shoal.vectors import NOISE, Vectors, unit
 
 _PAGE = 100
+"""Clusters on one page by default."""
 _LIST_EXEMPLARS, _MOST_LIST_EXEMPLARS = 3, 20
-_CANDIDATES_EACH, _MOST_CANDIDATES = 16, 512
-"""Members nearest to the centroid of which exemplars are chosen: farther out are outliers."""
 _GET_EXEMPLARS, _MOST_GET_EXEMPLARS = 10, 1000
+_CANDIDATES_EACH, _MOST_CANDIDATES = 16, 512
+"""Exemplars are chosen from this many members nearest to the centroid, for each exemplar and at
+most in all: members that are farther out are outliers."""
 
 
 def farthest_first(vectors: Vectors, wanted: int) -> list[int]:
-    """Rows of ``vectors`` (N, D), unit length: the first, then each farthest from those before.
+    """At most ``wanted`` rows of ``vectors`` (N, D), unit length, that are far from each other.
+
+    The first row comes first; each next one is the farthest from those taken before it.
 
     Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985.
     """
@@ -37,11 +41,11 @@ def farthest_first(vectors: Vectors, wanted: int) -> list[int]:
 
 
 class Listing:
-    """Lists clusters. Counts and exemplars are read live, so they are never stale."""
+    """Lists clusters. Counts and exemplars are read for each request, so they are never stale."""
 
-    def __init__(self, store: Store, views: Snapshots) -> None:
+    def __init__(self, store: Store, snapshots: Snapshots) -> None:
         self._store = store
-        self._views = views
+        self._snapshots = snapshots
 
     def clusters(self, request: pb.ListClustersRequest) -> pb.ListClustersResponse:
         """One page of clusters, largest first.
@@ -52,24 +56,26 @@ class Listing:
         clustering = check_clustering_name(request.clustering)
         wanted = _exemplars(request, _LIST_EXEMPLARS, _MOST_LIST_EXEMPLARS)
         size = messages.page_size(request.page_size, _PAGE)
-        view = self._views.view(request.collection, clustering)
-        if not view.state.active_run:
+        snapshot = self._snapshots.read(request.collection, clustering)
+        if not snapshot.state.active_run:
             return pb.ListClustersResponse(unassigned=self._store.count(request.collection))
-        sizes = self._store.facet(request.collection, view.state.active_field)
-        order = sorted(view.clusters, key=lambda c: (-sizes.get(c, 0), c))
-        first = _offset(request.page_token, view.state.active_run)
+        sizes = self._store.facet(request.collection, snapshot.state.active_field)
+        order = sorted(snapshot.clusters, key=lambda c: (-sizes.get(c, 0), c))
+        first = _offset(request.page_token, snapshot.state.active_run)
         page = order[first : first + size]
         more = first + size < len(order)
         return pb.ListClustersResponse(
             clusters=[
-                self._message(request.collection, view, view.clusters[c], sizes.get(c, 0), wanted)
+                self._message(
+                    request.collection, snapshot, snapshot.clusters[c], sizes.get(c, 0), wanted
+                )
                 for c in page
             ],
-            next_page_token=f"{view.state.active_run}:{first + size}" if more else "",
-            run=view.state.active_run,
+            next_page_token=f"{snapshot.state.active_run}:{first + size}" if more else "",
+            run=snapshot.state.active_run,
             noise=sizes.get(NOISE, 0),
             unassigned=self._store.count(
-                request.collection, Filter(must=(Empty(view.state.active_field),))
+                request.collection, Filter(must=(Empty(snapshot.state.active_field),))
             ),
         )
 
@@ -81,62 +87,64 @@ class Listing:
         """
         clustering = check_clustering_name(request.clustering)
         wanted = _exemplars(request, _GET_EXEMPLARS, _MOST_GET_EXEMPLARS)
-        view = self._views.view(request.collection, clustering)
-        require_run(view, request.collection)
-        record = view.require(request.cluster)
-        members = Filter(must=(Equals(view.state.active_field, record.cluster),))
+        snapshot = self._snapshots.read(request.collection, clustering)
+        require_run(snapshot, request.collection)
+        record = snapshot.require(request.cluster)
+        members = Filter(must=(Equals(snapshot.state.active_field, record.cluster),))
         size = self._store.count(request.collection, members)
-        return self._message(request.collection, view, record, size, wanted)
+        return self._message(request.collection, snapshot, record, size, wanted)
 
     def _message(
-        self, collection: str, view: Snapshot, record: ClusterRecord, size: int, exemplars: int
+        self, collection: str, snapshot: Snapshot, record: ClusterRecord, size: int, exemplars: int
     ) -> pb.Cluster:
-        hits = self._diverse_members(collection, view, record, exemplars) if exemplars else []
-        return messages.cluster(record, view, size, hits)
+        hits = self._diverse_members(collection, snapshot, record, exemplars) if exemplars else []
+        return messages.cluster(record, snapshot, size, hits)
 
     def _diverse_members(
-        self, collection: str, view: Snapshot, record: ClusterRecord, limit: int
+        self, collection: str, snapshot: Snapshot, record: ClusterRecord, limit: int
     ) -> list[Hit]:
         """The medoid, and members that differ from it and from each other."""
-        direction, vector_name = self._direction(collection, view, record)
+        direction, vector_name = self._direction(collection, snapshot, record)
         hits = self._store.search(
             collection,
             Query(
                 vector=direction,
                 vector_name=vector_name,
                 limit=max(limit, min(_CANDIDATES_EACH * limit, _MOST_CANDIDATES)),
-                where=Filter(must=(Equals(view.state.active_field, record.cluster),)),
+                where=Filter(must=(Equals(snapshot.state.active_field, record.cluster),)),
                 exact=True,
                 with_vector=True,
             ),
         )
         if not hits:
             return []
-        if vector_name != view.vector:
-            hits = self._joined(collection, view, record, hits)
+        if vector_name != snapshot.vector:
+            hits = self._joined(collection, snapshot, record, hits)
         vectors = np.stack([hit.vector for hit in hits if hit.vector is not None])
         return [hits[at] for at in farthest_first(vectors, limit)]
 
     def _direction(
-        self, collection: str, view: Snapshot, record: ClusterRecord
+        self, collection: str, snapshot: Snapshot, record: ClusterRecord
     ) -> tuple[Vectors, str]:
-        """Which stored vector to look for a cluster's members by, and where.
+        """The direction (D,) in which to look for a cluster's members, and its vector's name.
 
-        Of a joint vector the part that says most of the cluster: only what is stored is searched.
+        A joint vector is not stored, so it cannot be searched: the longest of the centroid's
+        parts takes its place, because it says most about the cluster.
         """
-        specs = self._store.collection(collection).parts(view.vector)
-        if len(specs) == 1:
-            return record.centroid, view.vector
-        parts = np.split(record.centroid, np.cumsum([spec.dim for spec in specs])[:-1])
+        stored = self._store.collection(collection).parts(snapshot.vector)
+        if len(stored) == 1:
+            return record.centroid, snapshot.vector
+        parts = np.split(record.centroid, np.cumsum([part.dim for part in stored])[:-1])
         longest = int(np.argmax([np.linalg.norm(part) for part in parts]))
-        return unit(parts[longest]), specs[longest].name
+        return unit(parts[longest]), stored[longest].name
 
     def _joined(
-        self, collection: str, view: Snapshot, record: ClusterRecord, hits: list[Hit]
+        self, collection: str, snapshot: Snapshot, record: ClusterRecord, hits: list[Hit]
     ) -> list[Hit]:
-        """``hits`` with their joint vectors and the cosines of these, nearest first."""
-        found = self._store.retrieve(collection, [hit.id for hit in hits], vectors=(view.vector,))
-        vectors = {r.id: r.vectors[view.vector] for r in found if r and view.vector in r.vectors}
+        """``hits`` with their joint vectors and these vectors' cosines, nearest first."""
+        name = snapshot.vector
+        records = self._store.retrieve(collection, [hit.id for hit in hits], vectors=(name,))
+        vectors = {each.id: each.vectors[name] for each in records if each and name in each.vectors}
         joined = [
             replace(hit, vector=vectors[hit.id], score=float(vectors[hit.id] @ record.centroid))
             for hit in hits

@@ -1,4 +1,4 @@
-"""The search service's messages from and to its domain. Pure."""
+"""The search service's messages to its values and back. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search.filters import to_filter
 from search.query import Found, Scope, Target
 from search.snapshots import Snapshot
 from shoal import vectors
-from shoal.errors import InvalidArgument
+from shoal.errors import EncoderMismatch, InvalidArgument
 from shoal.store.clusterings import ClusterRecord
 from shoal.store.model import Collection, Hit, Payload, Record, check_clustering_name
 from shoal.v1 import common_pb2
@@ -23,10 +23,10 @@ _MOST_PAGE = 1000
 
 
 def target(request: pb.SearchRequest, collection: Collection) -> Target:
-    """What ``request`` asks of ``collection``, but for the query itself.
+    """Where and how ``request`` searches ``collection``.
 
     Raises:
-        InvalidArgument: a field is out of range.
+        InvalidArgument: a field is out of range, or the request has no query.
     """
     limit = request.limit or _LIMIT
     if limit > _MOST_HITS:
@@ -38,10 +38,10 @@ def target(request: pb.SearchRequest, collection: Collection) -> Target:
     min_score = request.min_score if request.HasField("min_score") else None
     if min_score is not None and not -1 <= min_score <= 1:
         raise InvalidArgument(f"min_score: expected -1 to 1, got {min_score:g}", field="min_score")
-    return Target(
+    checked = Target(
         collection=collection,
         clustering=check_clustering_name(request.clustering),
-        vector=collection.searchable(request.vector_name).name,
+        vector=collection.searchable(request.vector_name),
         within=_scope(request.within),
         where=to_filter(request.filter),
         limit=limit,
@@ -50,6 +50,9 @@ def target(request: pb.SearchRequest, collection: Collection) -> Target:
         with_vectors=request.with_vectors,
         approximate=request.approximate,
     )
+    if request.WhichOneof("query") is None:
+        raise InvalidArgument("query: expected an image, id, vector or text, got none")
+    return checked
 
 
 def _scope(within: pb.Within) -> Scope:
@@ -62,36 +65,55 @@ def _scope(within: pb.Within) -> Scope:
             return "any"
 
 
-def response(found: Found, spec: VectorInfo) -> pb.SearchResponse:
+def query_vector(message: common_pb2.Vector, target: Target) -> Vectors:
+    """The query vector in ``message``, float32 (D,), scaled to length 1 exactly.
+
+    Raises:
+        EncoderMismatch: another encoder made it than the one that made the collection's.
+        InvalidArgument: it has another dimension, or its length is not 1 within the tolerance.
+    """
+    expected = target.vector
+    if message.fingerprint and message.fingerprint != expected.fingerprint:
+        raise EncoderMismatch(
+            f"collection {target.collection.name!r} was made with encoder {expected.name!r} "
+            f"({expected.fingerprint[:12]}), the query with another ({message.fingerprint[:12]})"
+        )
+    decoded = vectors.decode(message.values, message.dim)
+    return vectors.unit(vectors.check_unit(decoded, expected.dim))
+
+
+def response(found: Found, target: Target) -> pb.SearchResponse:
     """``found`` as a message."""
     return pb.SearchResponse(
-        hits=[_hit(hit, found.view, spec) for hit in found.hits],
-        run=found.view.state.active_run,
+        hits=[_hit(hit, found.snapshot, target.vector) for hit in found.hits],
+        run=found.snapshot.state.active_run,
         cluster=found.cluster,
     )
 
 
-def _hit(hit: Hit, view: Snapshot, spec: VectorInfo | None) -> pb.Hit:
+def _hit(hit: Hit, snapshot: Snapshot, info: VectorInfo | None) -> pb.Hit:
     message = pb.Hit(
         id=hit.id,
         score=hit.score,
-        cluster=view.cluster_of(hit.payload),
+        cluster=snapshot.cluster_of(hit.payload),
         payload=_payload(hit.payload),
     )
-    if hit.vector is not None and spec is not None:
-        message.vector.CopyFrom(_vector(hit.vector, spec))
+    if hit.vector is not None and info is not None:
+        message.vector.CopyFrom(_vector(hit.vector, info))
     return message
 
 
-def cluster(record: ClusterRecord, view: Snapshot, size: int, exemplars: list[Hit]) -> pb.Cluster:
+def cluster(
+    record: ClusterRecord, snapshot: Snapshot, size: int, exemplars: list[Hit]
+) -> pb.Cluster:
     """One cluster as a message."""
     message = pb.Cluster(
         id=record.cluster,
         size=size,
         name=record.name,
         cohesion=record.cohesion,
-        exemplars=[_hit(hit, view, None) for hit in exemplars],
-        run=view.state.active_run,
+        exemplars=[_hit(hit, snapshot, None) for hit in exemplars],
+        run=snapshot.state.active_run,
     )
     kind = f"LINEAGE_KIND_{str(record.lineage.get('kind', 'unspecified')).upper()}"
     ParseDict(
@@ -107,11 +129,11 @@ def cluster(record: ClusterRecord, view: Snapshot, size: int, exemplars: list[Hi
     return message
 
 
-def point(record: Record, view: Snapshot, collection: Collection) -> pb.Point:
+def point(record: Record, snapshot: Snapshot, collection: Collection) -> pb.Point:
     """One stored point as a message."""
     message = pb.Point(
         id=record.id,
-        cluster=view.cluster_of(record.payload),
+        cluster=snapshot.cluster_of(record.payload),
         payload=_payload(record.payload),
     )
     for name, vector in record.vectors.items():
@@ -127,8 +149,8 @@ def collection(value: Collection, points: int) -> pb.Collection:
         name=value.name,
         points=points,
         vectors=[
-            common_pb2.VectorInfo(name=s.name, dim=s.dim, fingerprint=s.fingerprint)
-            for s in value.vectors
+            common_pb2.VectorInfo(name=each.name, dim=each.dim, fingerprint=each.fingerprint)
+            for each in value.vectors
         ],
         clusterings=value.clusterings,
         created_at=created,
@@ -136,7 +158,11 @@ def collection(value: Collection, points: int) -> pb.Collection:
 
 
 def page_size(asked: int, default: int) -> int:
-    """``asked``, ``default`` for 0, or InvalidArgument."""
+    """``asked``, or ``default`` for 0.
+
+    Raises:
+        InvalidArgument: a page has at most 1000 entries.
+    """
     if asked > _MOST_PAGE:
         raise InvalidArgument(
             f"page_size: expected 1 to {_MOST_PAGE}, got {asked}", field="page_size"
@@ -144,14 +170,14 @@ def page_size(asked: int, default: int) -> int:
     return asked or default
 
 
-def _vector(vector: Vectors, spec: VectorInfo) -> common_pb2.Vector:
+def _vector(vector: Vectors, info: VectorInfo) -> common_pb2.Vector:
     return common_pb2.Vector(
-        values=vectors.encode(vector), dim=spec.dim, fingerprint=spec.fingerprint
+        values=vectors.encode(vector), dim=info.dim, fingerprint=info.fingerprint
     )
 
 
 def _payload(payload: Payload) -> Struct:
-    """What a reader sees: everything but the slots, whose meaning the pointer decides."""
+    """The payload as readers see it: without the slots, which mean nothing without the pointer."""
     message = Struct()
     message.update({key: value for key, value in payload.items() if key != "clusters"})
     return message

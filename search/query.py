@@ -11,6 +11,7 @@ from search.snapshots import Snapshot, Snapshots, require_run
 from shoal.errors import InvalidArgument, NotFound
 from shoal.store import Store
 from shoal.store.model import Collection, Equals, Filter, Hit, IdIn, Query, Record, point_id
+from shoal.values import VectorInfo
 from shoal.vectors import NOISE, Vectors
 
 Scope = Literal["any", "auto"] | int
@@ -18,11 +19,14 @@ Scope = Literal["any", "auto"] | int
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where and how to search. ``within`` is "any", "auto" or a cluster's id."""
+    """Where and how to search: a checked request without its query.
+
+    ``vector`` is the named vector that is compared. ``within`` is "any", "auto" or a cluster's id.
+    """
 
     collection: Collection
     clustering: str
-    vector: str
+    vector: VectorInfo
     within: Scope
     where: Filter
     limit: int
@@ -34,45 +38,47 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Hits, nearest first, the view they belong to, and the cluster that was searched."""
+    """Hits, nearest first, the snapshot that they belong to, and the cluster that was searched."""
 
     hits: list[Hit]
-    view: Snapshot
+    snapshot: Snapshot
     cluster: int | None
 
 
 class Searcher:
     """Searches one store."""
 
-    def __init__(self, store: Store, views: Snapshots) -> None:
+    def __init__(self, store: Store, snapshots: Snapshots) -> None:
         self._store = store
-        self._views = views
+        self._snapshots = snapshots
 
     def by_vector(self, target: Target, vector: Vectors) -> Found:
         """The points nearest to ``vector`` (D,), unit length."""
-        return self._search(target, vector, self._view(target), None)
+        return self._search(target, vector, self._snapshot(target), None)
 
     def by_id(self, target: Target, reference: str) -> Found:
-        """The points nearest to a stored one, which is left out itself.
+        """The points nearest to a stored point, which is not among them.
 
         Raises:
             NotFound: no point has this id or key.
         """
-        view = self._view(target)  # before the point: the pointer says which of its slots counts
-        record = self.point(target.collection.name, reference, vectors=(target.vector,))
-        target = replace(
-            target,
-            where=replace(target.where, must_not=(*target.where.must_not, IdIn([record.id]))),
-        )
+        # Read before the point: the pointer says which of the point's slots counts.
+        snapshot = self._snapshot(target)
+        name = target.vector.name
+        record = self.point(target.collection.name, reference, vectors=(name,))
+        others = replace(target.where, must_not=(*target.where.must_not, IdIn([record.id])))
         return self._search(
-            target, record.vectors[target.vector], view, view.cluster_of(record.payload)
+            replace(target, where=others),
+            record.vectors[name],
+            snapshot,
+            snapshot.cluster_of(record.payload),
         )
 
     def point(self, collection: str, reference: str, *, vectors: tuple[str, ...] = ()) -> Record:
-        """The point with this id (UUID) or key.
+        """The point with this id (UUID) or key; the id wins if both exist.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such point.
         """
         candidates = [point_id(reference)]
         with contextlib.suppress(ValueError):  # not an id, so a key
@@ -84,47 +90,55 @@ class Searcher:
             f"collection {collection!r} has no point with id or key {reference!r}", id=reference
         )
 
-    def _view(self, target: Target) -> Snapshot:
-        return self._views.view(target.collection.name, target.clustering)
+    def _snapshot(self, target: Target) -> Snapshot:
+        return self._snapshots.read(target.collection.name, target.clustering)
 
-    def _search(self, target: Target, vector: Vectors, view: Snapshot, stored: int | None) -> Found:
-        cluster = self._scope(target, vector, view, stored)
+    def _search(
+        self, target: Target, vector: Vectors, snapshot: Snapshot, own: int | None
+    ) -> Found:
+        cluster = _cluster_to_search(target, vector, snapshot, own)
         where = target.where
         if cluster is not None:
-            where = where.also(Equals(view.state.active_field, cluster))
+            where = where.also(Equals(snapshot.state.active_field, cluster))
         hits = self._store.search(
             target.collection.name,
             Query(
                 vector=vector,
-                vector_name=target.vector,
+                vector_name=target.vector.name,
                 limit=target.limit,
                 offset=target.offset,
                 where=where,
                 min_score=target.min_score,
-                # Inside a cluster the answer is exact: a scan of the cluster, which is small
-                # beside the collection. Elsewhere the index decides.
+                # Inside a cluster the answer is exact: the engine scans the cluster, which is
+                # small beside the collection. Elsewhere the engine uses its index.
                 exact=cluster is not None and not target.approximate,
                 with_vector=target.with_vectors,
             ),
         )
-        return Found(hits, view, cluster)
+        return Found(hits, snapshot, cluster)
 
-    def _scope(
-        self, target: Target, vector: Vectors, view: Snapshot, stored: int | None
-    ) -> int | None:
-        if target.within == "any":
-            return None
-        require_run(view, target.collection.name)
-        if target.within == "auto":
-            if stored is not None:
-                return stored
-            if view.vector != target.vector:
-                raise InvalidArgument(
-                    f"within auto: clustering {view.state.clustering!r} is of vector "
-                    f"{view.vector!r}, the query is of {target.vector!r}: name a cluster, or "
-                    "search by a stored point"
-                )
-            return view.nearest_cluster(vector)
-        if target.within != NOISE:
-            view.require(target.within)
-        return target.within
+
+def _cluster_to_search(
+    target: Target, vector: Vectors, snapshot: Snapshot, own: int | None
+) -> int | None:
+    """The cluster that ``target.within`` means; None for everywhere.
+
+    ``own`` is the cluster of the stored point that is the query; None if it has none, or if the
+    query is no stored point.
+    """
+    if target.within == "any":
+        return None
+    require_run(snapshot, target.collection.name)
+    if target.within == "auto":
+        if own is not None:
+            return own
+        if snapshot.vector != target.vector.name:
+            raise InvalidArgument(
+                f"within auto: clustering {snapshot.state.clustering!r} is of vector "
+                f"{snapshot.vector!r}, the query is of {target.vector.name!r}: name a cluster, or "
+                "search by a stored point"
+            )
+        return snapshot.nearest_cluster(vector)
+    if target.within != NOISE:
+        snapshot.require(target.within)
+    return target.within

@@ -1,4 +1,4 @@
-"""The search service: messages to queries and back. Images become vectors at the embedder."""
+"""The search service over gRPC. The embedder turns query images and texts into vectors."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ import grpc.aio
 
 from search import messages
 from search.config import SearchConfig
-from search.embedding import Embedding
+from search.embedding import QueryEmbedder
 from search.listing import Listing
-from search.query import Searcher
+from search.query import Searcher, Target
 from search.snapshots import Snapshots
-from shoal import vectors
-from shoal.errors import EncoderMismatch, InvalidArgument
 from shoal.store import Store
-from shoal.store.model import Collection, check_clustering_name
+from shoal.store.model import check_clustering_name
 from shoal.v1 import common_pb2, search_pb2_grpc
 from shoal.v1 import search_pb2 as pb
-from shoal.values import VectorInfo
-from shoal.vectors import Vectors
 
 _R = TypeVar("_R")
 
+_PAGE = 100
+"""Collections on one page by default."""
+
 
 class SearchService(search_pb2_grpc.SearchServiceServicer):
-    """Retrieval and listing."""
+    """Searches one store, and lists what is in it."""
 
     name = "shoal.v1.SearchService"
 
     def __init__(self, config: SearchConfig, store: Store, embedder: grpc.aio.Channel) -> None:
         self._store = store
-        self._views = Snapshots(store, config.cached_runs)
-        self._searcher = Searcher(store, self._views)
-        self._listing = Listing(store, self._views)
-        self._embedding = Embedding(embedder, config.embed_timeout_s)
+        self._snapshots = Snapshots(store, config.cached_runs)
+        self._searcher = Searcher(store, self._snapshots)
+        self._listing = Listing(store, self._snapshots)
+        self._embedder = QueryEmbedder(embedder, config.embed_timeout_s)
         self._threads = ThreadPoolExecutor(config.threads, "search")
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -46,7 +45,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         search_pb2_grpc.add_SearchServiceServicer_to_server(self, server)
 
     async def start(self) -> None:
-        """Nothing to prepare: runs are read when they are first asked for."""
+        """Does nothing: a run is read when it is first asked for."""
 
     async def ready(self) -> bool:
         """True when the store answers. Queries by id and vector work without the embedder."""
@@ -54,7 +53,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         return True
 
     def drain(self) -> None:
-        """Nothing: calls are short."""
+        """Does nothing: calls are short."""
 
     async def stop(self, grace_s: float) -> None:
         """Ends the threads."""
@@ -70,33 +69,29 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         """The stored images nearest to the query."""
         match request.WhichOneof("query"):
             case "image":
-                spec = await self._in_thread(self._spec, request)
-                vector = await self._embedding.image(request.image, spec.name, context)
+                target = await self._in_thread(self._target, request)
+                vector = await self._embedder.image(request.image, target.vector.name, context)
+                return await self._in_thread(self._search_by_vector, target, vector)
             case "text":
-                spec = await self._in_thread(self._spec, request)
-                vector = await self._embedding.text(request.text, spec.name, context)
+                target = await self._in_thread(self._target, request)
+                vector = await self._embedder.text(request.text, target.vector.name, context)
+                return await self._in_thread(self._search_by_vector, target, vector)
             case _:
-                vector = request.vector
-        # One thread for the whole of it: a change of threads costs as much as half the search.
-        return await self._in_thread(self._search, request, vector)
+                # All in one thread: each change of threads costs as much as half the search.
+                return await self._in_thread(self._search, request)
 
-    def _spec(self, request: pb.SearchRequest) -> VectorInfo:
-        """The named vector that ``request`` is about; raises what is wrong with the request."""
-        collection = self._store.collection(request.collection)
-        return collection.vector(messages.target(request, collection).vector)
+    def _target(self, request: pb.SearchRequest) -> Target:
+        return messages.target(request, self._store.collection(request.collection))
 
-    def _search(self, request: pb.SearchRequest, query: common_pb2.Vector) -> pb.SearchResponse:
-        collection = self._store.collection(request.collection)
-        target = messages.target(request, collection)
-        spec = collection.vector(target.vector)
-        match request.WhichOneof("query"):
-            case None:
-                raise InvalidArgument("query: expected an image, id, vector or text, got none")
-            case "id":
-                found = self._searcher.by_id(target, request.id)
-            case _:
-                found = self._searcher.by_vector(target, _checked(query, collection, spec))
-        return messages.response(found, spec)
+    def _search(self, request: pb.SearchRequest) -> pb.SearchResponse:
+        target = self._target(request)
+        if request.WhichOneof("query") == "id":
+            return messages.response(self._searcher.by_id(target, request.id), target)
+        return self._search_by_vector(target, request.vector)
+
+    def _search_by_vector(self, target: Target, message: common_pb2.Vector) -> pb.SearchResponse:
+        vector = messages.query_vector(message, target)
+        return messages.response(self._searcher.by_vector(target, vector), target)
 
     async def ListClusters(
         self, request: pb.ListClustersRequest, context: object
@@ -113,10 +108,11 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
 
         def read() -> pb.Point:
             collection = self._store.collection(request.collection)
-            names = tuple(s.name for s in collection.vectors) if request.with_vectors else ()
-            view = self._views.view(request.collection, check_clustering_name(request.clustering))
+            names = tuple(each.name for each in collection.vectors) if request.with_vectors else ()
+            clustering = check_clustering_name(request.clustering)
+            snapshot = self._snapshots.read(request.collection, clustering)
             record = self._searcher.point(request.collection, request.id, vectors=names)
-            return messages.point(record, view, collection)
+            return messages.point(record, snapshot, collection)
 
         return await self._in_thread(read)
 
@@ -137,7 +133,7 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         """All collections by name; the page token is the last name of the page before."""
 
         def read() -> pb.ListCollectionsResponse:
-            size = messages.page_size(request.page_size, 100)
+            size = messages.page_size(request.page_size, _PAGE)
             left = [c for c in self._store.collections() if c.name > request.page_token]
             page = [messages.collection(c, self._store.count(c.name)) for c in left[:size]]
             more = len(left) > size
@@ -146,14 +142,3 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
             )
 
         return await self._in_thread(read)
-
-
-def _checked(message: common_pb2.Vector, collection: Collection, spec: VectorInfo) -> Vectors:
-    """The vector in ``message`` (D,), if it was made by the collection's encoder."""
-    if message.fingerprint and message.fingerprint != spec.fingerprint:
-        raise EncoderMismatch(
-            f"collection {collection.name!r} was made with encoder {spec.name!r} "
-            f"({spec.fingerprint[:12]}), the query with another ({message.fingerprint[:12]})"
-        )
-    decoded = vectors.decode(message.values, message.dim)
-    return vectors.unit(vectors.check_unit(decoded, spec.dim))

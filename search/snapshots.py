@@ -1,4 +1,4 @@
-"""What one request sees of a clustering: a run, its slot and its centroids, read once."""
+"""Snapshots: what one request sees of a clustering, read once."""
 
 from __future__ import annotations
 
@@ -17,15 +17,25 @@ from shoal.vectors import Vectors
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A clustering as of one moment. ``clusters`` are those of ``state.active_run`` by id."""
+    """A clustering at one moment: the pointer to its active run, and the clusters of that run.
+
+    A request reads one snapshot and takes everything from it, so that its answer is of one run
+    even if another run goes live meanwhile. Before the first run ``state.active_run`` is empty,
+    and there are no clusters.
+
+    Attributes:
+        state: The clustering's state. Its slot says which field of a payload counts.
+        clusters: The records of the active run's clusters, by id.
+        ids: The K ids of the clusters, in the order of ``centroids``.
+        centroids: (K, D) float32, unit length.
+        vector: The named vector that the run clustered; the collection's first before any run.
+    """
 
     state: State
     clusters: dict[int, ClusterRecord]
     ids: list[int]
     centroids: Vectors
-    """(K, D), in the order of ``ids``."""
     vector: str
-    """The named vector that the run clustered."""
 
     def cluster_of(self, payload: Payload) -> int | None:
         """The cluster of the point with ``payload``; None if it has none yet."""
@@ -38,7 +48,11 @@ class Snapshot:
         return self.ids[int((self.centroids @ vector).argmax())]
 
     def require(self, cluster: int) -> ClusterRecord:
-        """The cluster with this id, or NotFound."""
+        """The record of the cluster with this id.
+
+        Raises:
+            NotFound: the active run has no such cluster.
+        """
         if cluster not in self.clusters:
             raise NotFound(
                 f"clustering {self.state.clustering!r} has no cluster {cluster} in run "
@@ -50,9 +64,10 @@ class Snapshot:
 
 
 class Snapshots:
-    """Makes views, keeping the cluster records of the runs last seen. Thread-safe.
+    """Reads snapshots. Keeps the cluster records of the runs that were asked for last. Thread-safe.
 
-    Records of a run never change, so a run's id is a safe key; the pointer is read every time.
+    The records of a run never change, so they are cached by the run's id. The pointer is read
+    every time.
     """
 
     def __init__(self, store: Store, cached_runs: int) -> None:
@@ -61,8 +76,8 @@ class Snapshots:
         self._cache: OrderedDict[tuple[str, str, str], Snapshot] = OrderedDict()
         self._guard = threading.Lock()
 
-    def view(self, collection: str, clustering: str) -> Snapshot:
-        """The clustering now.
+    def read(self, collection: str, clustering: str) -> Snapshot:
+        """The clustering as it is now.
 
         Raises:
             NotFound: no such collection; or no such clustering, unless it is the default one.
@@ -75,13 +90,13 @@ class Snapshots:
             if cached is not None:
                 self._cache.move_to_end(key)
                 return replace(cached, state=state)
-        view = self._load(clusterings, state)
+        snapshot = self._load(clusterings, state)
         if state.active_run:
             with self._guard:
-                self._cache[key] = view
+                self._cache[key] = snapshot
                 while len(self._cache) > self._capacity:
                     self._cache.popitem(last=False)
-        return view
+        return snapshot
 
     def _load(self, clusterings: Clusterings, state: State) -> Snapshot:
         if not state.active_run:
@@ -93,8 +108,8 @@ class Snapshots:
                     f"expected one of {', '.join(sorted(known))}",
                     clustering=state.clustering,
                 )
-            spec = collection.vector()
-            return Snapshot(state, {}, [], np.zeros((0, spec.dim), np.float32), spec.name)
+            first = collection.vector()
+            return Snapshot(state, {}, [], np.zeros((0, first.dim), np.float32), first.name)
         records = clusterings.clusters(state.clustering, state.active_run)
         return Snapshot(
             state=state,
@@ -105,10 +120,10 @@ class Snapshots:
         )
 
 
-def require_run(view: Snapshot, collection: str) -> None:
+def require_run(snapshot: Snapshot, collection: str) -> None:
     """Raises Conflict if the clustering has never been run."""
-    if not view.state.active_run:
+    if not snapshot.state.active_run:
         raise Conflict(
-            f"clustering {view.state.clustering!r} of {collection!r} has no clusters yet: "
+            f"clustering {snapshot.state.clustering!r} of {collection!r} has no clusters yet: "
             "run `shoal cluster` first"
         )
