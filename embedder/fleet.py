@@ -223,12 +223,12 @@ class Fleet:
                 picture: Picture = data
                 if not pipeline.decodes:
                     specs = pipeline.encoder.preprocessings
-                    picture = await self._decoder.elsewhere(data, specs, patience)
+                    picture = await self._decoder.decode_in_turn(data, specs, patience)
                 return {name: await pipeline.embed(picture, patience)}
         async with AsyncExitStack() as stack:
             pipelines = [await stack.enter_async_context(self.use(name)) for name in names]
             of_each = [pipeline.encoder.preprocessings for pipeline in pipelines]
-            pixels = await self._decoder.elsewhere(
+            pixels = await self._decoder.decode_in_turn(
                 data, tuple(chain.from_iterable(of_each)), patience
             )
             rest = iter(pixels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from prometheus_client import Counter, Gauge, Histogram
 
 IMAGES = Counter(
@@ -30,6 +32,12 @@ WAITING = Gauge(
     ["stage"],
 )
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+QUEUE_SECONDS = Histogram(
+    "shoal_embedder_queue_seconds",
+    "How long an item waited until a worker took it, by stage.",
+    ["stage"],
+    buckets=(*_SECONDS, 10, 30, 60),
+)
 DECODE_SECONDS = Histogram(
     "shoal_embedder_decode_seconds", "Decoding and resizing one image.", buckets=_SECONDS
 )
@@ -46,3 +54,19 @@ LOADED = Gauge(
     "1 while the encoder is open, by the execution provider in use.",
     ["encoder", "provider"],
 )
+
+
+def queue(stage: str) -> Callable[[Sequence[float], int], None]:
+    """A watch for the batcher of ``stage`` (``embedder.flow.batching.Watch``).
+
+    It counts the items of each batch, the items that wait on, and how long each item waited.
+    """
+
+    def taken(waited_s: Sequence[float], left: int) -> None:
+        BATCH.labels(stage).observe(len(waited_s))
+        WAITING.labels(stage).set(left)
+        seconds = QUEUE_SECONDS.labels(stage)
+        for waited in waited_s:
+            seconds.observe(waited)
+
+    return taken

@@ -55,9 +55,14 @@ class Pipeline:
             name="inference",
             workers=config.inferences,
             portion=Portion(config.batch, spread=config.runtime.on_cpu),
+            watch=metrics.queue("inference"),
         )
         self._texts: Batcher[str, Vector] = Batcher(
-            self._infer_texts, name="text inference", workers=1, portion=Portion(config.batch)
+            self._infer_texts,
+            name="text inference",
+            workers=1,
+            portion=Portion(config.batch),
+            watch=metrics.queue("text"),
         )
         self._runs = Runs(name=encoder.name, give_up_s=config.give_up_s)
         self._canary = Canary(
@@ -118,8 +123,6 @@ class Pipeline:
             self.encoder.self_test()
 
     async def _infer_images(self, batch: Sequence[Picture]) -> list[Vector | Exception]:
-        metrics.BATCH.labels("inference").observe(len(batch))
-        metrics.WAITING.labels("inference").set(len(self._images))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._inferring, self._run_images, batch)
 
@@ -140,7 +143,7 @@ class Pipeline:
         if not isinstance(picture, bytes):
             return picture
         try:
-            return self._decoder.here(picture, self.encoder.preprocessings)
+            return self._decoder.decode_now(picture, self.encoder.preprocessings)
         except ShoalError as exc:
             return exc
 
@@ -155,8 +158,6 @@ class Pipeline:
         return answers
 
     async def _infer_texts(self, batch: Sequence[str]) -> list[Vector | Exception]:
-        metrics.BATCH.labels("text").observe(len(batch))
-        metrics.WAITING.labels("text").set(len(self._texts))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._inferring, self._run_texts, batch)
 

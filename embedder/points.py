@@ -61,10 +61,18 @@ class Points:
         self._reading = ThreadPoolExecutor(workers, "shoal-lookup")
         self._writing = ThreadPoolExecutor(workers, "shoal-write")
         self._lookups: Batcher[Lookup, Record | None] = Batcher(
-            self._read, name="lookup", workers=workers, portion=PORTION
+            self._read,
+            name="lookup",
+            workers=workers,
+            portion=PORTION,
+            watch=metrics.queue("lookup"),
         )
         self._writes: Batcher[Put | Patch, None] = Batcher(
-            self._write, name="write", workers=workers, portion=PORTION
+            self._write,
+            name="write",
+            workers=workers,
+            portion=PORTION,
+            watch=metrics.queue("write"),
         )
 
     def start(self) -> None:
@@ -124,8 +132,6 @@ class Points:
             raise
 
     async def _read(self, batch: Sequence[Lookup]) -> list[Record | Exception | None]:
-        metrics.BATCH.labels("lookup").observe(len(batch))
-        metrics.WAITING.labels("lookup").set(len(self._lookups))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reading, self._read_now, batch)
 
@@ -141,8 +147,6 @@ class Points:
         return [found[lookup.collection, lookup.id] for lookup in batch]
 
     async def _write(self, batch: Sequence[Put | Patch]) -> list[Exception | None]:
-        metrics.BATCH.labels("write").observe(len(batch))
-        metrics.WAITING.labels("write").set(len(self._writes))
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._writing, self._write_now, batch)
         return [None] * len(batch)

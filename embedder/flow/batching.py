@@ -3,10 +3,10 @@
 The loop is text-embeddings-inference's: *reserve a free worker first, then take what is
 waiting*. There is no timer, so an idle batcher adds no delay, and batches grow only under load.
 
-Promises: each submitted item is answered exactly once, in its own slot; an item whose caller has
-gone or whose deadline has passed never reaches ``run``; a failed batch is tried again item by
-item, so that one poisonous item costs only itself; a worker never dies of what ``run`` does.
-How much may wait is not decided here: see ``embedder.flow.admission``.
+Promises: each submitted item is answered exactly once, in its own slot; a failed batch is tried
+again item by item, so that one poisonous item costs only itself; an item whose caller has gone or
+whose deadline has passed is not given to ``run``, neither in a batch nor alone; a worker never
+dies of what ``run`` does. How much may wait is decided in ``embedder.flow.admission``, not here.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ R = TypeVar("R")
 Run: TypeAlias = Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]]
 """Answers a batch: one result or exception per item, in order. Raising fails the whole batch."""
 
+Watch: TypeAlias = Callable[[Sequence[float], int], None]
+"""Is told of each batch that a worker takes: how long each of its items waited, in seconds, and
+how many items wait on."""
+
 
 class Lane(Enum):
-    """Who waits. Lanes are served in turn, so that a bulk load cannot starve a single query."""
+    """The queues of a batcher, served in turn: a bulk load cannot starve a single query."""
 
     CALL = "call"
     STREAM = "stream"
@@ -43,15 +47,16 @@ class Patience:
 
 
 FOR_EVER: Final = Patience()
-"""That of a call without a deadline."""
+"""The patience of a call without a deadline."""
 
 
 @dataclass(slots=True)
 class _Entry(Generic[T, R]):
-    """One item, and where its answer goes. ``deadline`` is in the loop's time."""
+    """One item, and where its answer goes. Times are the loop's."""
 
     item: T
     answer: asyncio.Future[R]
+    since: float
     deadline: float | None
 
     def settle(self, answer: R | Exception) -> None:
@@ -65,14 +70,15 @@ class _Entry(Generic[T, R]):
 
 @dataclass(frozen=True, slots=True)
 class Portion(Generic[T]):
-    """How much of what waits one worker takes at once.
+    """How much one worker takes at once of the items that wait.
 
     Attributes:
-        items: at most so many, at least 1.
-        spread: share what waits among all workers, each of which has a core: whoever is free next
-            finds some. Otherwise the first takes what it can: where all wait for one device or one
-            store, two small batches cost more than a large one.
-        weight: at most so much, but one item of any weight; 0 is no limit.
+        items: the most items of one batch, at least 1.
+        spread: share the waiting items among all workers, each of which has a core, so that the
+            next free worker finds some. Without it, the first worker takes all that it may: where
+            the workers share one device or one store, two small batches cost more than a large
+            one.
+        weight: the most that one batch weighs, unless a single item weighs more; 0 is no limit.
         weigh: the weight of an item.
     """
 
@@ -82,17 +88,30 @@ class Portion(Generic[T]):
     weigh: Callable[[T], int] = lambda _: 0
 
 
+def _unwatched(_waited_s: Sequence[float], _left: int) -> None:
+    """Nobody is told."""
+
+
 class Batcher(Generic[T, R]):
     """Gathers items that wait at the same time into batches for a few workers."""
 
-    def __init__(self, run: Run[T, R], *, name: str, workers: int, portion: Portion[T]) -> None:
-        """Prepare; nothing runs before ``start``.
+    def __init__(
+        self,
+        run: Run[T, R],
+        *,
+        name: str,
+        workers: int,
+        portion: Portion[T],
+        watch: Watch = _unwatched,
+    ) -> None:
+        """Prepares; nothing runs before ``start``.
 
         Args:
             run: Answers one batch. Called by up to ``workers`` tasks at the same time.
-            name: What is batched, for messages.
+            name: Names the work in messages.
             workers: How many batches may be under way, at least 1.
             portion: What one batch may be.
+            watch: Is told of each batch that a worker takes.
 
         Raises:
             ConfigError: there is no worker, or no item in a portion.
@@ -106,6 +125,7 @@ class Batcher(Generic[T, R]):
         self._run = run
         self._name = name
         self._portion = portion
+        self._watch = watch
         self._count = workers
         self._free = workers
         self._lanes: dict[Lane, deque[_Entry[T, R]]] = {lane: deque() for lane in Lane}
@@ -115,22 +135,22 @@ class Batcher(Generic[T, R]):
         self._workers: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
-        """How many items wait for a worker; those whose callers have gone may still count."""
+        """How many items wait for a worker; an item whose caller has gone may still count."""
         return sum(map(len, self._lanes.values()))
 
     def start(self) -> None:
-        """Start the workers, as tasks of the running loop."""
+        """Starts the workers, as tasks of the running loop."""
         for number in range(self._count):
             name = f"{self._name}-{number}"
             self._workers.append(asyncio.create_task(self._work(), name=name))
 
     async def __aenter__(self) -> Self:
-        """Start."""
+        """Starts."""
         self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close."""
+        """Closes."""
         await self.close()
 
     async def submit(self, item: T, patience: Patience = FOR_EVER) -> R:
@@ -141,21 +161,24 @@ class Batcher(Generic[T, R]):
             patience: The queue to wait in, and until when.
 
         Raises:
-            DeadlineExceeded: the deadline passed before a worker was free.
+            DeadlineExceeded: the deadline passed before ``run`` was given the item, or before it
+                was to be given the item once more.
             ServiceUnavailable: the batcher is closed or was stopped by force.
             Exception: whatever ``run`` raised or returned for this item.
         """
         if self._closing:
             raise self._closed()
-        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._lanes[patience.lane].append(_Entry(item, answer, patience.deadline))
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[R] = loop.create_future()
+        entry = _Entry(item, answer, loop.time(), patience.deadline)
+        self._lanes[patience.lane].append(entry)
         self._wake.set()
         return await answer
 
     async def close(self) -> None:
-        """Refuse new items, answer those that wait, and end the workers.
+        """Refuses new items, answers those that wait, and ends the workers.
 
-        If this is cancelled, whatever is still waiting is answered with ServiceUnavailable.
+        If this is cancelled, the items that still wait are answered with ServiceUnavailable.
         """
         self._closing = True
         self._wake.set()
@@ -186,30 +209,37 @@ class Batcher(Generic[T, R]):
             del batch  # or its images are kept while this waits for the next
 
     def _take(self) -> list[_Entry[T, R]]:
-        """This worker's portion of what waits."""
+        """This worker's portion of the items that wait."""
         portion = self._portion
         share = len(self)
-        if portion.spread:  # those that are busy are halfway through as much, on average
+        if portion.spread:
+            # A busy worker counts half: on average it is halfway through its batch.
             share = -(-2 * share // (self._count + self._free))
         batch: list[_Entry[T, R]] = []
         weight = 0
         now = asyncio.get_running_loop().time()
         while len(batch) < min(share, portion.items) and (lane := self._turn()):
             entry = self._lanes[lane][0]
-            if entry.deadline is not None and entry.deadline <= now:
-                msg = f"{self._name}: the deadline passed while the item was waiting"
-                entry.settle(DeadlineExceeded(msg))
-            elif not entry.answer.done():
+            if self._is_wanted(entry, now):
                 weight += portion.weigh(entry.item)
                 if batch and 0 < portion.weight < weight:
                     break
                 batch.append(entry)
             self._lanes[lane].popleft()
             self._next = Lane.STREAM if lane is Lane.CALL else Lane.CALL
+        if batch:
+            self._watch([now - entry.since for entry in batch], len(self))
         return batch
 
+    def _is_wanted(self, entry: _Entry[T, R], now: float) -> bool:
+        """Whether a caller still waits for the item; one whose deadline has passed is told so."""
+        if entry.deadline is not None and entry.deadline <= now:
+            msg = f"{self._name}: the deadline passed while the item was waiting"
+            entry.settle(DeadlineExceeded(msg))
+        return not entry.answer.done()
+
     def _turn(self) -> Lane | None:
-        """The lane whose turn it is; another if nothing waits in that one."""
+        """The lane whose turn it is, or the other one if that is empty; None if both are."""
         waiting = [lane for lane in Lane if self._lanes[lane]]
         return self._next if self._next in waiting else next(iter(waiting), None)
 
@@ -218,21 +248,24 @@ class Batcher(Generic[T, R]):
             error = await self._attempt(batch)
             if error is None:
                 return
-            # What is transient is not an item's fault: asking again for each of them would only
-            # multiply the wait for a store that is away.
-            alone = len(batch) == 1 or isinstance(error, TransientError)
+            # A transient error is no item's fault: trying each item again would only multiply the
+            # wait for a store that is away.
+            if len(batch) == 1 or isinstance(error, TransientError):
+                for entry in batch:
+                    entry.settle(error)
+                return
+            loop = asyncio.get_running_loop()
             for entry in batch:
-                if entry.answer.done():
-                    continue
-                failure = error if alone else await self._attempt([entry])
-                if failure is not None:
-                    entry.settle(failure)
+                if self._is_wanted(entry, loop.time()):
+                    failure = await self._attempt([entry])
+                    if failure is not None:
+                        entry.settle(failure)
         finally:
-            for entry in batch:  # only a worker that was cancelled leaves any
+            for entry in batch:  # only a cancelled worker leaves items without an answer
                 entry.settle(self._closed())
 
     async def _attempt(self, batch: list[_Entry[T, R]]) -> Exception | None:
-        """Settle a batch with ``run``'s answers; or return why there are none."""
+        """Settles a batch with ``run``'s answers, or gives back why there are none."""
         try:
             answers = await self._run([entry.item for entry in batch])
             if len(answers) != len(batch):

@@ -43,14 +43,18 @@ class Decoder:
     """Decodes within ``limits``."""
 
     def __init__(self, limits: ImageLimits, *, threads: int) -> None:
-        """Prepare; ``threads`` is for ``elsewhere``, which works from ``start`` to ``close``."""
+        """Prepares; ``threads`` serve ``decode_in_turn``, from ``start`` to ``close``."""
         self._limits = limits
         self._threads = ThreadPoolExecutor(threads, "shoal-decode")
         portion: Portion[_Job] = Portion(
             MAX_BATCH, weight=MAX_BATCH_BYTES, weigh=lambda job: len(job.data)
         )
         self._jobs: Batcher[_Job, Pixels] = Batcher(
-            self._decode_jobs, name="decoding", workers=threads, portion=portion
+            self._decode_jobs,
+            name="decoding",
+            workers=threads,
+            portion=portion,
+            watch=metrics.queue("decoding"),
         )
 
     def start(self) -> None:
@@ -64,7 +68,7 @@ class Decoder:
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def here(self, data: bytes, specs: tuple[Preprocessing, ...]) -> Pixels:
+    def decode_now(self, data: bytes, specs: tuple[Preprocessing, ...]) -> Pixels:
         """The pixels of ``data`` for each of ``specs``, from one decode; blocks. Thread-safe.
 
         Raises:
@@ -73,10 +77,10 @@ class Decoder:
         with metrics.DECODE_SECONDS.time():
             return decode_for(data, limits=self._limits, specs=specs)
 
-    async def elsewhere(
+    async def decode_in_turn(
         self, data: bytes, specs: tuple[Preprocessing, ...], patience: Patience
     ) -> Pixels:
-        """As ``here``, in a thread, when it is this image's turn.
+        """As ``decode_now``, in a thread, when it is this image's turn.
 
         Raises:
             ImageInvalid: the bytes are not an image within the limits.
@@ -86,16 +90,14 @@ class Decoder:
         return await self._jobs.submit(_Job(data, specs), patience)
 
     async def _decode_jobs(self, batch: Sequence[_Job]) -> list[Pixels | Exception]:
-        metrics.BATCH.labels("decoding").observe(len(batch))
-        metrics.WAITING.labels("decoding").set(len(self._jobs))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._decode_now, batch)
+        return await loop.run_in_executor(self._threads, self._decode_all, batch)
 
-    def _decode_now(self, batch: Sequence[_Job]) -> list[Pixels | Exception]:
+    def _decode_all(self, batch: Sequence[_Job]) -> list[Pixels | Exception]:
         return [self._answer(job) for job in batch]
 
     def _answer(self, job: _Job) -> Pixels | Exception:
         try:
-            return self.here(job.data, job.specs)
+            return self.decode_now(job.data, job.specs)
         except ShoalError as exc:
             return exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Sequence
 from itertools import chain
 
@@ -10,13 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedder.flow.batching import Batcher, Lane, Patience, Portion
+from embedder.flow.batching import FOR_EVER, Batcher, Lane, Patience, Portion
 from shoal.errors import (
     ConfigError,
     DeadlineExceeded,
     ServiceUnavailable,
     StoreUnavailable,
 )
+
+pytestmark = pytest.mark.timeout(20)
+"""A batcher that loses an item is found in seconds."""
 
 
 class Doubler:
@@ -50,6 +54,13 @@ async def settled() -> None:
     """Let every task run until it waits."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def moment(when: float) -> None:
+    """Wait until the loop's time is past ``when``."""
+    come = asyncio.Event()
+    asyncio.get_running_loop().call_at(when + 0.001, come.set)
+    await come.wait()
 
 
 def test_batcher_takes_what_waits_when_a_worker_is_free() -> None:
@@ -100,6 +111,46 @@ def test_batcher_leaves_no_worker_idle_beside_a_full_batch() -> None:
             run.may_run.set()
             await asyncio.gather(*tasks)
             assert run.batches[2:] == [[5]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_counts_a_busy_worker_half() -> None:
+    """A worker takes its part of what waits, where each free worker counts whole, a busy one half.
+
+    Of 12 items, the first of three free workers takes 12 / 3; the second 8 / 2.5, rounded up; the
+    third 4 / 2. Whoever is free next takes what is left, and all are free again after that.
+    """
+
+    async def scenario() -> None:
+        run = Doubler()
+        async with batcher(run, workers=3, max_batch=8) as doubling:
+            tasks = [asyncio.create_task(doubling.submit(number)) for number in range(12)]
+            await settled()
+            assert run.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+            run.may_run.set()
+            await asyncio.gather(*tasks)
+            assert run.batches[3] == [10]
+            run.may_run.clear()
+            tasks = [asyncio.create_task(doubling.submit(number)) for number in range(12)]
+            await settled()
+            assert run.batches[-3:] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+            run.may_run.set()
+            await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+
+
+def test_batcher_without_a_limit_of_weight_weighs_nothing() -> None:
+    """A weight of 0 is no limit, whatever the items weigh."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        run.may_run.set()
+        portion: Portion[int] = Portion(8, weigh=lambda number: number)
+        async with Batcher(run, name="doubling", workers=1, portion=portion) as doubling:
+            await asyncio.gather(*map(doubling.submit, (3, 30, 300)))
+        assert run.batches == [[3, 30, 300]]
 
     asyncio.run(scenario())
 
@@ -156,6 +207,84 @@ def test_batcher_serves_lanes_in_turn() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("max_batch", [1, 3, 8])
+def test_batcher_serves_a_stream_beside_ever_more_calls(max_batch: int) -> None:
+    """While both lanes wait they take turns, from batch to batch too; calls come first."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        async with batcher(run, max_batch=max_batch) as doubling:
+            first = asyncio.create_task(doubling.submit(0, Patience(Lane.STREAM)))
+            await settled()
+            tasks = [
+                asyncio.create_task(doubling.submit(number, Patience(lane)))
+                for lane, numbers in ((Lane.STREAM, (10, 11, 12)), (Lane.CALL, (1, 2, 3, 4, 5)))
+                for number in numbers
+            ]
+            await settled()
+            run.may_run.set()
+            await asyncio.gather(first, *tasks)
+        assert list(chain.from_iterable(run.batches)) == [0, 1, 10, 2, 11, 3, 12, 4, 5]
+        assert max(map(len, run.batches)) == max_batch
+
+    asyncio.run(scenario())
+
+
+def test_batcher_tells_how_long_each_item_waited_and_how_many_wait_on() -> None:
+    """The watch is called once for each batch that a worker takes, before it runs."""
+    told: list[tuple[list[float], int]] = []
+
+    async def scenario() -> None:
+        run = Doubler()
+        loop = asyncio.get_running_loop()
+        watched: Batcher[int, int] = Batcher(
+            run,
+            name="watched",
+            workers=1,
+            portion=Portion(2),
+            watch=lambda waited_s, left: told.append((list(waited_s), left)),
+        )
+        async with watched:
+            before = loop.time()
+            late = asyncio.create_task(watched.submit(0, Patience(deadline=before)))
+            tasks = [asyncio.create_task(watched.submit(1))]
+            await settled()
+            submitted = loop.time()
+            tasks += [asyncio.create_task(watched.submit(number)) for number in (-2, 3, 4)]
+            await settled()
+            await moment(submitted + 0.01)
+            run.may_run.set()
+            await asyncio.gather(late, *tasks, return_exceptions=True)
+        assert [(len(waited_s), left) for waited_s, left in told] == [(1, 0), (2, 1), (1, 0)]
+        assert 0 <= told[0][0][0] <= submitted - before
+        for waited in (*told[1][0], *told[2][0]):
+            assert 0.01 <= waited <= loop.time() - submitted
+
+    asyncio.run(scenario())
+
+
+def test_batcher_keeps_no_item_that_it_has_answered() -> None:
+    """An idle batcher holds nothing: an image is up to 20 MiB."""
+
+    class Image:
+        pass
+
+    async def run(batch: Sequence[Image]) -> list[int | Exception]:
+        return [len(batch)] * len(batch)
+
+    async def scenario() -> None:
+        images: Batcher[Image, int] = Batcher(run, name="images", workers=2, portion=Portion(8))
+        async with images:
+            image = Image()
+            known = weakref.ref(image)
+            assert await images.submit(image) == 1
+            del image
+            await settled()
+            assert known() is None
+
+    asyncio.run(scenario())
+
+
 def test_batcher_skips_callers_who_have_gone() -> None:
     """An item whose caller was cancelled while it waited never reaches the model."""
 
@@ -189,8 +318,61 @@ def test_batcher_drops_expired_items() -> None:
                 return_exceptions=True,
             )
         assert isinstance(answers[0], DeadlineExceeded)
+        message = "doubling: the deadline passed while the item was waiting"
+        assert str(answers[0]) == message
         assert answers[1] == 4
         assert run.batches == [[2]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_does_not_try_again_for_callers_who_have_gone() -> None:
+    """An item whose caller goes while its batch fails is not run alone."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        async with batcher(run) as doubling:
+            poison, gone, stays = (
+                asyncio.create_task(doubling.submit(number)) for number in (-1, 2, 3)
+            )
+            await settled()
+            gone.cancel()
+            await settled()
+            run.may_run.set()
+            answers = await asyncio.gather(poison, stays, return_exceptions=True)
+            assert [str(answer) for answer in answers] == ["poison in a batch of 1", "6"]
+        assert run.batches == [[-1, 2, 3], [-1], [3]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_does_not_try_again_for_expired_items() -> None:
+    """An item whose deadline passes while its batch fails is refused, and is not run alone."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        batches: list[list[int]] = []
+        deadline = loop.time() + 0.05
+
+        async def run(batch: Sequence[int]) -> list[int | Exception]:
+            batches.append(list(batch))
+            await moment(deadline)  # the batch takes longer than one of its items may wait
+            if len(batch) > 1:
+                msg = "too many"
+                raise ValueError(msg)
+            return list(batch)
+
+        slow: Batcher[int, int] = Batcher(run, name="slow", workers=1, portion=Portion(8))
+        async with slow:
+            answers = await asyncio.gather(
+                slow.submit(1, Patience(deadline=loop.time() + 600)),
+                slow.submit(2, Patience(deadline=deadline)),
+                slow.submit(3, FOR_EVER),
+                return_exceptions=True,
+            )
+        assert [answers[0], answers[2]] == [1, 3]
+        assert isinstance(answers[1], DeadlineExceeded)
+        assert batches == [[1, 2, 3], [1], [3]]
 
     asyncio.run(scenario())
 
@@ -212,6 +394,20 @@ def test_batcher_poison_costs_only_itself() -> None:
             assert answers[3] == 6
             assert await doubling.submit(4) == 8
         assert run.batches == [[0], [1, -2, 3], [1], [-2], [3], [4]]
+
+    asyncio.run(scenario())
+
+
+def test_batcher_does_not_repeat_an_item_that_was_alone() -> None:
+    """A batch of one that fails has failed: running it once more could tell nothing new."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        run.may_run.set()
+        async with batcher(run) as doubling:
+            with pytest.raises(ValueError, match="poison in a batch of 1"):
+                await doubling.submit(-1)
+        assert run.batches == [[-1]]
 
     asyncio.run(scenario())
 
@@ -286,7 +482,8 @@ def test_batcher_close_answers_what_waits_and_refuses_the_rest() -> None:
         await settled()
         closing = asyncio.create_task(doubling.close())
         await settled()
-        with pytest.raises(ServiceUnavailable):
+        message = "doubling: shutting down, nothing new is accepted"
+        with pytest.raises(ServiceUnavailable, match=f"^{message}$"):
             await doubling.submit(9)
         run.may_run.set()
         await closing
@@ -310,6 +507,22 @@ def test_batcher_forced_close_leaves_no_caller_waiting() -> None:
         answers = await asyncio.gather(closing, *tasks, return_exceptions=True)
         assert isinstance(answers[0], asyncio.CancelledError)
         assert [type(answer) for answer in answers[1:]] == [ServiceUnavailable] * 5
+        assert {str(answer) for answer in answers[1:]} == {
+            "doubling: shutting down, nothing new is accepted"
+        }
+        assert len(doubling) == 0
+
+    asyncio.run(scenario())
+
+
+def test_batcher_tasks_are_named_and_end_with_it() -> None:
+    """A worker in a dump of all tasks tells whose it is; a closed batcher leaves none."""
+
+    async def scenario() -> None:
+        async with batcher(Doubler(), workers=2):
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            assert {task.get_name() for task in others} == {"doubling-0", "doubling-1"}
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(scenario())
 
@@ -319,8 +532,13 @@ def test_batcher_refuses_nothing_to_work_with(workers: int, max_batch: int) -> N
     """Without a worker or room for an item, a batcher would accept and never answer."""
 
     async def scenario() -> None:
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError) as caught:
             batcher(Doubler(), workers=workers, max_batch=max_batch)
+        assert caught.value.message == (
+            "doubling: expected at least 1 worker and 1 item per batch, "
+            f"got {workers} and {max_batch}"
+        )
+        assert caught.value.metadata["field"] == "doubling"
 
     asyncio.run(scenario())
 
@@ -400,7 +618,7 @@ def test_batcher_answers_each_exactly_once_in_its_own_slot(  # noqa: C901 - one 
         elif item["patience_s"] == -1 or isinstance(answer, DeadlineExceeded):
             assert isinstance(answer, DeadlineExceeded)
             assert item["patience_s"] is not None
-            assert number not in runs or number in failed
+            assert runs.get(number, 0) <= (number in failed)
         elif item["poison"] == "batch":
             assert str(answer) == f"batch [{number}]"
         else:

@@ -72,7 +72,7 @@ def test_every_image_gets_its_own_pixels_and_a_bad_one_fails_alone(images: Any) 
 
     async def scenario() -> list[Any]:
         async with decoder(threads=2) as threads:
-            jobs = (threads.elsewhere(data, SPECS, Patience()) for data in given)
+            jobs = (threads.decode_in_turn(data, SPECS, Patience()) for data in given)
             return await asyncio.gather(*jobs, return_exceptions=True)
 
     answers = asyncio.run(scenario())
@@ -92,12 +92,12 @@ def test_a_query_comes_before_the_rest_of_a_bulk_load(held: Held) -> None:
         async with decoder(threads=1) as threads:
             stream = [
                 asyncio.create_task(
-                    threads.elsewhere(b"stream %d" % number, SPECS, Patience(Lane.STREAM))
+                    threads.decode_in_turn(b"stream %d" % number, SPECS, Patience(Lane.STREAM))
                 )
                 for number in range(4 * MAX_BATCH)
             ]
             await held.begun()
-            call = asyncio.create_task(threads.elsewhere(b"call", SPECS, Patience(Lane.CALL)))
+            call = asyncio.create_task(threads.decode_in_turn(b"call", SPECS, Patience(Lane.CALL)))
             await asyncio.sleep(0)
             held.may_run.set()
             await asyncio.gather(call, *stream)
@@ -113,14 +113,14 @@ def test_who_has_gone_is_not_decoded(held: Held) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         async with decoder(threads=1) as threads:
-            first = asyncio.create_task(threads.elsewhere(b"first", SPECS, Patience()))
+            first = asyncio.create_task(threads.decode_in_turn(b"first", SPECS, Patience()))
             await held.begun()
             soon = Patience(deadline=loop.time() + 0.01)
-            late = asyncio.create_task(threads.elsewhere(b"late", SPECS, soon))
-            gone = asyncio.create_task(threads.elsewhere(b"gone", SPECS, Patience()))
+            late = asyncio.create_task(threads.decode_in_turn(b"late", SPECS, soon))
+            gone = asyncio.create_task(threads.decode_in_turn(b"gone", SPECS, Patience()))
             await asyncio.sleep(0.02)
             gone.cancel()
-            last = asyncio.create_task(threads.elsewhere(b"last", SPECS, Patience()))
+            last = asyncio.create_task(threads.decode_in_turn(b"last", SPECS, Patience()))
             await asyncio.sleep(0)
             held.may_run.set()
             await asyncio.gather(first, last)
@@ -138,14 +138,14 @@ def test_closed_decoder_answers_what_waits_and_takes_nothing_new(images: Any) ->
         threads = Decoder(LIMITS, threads=1)
         threads.start()
         waiting = [
-            asyncio.create_task(threads.elsewhere(data, SPECS, Patience()))
+            asyncio.create_task(threads.decode_in_turn(data, SPECS, Patience()))
             for data in images.digits
         ]
         await asyncio.sleep(0)
         await threads.close()
         assert all(pixels.shape == (224, 224, 3) for (pixels,) in await asyncio.gather(*waiting))
         with pytest.raises(ServiceUnavailable):
-            await threads.elsewhere(images.china, SPECS, Patience())
+            await threads.decode_in_turn(images.china, SPECS, Patience())
 
     asyncio.run(scenario())
 
