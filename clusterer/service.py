@@ -218,16 +218,18 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         message = pb.Clustering(
             collection=collection,
             name=state.clustering,
-            active_run=state.active_run,
-            previous_run=state.previous_run,
+            active_run=state.pointer.active_run,
+            previous_run=state.pointer.previous_run,
             assigned=total - waiting,
             unassigned=waiting,
-            running=state.lease_run if state.leased(time.time()) else "",
+            running=state.lease.run if state.lease.held(time.time()) else "",
         )
         clusterings = Clusterings(self._store, collection)
-        if state.active_run:
-            message.clusters = clusterings.count_clusters(state.clustering, state.active_run)
-            message.changed_at.CopyFrom(messages.timestamp(state.changed_at))
+        if state.pointer.active_run:
+            message.clusters = clusterings.count_clusters(
+                state.clustering, state.pointer.active_run
+            )
+            message.changed_at.CopyFrom(messages.timestamp(state.pointer.changed_at))
             with contextlib.suppress(NotFound):  # the run's records are lost
                 message.drift.CopyFrom(
                     messages.drift(ageing.measure(self._store, collection, state))

@@ -57,11 +57,11 @@ class Listing:
         wanted = _exemplars(request, _LIST_EXEMPLARS, _MOST_LIST_EXEMPLARS)
         size = messages.page_size(request.page_size, _PAGE)
         snapshot = self._snapshots.read(request.collection, clustering)
-        if not snapshot.state.active_run:
+        if not snapshot.state.pointer.active_run:
             return pb.ListClustersResponse(unassigned=self._store.count(request.collection))
         sizes = self._store.facet(request.collection, snapshot.state.active_field)
         order = sorted(snapshot.clusters, key=lambda c: (-sizes.get(c, 0), c))
-        first = _offset(request.page_token, snapshot.state.active_run)
+        first = _offset(request.page_token, snapshot.state.pointer.active_run)
         page = order[first : first + size]
         more = first + size < len(order)
         return pb.ListClustersResponse(
@@ -71,8 +71,8 @@ class Listing:
                 )
                 for c in page
             ],
-            next_page_token=f"{snapshot.state.active_run}:{first + size}" if more else "",
-            run=snapshot.state.active_run,
+            next_page_token=f"{snapshot.state.pointer.active_run}:{first + size}" if more else "",
+            run=snapshot.state.pointer.active_run,
             noise=sizes.get(NOISE, 0),
             unassigned=self._store.count(
                 request.collection, Filter(must=(Empty(snapshot.state.active_field),))

@@ -86,7 +86,7 @@ def response(found: Found, target: Target) -> pb.SearchResponse:
     """``found`` as a message."""
     return pb.SearchResponse(
         hits=[_hit(hit, found.snapshot, target.vector) for hit in found.hits],
-        run=found.snapshot.state.active_run,
+        run=found.snapshot.state.pointer.active_run,
         cluster=found.cluster,
     )
 
@@ -113,7 +113,7 @@ def cluster(
         name=record.name,
         cohesion=record.cohesion,
         exemplars=[_hit(hit, snapshot, None) for hit in exemplars],
-        run=snapshot.state.active_run,
+        run=snapshot.state.pointer.active_run,
     )
     kind = f"LINEAGE_KIND_{str(record.lineage.get('kind', 'unspecified')).upper()}"
     ParseDict(

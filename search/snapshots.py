@@ -20,8 +20,8 @@ class Snapshot:
     """A clustering at one moment: the pointer to its active run, and the clusters of that run.
 
     A request reads one snapshot and takes everything from it, so that its answer is of one run
-    even if another run goes live meanwhile. Before the first run ``state.active_run`` is empty,
-    and there are no clusters.
+    even if another run goes live meanwhile. Before the first run the pointer names no run, and
+    there are no clusters.
 
     Attributes:
         state: The clustering's state. Its slot says which field of a payload counts.
@@ -39,9 +39,9 @@ class Snapshot:
 
     def cluster_of(self, payload: Payload) -> int | None:
         """The cluster of the point with ``payload``; None if it has none yet."""
-        if not self.state.active_run:
+        if not self.state.pointer.active_run:
             return None
-        return cluster_of(payload, self.state.clustering, self.state.active_slot)
+        return cluster_of(payload, self.state.clustering, self.state.pointer.active_slot)
 
     def nearest_cluster(self, vector: Vectors) -> int:
         """The cluster whose centroid is nearest to ``vector`` (D,)."""
@@ -56,7 +56,7 @@ class Snapshot:
         if cluster not in self.clusters:
             raise NotFound(
                 f"clustering {self.state.clustering!r} has no cluster {cluster} in run "
-                f"{self.state.active_run or 'none'}: expected one of the "
+                f"{self.state.pointer.active_run or 'none'}: expected one of the "
                 f"{len(self.clusters)} that `shoal clusters` lists",
                 cluster=str(cluster),
             )
@@ -84,14 +84,14 @@ class Snapshots:
         """
         clusterings = Clusterings(self._store, collection)
         state = clusterings.state(clustering)
-        key = (collection, state.clustering, state.active_run)
+        key = (collection, state.clustering, state.pointer.active_run)
         with self._guard:
             cached = self._cache.get(key)
             if cached is not None:
                 self._cache.move_to_end(key)
                 return replace(cached, state=state)
         snapshot = self._load(clusterings, state)
-        if state.active_run:
+        if state.pointer.active_run:
             with self._guard:
                 self._cache[key] = snapshot
                 while len(self._cache) > self._capacity:
@@ -99,7 +99,7 @@ class Snapshots:
         return snapshot
 
     def _load(self, clusterings: Clusterings, state: State) -> Snapshot:
-        if not state.active_run:
+        if not state.pointer.active_run:
             collection = self._store.collection(clusterings.collection)
             known = {DEFAULT_CLUSTERING, *collection.clusterings}
             if state.clustering not in known:
@@ -110,19 +110,19 @@ class Snapshots:
                 )
             first = collection.vector()
             return Snapshot(state, {}, [], np.zeros((0, first.dim), np.float32), first.name)
-        records = clusterings.clusters(state.clustering, state.active_run)
+        records = clusterings.clusters(state.clustering, state.pointer.active_run)
         return Snapshot(
             state=state,
             clusters={record.cluster: record for record in records},
             ids=[record.cluster for record in records],
             centroids=np.stack([record.centroid for record in records]),
-            vector=clusterings.vector_name_of(state.clustering, state.active_run),
+            vector=clusterings.vector_name_of(state.clustering, state.pointer.active_run),
         )
 
 
 def require_run(snapshot: Snapshot, collection: str) -> None:
     """Raises Conflict if the clustering has never been run."""
-    if not snapshot.state.active_run:
+    if not snapshot.state.pointer.active_run:
         raise Conflict(
             f"clustering {snapshot.state.clustering!r} of {collection!r} has no clusters yet: "
             "run `shoal cluster` first"

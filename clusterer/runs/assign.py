@@ -167,12 +167,12 @@ class Assignment(Totals):
         """Assigns a block of the scan."""
         if block.vectors is None:
             return
-        active = slot_labels(block.payloads, state.clustering, state.active_slot)
+        active = slot_labels(block.payloads, state.clustering, state.pointer.active_slot)
         found = self.rule.assign(block.ids, block.vectors, active)
         self.count(block, block.vectors, found)
         self.table.append(
             block.ids,
             found.labels,
             active,
-            slot_labels(block.payloads, state.clustering, state.inactive_slot),
+            slot_labels(block.payloads, state.clustering, state.pointer.inactive_slot),
         )

@@ -33,7 +33,7 @@ class Lease:
     def __init__(self, clusterings: Clusterings, holder: Holder, state: State) -> None:
         self._clusterings = clusterings
         self._holder = holder
-        self.fence = state.fence
+        self.fence = state.lease.fence
         self._valid_until = time.monotonic() + holder.ttl_s
         self._lost: ShoalError | None = None
         self._stop = threading.Event()
@@ -67,10 +67,10 @@ class Lease:
         """
         self.check()
         state = self._clusterings.compare_and_set(self._holder.clustering, changes, *self._ours())
-        if (state.fence, state.lease_owner) != (self.fence, self._holder.owner):
+        if (state.lease.fence, state.lease.owner) != (self.fence, self._holder.owner):
             raise LeaseLost(
                 f"clustering {self._holder.clustering!r}: another run took the lease "
-                f"(fence {state.fence}, ours {self.fence})"
+                f"(fence {state.lease.fence}, ours {self.fence})"
             )
         return state
 
@@ -112,21 +112,21 @@ def acquire(clusterings: Clusterings, holder: Holder) -> tuple[Lease, State]:
     """
     before = clusterings.ensure(holder.clustering)
     now = time.time()
-    if before.leased(now):
+    if before.lease.held(now):
         raise _held(before, now)
     after = clusterings.compare_and_set(
         holder.clustering,
         {
-            "fence": before.fence + 1,
+            "fence": before.lease.fence + 1,
             "lease_owner": holder.owner,
             "lease_run": holder.run,
             "lease_expires": now + holder.ttl_s,
         },
-        Equals("fence", before.fence),
+        Equals("fence", before.lease.fence),
         where=Filter(must=(Range("lease_expires", lt=now),)),
     )
-    if (after.fence, after.lease_owner, after.lease_run) != (
-        before.fence + 1,
+    if (after.lease.fence, after.lease.owner, after.lease.run) != (
+        before.lease.fence + 1,
         holder.owner,
         holder.run,
     ):
@@ -138,15 +138,15 @@ def break_lease(clusterings: Clusterings, state: State) -> None:
     """Frees the lease in ``state``, whose owner is known to be dead, and outdates its fence."""
     clusterings.compare_and_set(
         state.clustering,
-        {"fence": state.fence + 1, "lease_owner": "", "lease_run": "", "lease_expires": 0.0},
-        Equals("fence", state.fence),
+        {"fence": state.lease.fence + 1, "lease_owner": "", "lease_run": "", "lease_expires": 0.0},
+        Equals("fence", state.lease.fence),
     )
 
 
 def _held(state: State, now: float) -> LeaseHeld:
     return LeaseHeld(
-        f"clustering {state.clustering!r} is being changed by run {state.lease_run}: "
+        f"clustering {state.clustering!r} is being changed by run {state.lease.run}: "
         f"wait for it to end, or cancel it (its lease expires in "
-        f"{max(0.0, state.lease_expires - now):.0f} s unless renewed)",
-        run=state.lease_run,
+        f"{max(0.0, state.lease.expires - now):.0f} s unless renewed)",
+        run=state.lease.run,
     )

@@ -67,16 +67,16 @@ class Newcomers:
         vector, keeps what it has: the writes are conditional.
         """
         state = self._clusterings.state(self._clustering)
-        if not state.active_run:
+        if not state.pointer.active_run:
             return 0
         where = Filter(must=(Empty(state.active_field),))
         if not self._store.count(self._collection, where):
             return 0
-        runs = [run for run in (state.active_run, state.previous_run) if run]
+        runs = [run for run in (state.pointer.active_run, state.pointer.previous_run) if run]
         self._cache = {run: self._cache.get(run) or self._load(run) for run in runs}
         options = Scan(
             where=where,
-            vector=self._cache[state.active_run].vector,
+            vector=self._cache[state.pointer.active_run].vector,
             fields=("clusters", "ingested_at"),
             block_size=block_size,
         )
@@ -96,10 +96,10 @@ class Newcomers:
         self._clusterings.compare_and_set(
             self._clustering,
             {
-                "newcomers_clustered": now.newcomers_clustered + seen.clustered,
-                "newcomers_confidence": now.newcomers_confidence + seen.confidence,
+                "newcomers_clustered": now.drift.newcomers_clustered + seen.clustered,
+                "newcomers_confidence": now.drift.newcomers_confidence + seen.confidence,
             },
-            Equals("active_run", state.active_run),
+            Equals("active_run", state.pointer.active_run),
         )
 
     def _load(self, run: str) -> _Rule:
@@ -115,15 +115,15 @@ class Newcomers:
     def _write(self, writer: SlotWriter, state: State, block: Block, seen: _Seen) -> None:
         if block.vectors is None:
             return
-        found = self._cache[state.active_run].assign(block.vectors)
+        found = self._cache[state.pointer.active_run].assign(block.vectors)
         active = found.labels
-        other = None if state.leased(time.time()) else self._other(state, block.vectors, active)
-        held = slot_labels(block.payloads, self._clustering, state.inactive_slot)
+        other = None if state.lease.held(time.time()) else self._other(state, block.vectors, active)
+        held = slot_labels(block.payloads, self._clustering, state.pointer.inactive_slot)
         groups: dict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
         for i in range(len(block)):
-            values = [(state.active_slot, int(active[i]))]
+            values = [(state.pointer.active_slot, int(active[i]))]
             if other is not None and held[i] == UNASSIGNED:
-                values.append((state.inactive_slot, int(other[i])))
+                values.append((state.pointer.inactive_slot, int(other[i])))
             groups[tuple(values)].append(i)
         for slots, rows in groups.items():
             fields = (state.active_field, state.inactive_field)[: len(slots)]
@@ -133,7 +133,7 @@ class Newcomers:
 
     def _other(self, state: State, vectors: Vectors, active: Labels) -> Labels | None:
         """What goes into the other slot; None if the previous run cannot say."""
-        if not state.previous_run:
+        if not state.pointer.previous_run:
             return active
-        before, now = self._cache[state.previous_run], self._cache[state.active_run]
+        before, now = self._cache[state.pointer.previous_run], self._cache[state.pointer.active_run]
         return before.assign(vectors).labels if before.vector == now.vector else None

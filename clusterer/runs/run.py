@@ -86,7 +86,7 @@ class Run:
         """
         began = time.time()
         state = self._clusterings.state(self._task.clustering)
-        self.progress.base_run = state.active_run
+        self.progress.base_run = state.pointer.active_run
         self._writer = replace(
             self._writer, seal=writeback.Seal(self._lease.fence, sealing=state.unsettled)
         )
@@ -158,15 +158,16 @@ class Run:
         None, if their records are lost: the run then mends the clustering, with new ids.
         """
         found: list[ClusterRecord] = []
-        if state.active_run:
+        if state.pointer.active_run:
             with suppress(NotFound):
-                found = self._clusterings.clusters(self._task.clustering, state.active_run)
+                found = self._clusterings.clusters(self._task.clustering, state.pointer.active_run)
         self._old_names = {c.cluster: c.name for c in found if c.name}
         spec = self._context.store.collection(self._task.collection).vector(self._task.vector)
         centroids = np.zeros((len(found), spec.dim), np.float32)
         if (
             found
-            and self._clusterings.vector_name_of(state.clustering, state.active_run) == spec.name
+            and self._clusterings.vector_name_of(state.clustering, state.pointer.active_run)
+            == spec.name
         ):
             centroids = np.stack([c.centroid for c in found])
         return Clusters(np.array([c.cluster for c in found], dtype=np.int32), centroids)
@@ -216,12 +217,12 @@ class Run:
         """
         if not self._task.noise_only:
             return None
-        packed = self._clusterings.model(state.clustering, state.active_run)
+        packed = self._clusterings.model(state.clustering, state.pointer.active_run)
         model, ids = unpack(packed) if packed else (None, None)
         if not isinstance(model, Prototypes) or ids is None:
             msg = "noise_only: the active run left no noise: it was not of hdbscan or evoc"
             raise Conflict(msg)
-        vector = self._clusterings.vector_name_of(state.clustering, state.active_run)
+        vector = self._clusterings.vector_name_of(state.clustering, state.pointer.active_run)
         if vector != self._task.vector:
             msg = f"noise_only: expected the active run's vector, {vector}, got {self._task.vector}"
             raise Conflict(msg)
@@ -320,13 +321,17 @@ class Run:
         for block in self._context.store.scan(self._task.collection, options):
             if block.vectors is None:
                 continue
-            active = writeback.slot_labels(block.payloads, state.clustering, state.active_slot)
+            active = writeback.slot_labels(
+                block.payloads, state.clustering, state.pointer.active_slot
+            )
             labels = matching.named(self._rule.assign(block.ids, block.vectors, active).labels)
-            held = writeback.slot_labels(block.payloads, state.clustering, state.inactive_slot)
+            held = writeback.slot_labels(
+                block.payloads, state.clustering, state.pointer.inactive_slot
+            )
             rows = self._table.find(block.ids)
             self._table.wanted[rows[rows >= 0]] = labels[rows >= 0]
             late.update(labels[rows < 0].tolist())
-            slots = ("a", "b") if not state.active_run else (state.inactive_slot,)
+            slots = ("a", "b") if not state.pointer.active_run else (state.pointer.inactive_slot,)
             for label in np.unique(labels[held != labels]).tolist():
                 at = np.nonzero((labels == label) & (held != labels))[0]
                 self._writer.write(
@@ -384,12 +389,12 @@ class Run:
         self._context.store.flush()
         self._lease.update(
             {
-                "active_slot": state.inactive_slot,
+                "active_slot": state.pointer.inactive_slot,
                 "active_run": self._task.run,
-                "previous_run": state.active_run,
+                "previous_run": state.pointer.active_run,
                 "changed_at": time.time(),
-                "previous_noise": state.run_noise,
-                "previous_confidence": state.run_confidence,
+                "previous_noise": state.drift.run_noise,
+                "previous_confidence": state.drift.run_confidence,
                 "run_noise": self._noise(),
                 "run_confidence": found.confidence,
                 "newcomers_clustered": 0,
@@ -400,7 +405,9 @@ class Run:
         self._context.store.flush()
         try:
             self._clusterings.drop_clusters_except(
-                self._task.clustering, (self._task.run, state.active_run), fence=self._lease.fence
+                self._task.clustering,
+                (self._task.run, state.pointer.active_run),
+                fence=self._lease.fence,
             )
         except ShoalError as exc:  # the next run drops them
             _LOG.warning("old clusters were not dropped: %s", exc.message)

@@ -52,15 +52,15 @@ class Runbook:
     def _current(self, clusterings: Clusterings, run: pb.Run, state: State) -> pb.Run:
         """``run`` as it is now: with live progress, or ended if its process is gone."""
         progress = self._live(run.id)
-        run.active = state.active_run == run.id
+        run.active = state.pointer.active_run == run.id
         if run.state != pb.RUN_STATE_RUNNING:
             return run
         if progress is not None:
             messages.set_progress(run, progress)
-        elif not (state.lease_run == run.id and state.leased(time.time())):
+        elif not (state.lease.run == run.id and state.lease.held(time.time())):
             # It may have ended since its record was read.
             run = messages.from_record(clusterings.run(run.id))
-            run.active = state.active_run == run.id
+            run.active = state.pointer.active_run == run.id
             if run.state == pb.RUN_STATE_RUNNING:
                 run.state = _fate(run.id, state)
         return run
@@ -72,7 +72,7 @@ class Runbook:
         """
         old = [str(record["run"]) for record in clusterings.runs(clustering)[keep:]]
         state = clusterings.state(clustering)
-        needed = {state.active_run, state.previous_run, state.lease_run}
+        needed = {state.pointer.active_run, state.pointer.previous_run, state.lease.run}
         clusterings.drop_runs([run for run in old if run not in needed])
 
     def close_record(self, clusterings: Clusterings, run: str, state: State) -> None:
@@ -90,7 +90,7 @@ class Runbook:
 
 def _fate(run: str, state: State) -> pb.RunState:
     """How a run ended that did not say: the pointer is the truth."""
-    if run in (state.active_run, state.previous_run):
+    if run in (state.pointer.active_run, state.pointer.previous_run):
         return pb.RUN_STATE_SUCCEEDED
     return pb.RUN_STATE_INTERRUPTED
 

@@ -92,9 +92,9 @@ class Runner:
             clusterings = Clusterings(self._store, collection.name)
             for name in collection.clusterings:
                 state = clusterings.state(name)
-                if state.lease_run:
-                    _LOG.warning("run %s was interrupted", state.lease_run)
-                    self.book.close_record(clusterings, state.lease_run, state)
+                if state.lease.run:
+                    _LOG.warning("run %s was interrupted", state.lease.run)
+                    self.book.close_record(clusterings, state.lease.run, state)
                     break_lease(clusterings, state)
 
     def start(self, task: Task, message: pb.Run, *, once: bool) -> pb.Run:
@@ -121,8 +121,8 @@ class Runner:
                 raise not_enough(task.fit, points, task.collection)
             lease, before = acquire(clusterings, self._holder(task.clustering, task.run))
             try:
-                if before.lease_run:
-                    self.book.close_record(clusterings, before.lease_run, before)
+                if before.lease.run:
+                    self.book.close_record(clusterings, before.lease.run, before)
                 message.state = pb.RUN_STATE_RUNNING
                 message.created_at.CopyFrom(messages.timestamp(time.time()))
                 clusterings.put_run(task.run, messages.to_record(message))
@@ -175,7 +175,7 @@ class Runner:
         message.ended_at.CopyFrom(messages.timestamp(time.time()))
         try:
             # Whatever failed after the flip, readers see the run: the pointer is the truth.
-            if clusterings.state(task.clustering).active_run == task.run:
+            if clusterings.state(task.clustering).pointer.active_run == task.run:
                 message.state = pb.RUN_STATE_SUCCEEDED
                 message.error_reason = message.error_message = ""
             # First the lease, then the record: who sees the run ended may start the next.
@@ -251,29 +251,29 @@ class Runner:
         """
         clusterings = Clusterings(self._store, collection)
         state = clusterings.state(clustering)
-        if request_id and state.rollback_request == request_id:
+        if request_id and state.pointer.rollback_request == request_id:
             return state
-        if not state.active_run:
+        if not state.pointer.active_run:
             raise _nothing_before(collection, state)
         lease, before = acquire(
             clusterings, self._holder(state.clustering, f"rollback-{uuid.uuid4()}")
         )
-        if before.lease_run:
-            self.book.close_record(clusterings, before.lease_run, before)
+        if before.lease.run:
+            self.book.close_record(clusterings, before.lease.run, before)
         with lease, self.cutover_lock(collection, state.clustering):
             state = clusterings.state(clustering)
-            if not state.previous_run:
+            if not state.pointer.previous_run:
                 raise _nothing_before(collection, state)
             changes: Payload = {
-                "active_slot": state.inactive_slot,
-                "active_run": state.previous_run,
-                "previous_run": state.active_run,
+                "active_slot": state.pointer.inactive_slot,
+                "active_run": state.pointer.previous_run,
+                "previous_run": state.pointer.active_run,
                 "changed_at": time.time(),
                 "rollback_request": request_id,
-                "run_noise": state.previous_noise,
-                "run_confidence": state.previous_confidence,
-                "previous_noise": state.run_noise,
-                "previous_confidence": state.run_confidence,
+                "run_noise": state.drift.previous_noise,
+                "run_confidence": state.drift.previous_confidence,
+                "previous_noise": state.drift.run_noise,
+                "previous_confidence": state.drift.run_confidence,
                 "newcomers_clustered": 0,
                 "newcomers_confidence": 0.0,
             }

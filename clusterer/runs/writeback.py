@@ -105,13 +105,13 @@ def write_differences(
     finds them in place. Points that came in after ``began`` are left out: the run catches up with
     those.
     """
-    both = not state.active_run
+    both = not state.pointer.active_run
     sealing = writer.seal is not None and writer.seal.sealing
     stale = np.nonzero((table.inactive != table.wanted) | sealing)[0]
     since = (Range("ingested_at", gt=began),)
     written = 0
     for label, rows in _groups(table.wanted, stale):
-        slots = ("a", "b") if both else (state.inactive_slot,)
+        slots = ("a", "b") if both else (state.pointer.inactive_slot,)
         for at in range(0, len(rows), writer.chunk):
             chunk = rows[at : at + writer.chunk]
             writer.write(unpack_ids(table.ids[chunk]), dict.fromkeys(slots, label), unless=since)
@@ -142,7 +142,7 @@ def verify(writer: SlotWriter, table: PointTable, state: State, *, late: Mapping
     for _ in range(_VERIFY_ROUNDS):
         wrong = list(_wrong(writer, table, state))
         for label, ids, read in wrong:
-            writer.write(ids, {state.inactive_slot: label}, *read)
+            writer.write(ids, {state.pointer.inactive_slot: label}, *read)
         if not wrong:
             return mended
         mended += sum(len(ids) for _, ids, _ in wrong)
@@ -177,7 +177,7 @@ def clear_those_without(writer: SlotWriter, ids: Sequence[str], state: State, ve
     writer.check()
     found = writer.store.retrieve(writer.collection, ids, vectors=(vector,))
     strays = [record.id for record in found if record and vector not in record.vectors]
-    writer.clear(strays, state.inactive_slot)
+    writer.clear(strays, state.pointer.inactive_slot)
     return len(strays)
 
 
@@ -204,7 +204,7 @@ def _wrong(
     )
     for block in writer.store.scan(writer.collection, options):
         writer.check()
-        held = slot_labels(block.payloads, state.clustering, state.inactive_slot)
+        held = slot_labels(block.payloads, state.clustering, state.pointer.inactive_slot)
         rows = table.find(block.ids)
         wrong = np.nonzero((rows >= 0) & (held != table.wanted[rows]))[0]
         for label, at in _groups(table.wanted[rows], wrong):

@@ -79,8 +79,8 @@ class SliceTotals(Totals):
         if block.vectors is None:
             return
         state = orders.state
-        active = slot_labels(block.payloads, state.clustering, state.active_slot)
-        inactive = slot_labels(block.payloads, state.clustering, state.inactive_slot)
+        active = slot_labels(block.payloads, state.clustering, state.pointer.active_slot)
+        inactive = slot_labels(block.payloads, state.clustering, state.pointer.inactive_slot)
         found = orders.rule.assign(block.ids, block.vectors, active)
         self.count(block, block.vectors, found)
         self.points += len(block)
@@ -198,7 +198,7 @@ class _Waiting:
         self._writer = writer
         self._chunk = orders.write_chunk
         state = orders.state
-        self._slots = (state.inactive_slot,) if state.active_run else ("a", "b")
+        self._slots = (state.pointer.inactive_slot,) if state.pointer.active_run else ("a", "b")
         self._ids: dict[int, list[str]] = {}
         self._times: dict[int, list[Payload]] = {}
 
@@ -225,8 +225,8 @@ def _write(orders: Orders, ids: Labels, block: Block, waiting: _Waiting, done: W
     if block.vectors is None:
         return
     state = orders.state
-    active = slot_labels(block.payloads, state.clustering, state.active_slot)
-    held = slot_labels(block.payloads, state.clustering, state.inactive_slot)
+    active = slot_labels(block.payloads, state.clustering, state.pointer.active_slot)
+    held = slot_labels(block.payloads, state.clustering, state.pointer.inactive_slot)
     wanted = named(ids, orders.rule.assign(block.ids, block.vectors, active).labels)
     differ = held != wanted
     if state.unsettled:
@@ -247,10 +247,10 @@ def fence_check(store: Store, orders: Orders) -> Callable[[], None]:
 
     def check() -> None:
         now = clusterings.state(orders.state.clustering)
-        if (now.fence, now.lease_run) != (orders.fence, orders.run):
+        if (now.lease.fence, now.lease.run) != (orders.fence, orders.run):
             raise LeaseLost(
                 f"clustering {now.clustering!r}: the lease of run {orders.run} is over "
-                f"(fence {now.fence}, ours {orders.fence}); nothing was written"
+                f"(fence {now.lease.fence}, ours {orders.fence}); nothing was written"
             )
 
     return check

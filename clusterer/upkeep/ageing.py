@@ -25,15 +25,15 @@ def measure(store: Store, collection: str, state: State) -> Drift:
     Raises:
         NotFound: the run's clusters are lost.
     """
-    sizes = Clusterings(store, collection).sizes(state.clustering, state.active_run)
-    if state.run_noise:
-        sizes[NOISE] = state.run_noise
+    sizes = Clusterings(store, collection).sizes(state.clustering, state.pointer.active_run)
+    if state.drift.run_noise:
+        sizes[NOISE] = state.drift.run_noise
     now = {int(c): n for c, n in store.facet(collection, state.active_field).items()}
-    clustered = state.newcomers_clustered
+    clustered = state.drift.newcomers_clustered
     return compare(
-        Baseline(sizes, state.run_confidence),
+        Baseline(sizes, state.drift.run_confidence),
         now,
-        confidence=state.newcomers_confidence / clustered if clustered else None,
+        confidence=state.drift.newcomers_confidence / clustered if clustered else None,
     )
 
 
@@ -45,7 +45,7 @@ def export(store: Store) -> None:
         clusterings = Clusterings(store, collection.name)
         for name in collection.clusterings:
             state = clusterings.state(name)
-            if not state.active_run:
+            if not state.pointer.active_run:
                 continue
             try:
                 drift = measure(store, collection.name, state)

@@ -83,7 +83,7 @@ class Upkeep:
 
     def _drift(self, collection: str, clustering: str) -> Drift | None:
         state = Clusterings(self._store, collection).state(clustering)
-        if state.active_run:
+        if state.pointer.active_run:
             with contextlib.suppress(NotFound):  # then there is nothing to compare with
                 return ageing.measure(self._store, collection, state)
         return None

@@ -183,7 +183,7 @@ def test_service_same_request_at_once_is_one_run(
     runs = {call.result().id for call in calls}
     assert len(runs) == 1
     finish(stub, stub.CreateRun(request))
-    assert bench.state.fence == 1
+    assert bench.state.lease.fence == 1
 
 
 def test_service_run_may_be_followed_by_a_rollback_at_once(
@@ -208,7 +208,7 @@ def test_service_run_that_fails_after_its_flip_has_succeeded(
 
     def fail_once_live() -> None:
         flush()
-        if seen("default").active_run:
+        if seen("default").pointer.active_run:
             raise StoreUnavailable("gone")
 
     monkeypatch.setattr(bench.store, "flush", fail_once_live)

@@ -85,8 +85,8 @@ def read(store: Store) -> tuple[State, dict[str, int | None], dict[str, int | No
     other: dict[str, int | None] = {}
     for block in store.scan("images", Scan(fields=("clusters",))):
         for one, payload in zip(block.ids, block.payloads, strict=True):
-            active[one] = cluster_of(payload, "default", state.active_slot)
-            other[one] = cluster_of(payload, "default", state.inactive_slot)
+            active[one] = cluster_of(payload, "default", state.pointer.active_slot)
+            other[one] = cluster_of(payload, "default", state.pointer.inactive_slot)
     return state, active, other
 
 
@@ -116,8 +116,8 @@ def test_kill_during_a_fit_leaves_the_active_run_whole(data: Path) -> None:
 
     state, active, other = snapshot(data)
     assert (active, other) == before[1:]
-    assert (state.active_run, state.previous_run) == (before[0].active_run, "")
-    assert state.lease_run == run
+    assert (state.pointer.active_run, state.pointer.previous_run) == (before[0].active_run, "")
+    assert state.lease.run == run
     wait_until_gone("clusterer.fits.child_main")
     with Up(data) as up:
         assert up.client.get_run(run).state is RunState.INTERRUPTED
@@ -156,7 +156,7 @@ def test_kill_during_write_back_shows_readers_the_old_run_and_never_a_mixture(da
 
     state, active, other = snapshot(data)
     assert active == before[1]
-    assert state.active_run == before[0].active_run
+    assert state.pointer.active_run == before[0].active_run
     assert state.next_cluster > before[0].next_cluster, "the run was killed before it wrote"
     changed = sum(other[one] != before[2][one] for one in other)
     assert changed < POINTS, "the run was killed too late to show anything"
@@ -165,7 +165,7 @@ def test_kill_during_write_back_shows_readers_the_old_run_and_never_a_mixture(da
         ended = up.client.cluster(KMeans(40, n_init=1), options=RunOptions(cold_start=True))
         assert ended.state is RunState.SUCCEEDED
     state, active, _ = snapshot(data)
-    assert state.active_run == ended.id
+    assert state.pointer.active_run == ended.id
     assert len(set(active.values())) == 40
     assert None not in active.values()
 
@@ -197,7 +197,7 @@ def test_readers_during_a_run_see_one_run_or_the_other(data: Path) -> None:
             stop.set()
             thread.join()
     state, active, other = snapshot(data)
-    assert [state.previous_run, state.active_run] == runs
+    assert [state.pointer.previous_run, state.pointer.active_run] == runs
     truth = {runs[1]: active, runs[0]: other}
 
     assert {run for run, _ in answers} >= set(runs)

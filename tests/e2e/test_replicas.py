@@ -85,13 +85,13 @@ def whole(store: Store, collection: str, run: str) -> None:
     """Readers see ``run``: every point is in the cluster whose centroid is nearest to it."""
     clusterings = Clusterings(store, collection)
     state = clusterings.state("default")
-    assert state.active_run == run
+    assert state.pointer.active_run == run
     records = clusterings.clusters("default", run)
     centroids = np.stack([record.centroid for record in records])
     nearest = (POINTS @ centroids.T).argmax(axis=1)
     expected = {point_id(str(i)): records[row].cluster for i, row in enumerate(nearest)}
     held = {
-        one: cluster_of(payload, "default", state.active_slot)
+        one: cluster_of(payload, "default", state.pointer.active_slot)
         for block in store.scan(collection)
         for one, payload in zip(block.ids, block.payloads, strict=True)
     }

@@ -53,7 +53,7 @@ def test_search_auto_is_exact_inside_the_querys_own_cluster(scene: Scene) -> Non
     scene.bench.recluster(4)
     labels = scene.bench.labels()
     query = blobs(1, centres=4, seed=6, spread=0.3)[0]
-    clusters = scene.bench.clusterings.clusters("default", scene.bench.state.active_run)
+    clusters = scene.bench.clusterings.clusters("default", scene.bench.state.pointer.active_run)
     own = clusters[int(np.argmax([c.centroid @ query for c in clusters]))].cluster
 
     found = scene.stub.Search(
@@ -63,7 +63,7 @@ def test_search_auto_is_exact_inside_the_querys_own_cluster(scene: Scene) -> Non
     )
 
     assert found.cluster == own
-    assert found.run == scene.bench.state.active_run
+    assert found.run == scene.bench.state.pointer.active_run
     assert {hit.cluster for hit in found.hits} == {own}
     assert [hit.id for hit in found.hits] == brute(scene, query, lambda one: labels[one] == own)[
         :20
@@ -287,7 +287,7 @@ def test_search_follows_the_pointer_at_once(scene: Scene) -> None:
         scene.bench.recluster(k, warm_start=False)
         labels = scene.bench.labels()
         found = scene.stub.Search(request)
-        assert found.run == scene.bench.state.active_run
+        assert found.run == scene.bench.state.pointer.active_run
         assert {h.id for h in found.hits} == {
             one for one in scene.ids if labels[one] == labels[scene.ids[1]] and one != scene.ids[1]
         }

@@ -63,7 +63,7 @@ def test_interrupted_command_gives_the_lease_back(
     pond.put(blobs(N))
     with command(pond, environment=spark_environment) as process:
         until = time.monotonic() + 100
-        while not pond.state.lease_run:
+        while not pond.state.lease.run:
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -71,7 +71,7 @@ def test_interrupted_command_gives_the_lease_back(
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err.decode()
     assert err.decode().splitlines()[-1].startswith("shoal: interrupted; run ")
-    assert (pond.state.lease_run, pond.state.active_run) == ("", "")
+    assert (pond.state.lease.run, pond.state.pointer.active_run) == ("", "")
     (record,) = Clusterings(pond.store, pond.name).runs()
     assert record["record"]["state"] == "RUN_STATE_CANCELLED"  # type: ignore[index,call-overload]
     assert set(pond.labels("a").values()) == {None}

@@ -88,7 +88,7 @@ def test_second_run_keeps_the_ids_and_writes_next_to_nothing(
     assert second.plan.moved_share <= 0.01
     assert second.points_written == second.plan.to_write == second.plan.moved
     assert second.plan.agreement == pytest.approx(adjusted_rand_score(before, pond.of(ids)))
-    assert (pond.state.active_run, pond.state.previous_run) == (second.id, first.id)
+    assert (pond.state.pointer.active_run, pond.state.pointer.previous_run) == (second.id, first.id)
 
 
 def test_points_without_the_vector_lose_an_earlier_label(
@@ -129,7 +129,10 @@ def test_plan_is_that_of_the_points_and_writes_nothing(pond: Pond, spark: SparkC
     assert run.plan.silhouette is not None
     assert (pond.labels("a"), pond.labels("b")) == slots
     now = pond.state
-    assert (now.active_run, now.next_cluster) == (state.active_run, state.next_cluster)
+    assert (now.pointer.active_run, now.next_cluster) == (
+        state.pointer.active_run,
+        state.next_cluster,
+    )
     assert len(ids) == N
 
 
@@ -143,7 +146,7 @@ def test_gate_refuses_a_plan(pond: Pond, spark: SparkCluster) -> None:
     assert run.state is RunState.REFUSED
     assert run.plan is not None
     assert run.plan.objections
-    assert pond.state.active_run == first.id
+    assert pond.state.pointer.active_run == first.id
 
 
 def test_run_under_way_excludes_others(pond: Pond, spark: SparkCluster) -> None:
@@ -212,18 +215,18 @@ def test_run_that_lost_its_lease_fails_and_changes_nothing(pond: Pond, spark: Sp
     def overtake(run: Run) -> None:
         if not overtaken and run.stage == "fit":
             take_over(pond)
-            overtaken.append(pond.labels(pond.state.inactive_slot))
+            overtaken.append(pond.labels(pond.state.pointer.inactive_slot))
 
     run = pond.recluster(spark, KMeans(3, n_init=1), cold_start=True, on_change=overtake)
     assert (run.state, run.error_reason) == (RunState.FAILED, "LEASE_LOST")
-    assert pond.labels(pond.state.inactive_slot) == overtaken[0]
-    assert pond.state.active_run == first.id
+    assert pond.labels(pond.state.pointer.inactive_slot) == overtaken[0]
+    assert pond.state.pointer.active_run == first.id
 
 
 def take_over(pond: Pond) -> None:
     """Another run has the lease, under a higher fence."""
     changes: Payload = {
-        "fence": pond.state.fence + 1,
+        "fence": pond.state.lease.fence + 1,
         "lease_owner": "another",
         "lease_run": "b-run",
         "lease_expires": time.time() + 60,

@@ -74,7 +74,7 @@ class Pond:
 
     def labels(self, slot: str = "") -> dict[str, int | None]:
         """What readers see: the cluster of every point; or what one slot holds."""
-        slot = slot or self.state.active_slot
+        slot = slot or self.state.pointer.active_slot
         return {
             one: cluster_of(payload, "default", slot)
             for block in self.store.scan(self.name, Scan(block_size=4096))

@@ -132,7 +132,7 @@ class Bench:
 
     def nearest(self, vectors: Vectors, run: str = "") -> list[int]:
         """The ids of the clusters of ``run`` (default: the active one) nearest to ``vectors``."""
-        clusters = self.clusterings.clusters("default", run or self.state.active_run)
+        clusters = self.clusterings.clusters("default", run or self.state.pointer.active_run)
         centroids = np.stack([c.centroid for c in clusters])
         return [clusters[row].cluster for row in (vectors @ centroids.T).argmax(axis=1)]
 
@@ -143,7 +143,7 @@ class Bench:
 
     def labels(self, slot: str | None = None) -> dict[str, int | None]:
         """What readers see: the cluster of every point; or what one slot holds."""
-        slot = slot or self.state.active_slot
+        slot = slot or self.state.pointer.active_slot
         return {
             one: cluster_of(payload, "default", slot)
             for block in self.store.scan(self.collection, Scan())

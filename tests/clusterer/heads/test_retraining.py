@@ -213,7 +213,9 @@ def test_a_schedule_trains_the_head_on_when_drift_says_so(bench: Bench, tmp_path
         schedule.interval.FromSeconds(1)
         stub.SetSchedule(pb.SetScheduleRequest(collection="toys", schedule=schedule))
         time.sleep(2.5)
-        assert bench.state.active_run == run.id  # its time came, and there was nothing to do
+        assert (
+            bench.state.pointer.active_run == run.id
+        )  # its time came, and there was nothing to do
 
         drifted = unit(blobs(600, seed=3) + 1.8 * unit(np.ones(DIM)))
         late = bench.put(drifted, first=500)
@@ -225,7 +227,7 @@ def test_a_schedule_trains_the_head_on_when_drift_says_so(bench: Bench, tmp_path
             {(int(vote), labels[one]) for vote, one in zip(votes, late, strict=True)}
         ) == len(np.unique(votes))
         wait_until(lambda: HeadStore(tmp_path).find("toys").parent == first)
-        assert bench.state.active_run != run.id
+        assert bench.state.pointer.active_run != run.id
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -259,7 +261,7 @@ def test_a_head_that_cannot_be_kept_does_not_undo_the_run(
 
     run, execute = bench.start(bench.task(0, fit=plan(tmp_path / "heads")), fit=fit)
     assert execute() == Outcome.SUCCEEDED
-    assert bench.state.active_run
+    assert bench.state.pointer.active_run
     assert "its head was not kept" in caplog.text
     assert "manifest" in run.progress.facts
 

@@ -40,13 +40,13 @@ def test_lease_goes_to_exactly_one_of_many(bench: Bench) -> None:
 def test_lease_is_renewed_while_it_is_held(bench: Bench) -> None:
     """A lease lives longer than its time to live, as long as its holder does."""
     lease, _ = acquire(bench.clusterings, holder("a", ttl_s=0.3))
-    first = bench.state.lease_expires
+    first = bench.state.lease.expires
     deadline = time.monotonic() + 20
-    while bench.state.lease_expires <= first and time.monotonic() < deadline:
+    while bench.state.lease.expires <= first and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert bench.state.lease_expires > first
+    assert bench.state.lease.expires > first
     lease.release()
-    assert bench.state.lease_owner == ""
+    assert bench.state.lease.owner == ""
 
 
 def test_lease_that_another_took_writes_nothing(bench: Bench) -> None:
@@ -57,10 +57,10 @@ def test_lease_that_another_took_writes_nothing(bench: Bench) -> None:
     with pytest.raises(LeaseLost):
         old.update({"active_run": "stolen"})
     old.release()
-    assert bench.state.active_run == ""
-    assert bench.state.lease_owner == "new"
+    assert bench.state.pointer.active_run == ""
+    assert bench.state.lease.owner == "new"
     new.update({"active_run": "mine"})
-    assert bench.state.active_run == "mine"
+    assert bench.state.pointer.active_run == "mine"
     new.release()
 
 

@@ -42,7 +42,7 @@ def test_run_first_assigns_every_point_in_both_slots(bench: Bench) -> None:
 
     run = bench.recluster(5)
 
-    clusters = bench.clusterings.clusters("default", bench.state.active_run)
+    clusters = bench.clusterings.clusters("default", bench.state.pointer.active_run)
     centroids = np.stack([c.centroid for c in clusters])
     nearest = [clusters[row].cluster for row in (vectors @ centroids.T).argmax(axis=1)]
     assert bench.labels("a") == bench.labels("b") == dict(zip(ids, nearest, strict=True))
@@ -64,7 +64,7 @@ def test_run_again_keeps_ids_and_writes_only_what_moved(bench: Bench) -> None:
     assert run.progress.report.moved == run.progress.points_written == moved < 100
     kinds = [line.kind for line in run.progress.report.lineage]
     assert kinds.count("continued") >= 4
-    assert bench.labels(bench.state.inactive_slot) == before
+    assert bench.labels(bench.state.pointer.inactive_slot) == before
 
 
 def test_run_with_more_clusters_never_reuses_an_id(bench: Bench) -> None:
@@ -89,8 +89,11 @@ def test_rollback_state_survives_until_next_run_writes(bench: Bench) -> None:
 
     state = bench.state
 
-    assert (state.active_run, state.previous_run) == (second._task.run, first._task.run)
-    assert bench.labels(state.inactive_slot) == before
+    assert (state.pointer.active_run, state.pointer.previous_run) == (
+        second._task.run,
+        first._task.run,
+    )
+    assert bench.labels(state.pointer.inactive_slot) == before
 
 
 def test_run_plan_only_writes_nothing(bench: Bench) -> None:
@@ -106,8 +109,8 @@ def test_run_plan_only_writes_nothing(bench: Bench) -> None:
     assert run.progress.report.clusters == 7
     assert run.progress.report.to_write > 0
     assert (bench.labels("a"), bench.labels("b")) == before
-    assert bench.state.active_run == state.active_run
-    assert bench.state.previous_run == state.previous_run
+    assert bench.state.pointer.active_run == state.pointer.active_run
+    assert bench.state.pointer.previous_run == state.pointer.previous_run
 
 
 def test_run_past_a_gate_is_refused_unless_forced(bench: Bench) -> None:
@@ -177,7 +180,7 @@ def test_run_verification_mends_a_foreign_write(bench: Bench) -> None:
     ids = bench.put(blobs(200))
     bench.recluster(4)
     run, execute = bench.start(bench.task(4, seed=2))
-    slot = bench.state.inactive_slot
+    slot = bench.state.pointer.inactive_slot
 
     def spoil() -> None:
         where = Filter((IdIn(ids[:30]),))
@@ -205,19 +208,19 @@ def test_run_killed_in_writing_leaves_nothing_to_roll_back(bench: Bench) -> None
     bench.put(blobs(300))
     bench.recluster(3)
     bench.recluster(4, warm_start=False)
-    assert bench.state.previous_run
+    assert bench.state.pointer.previous_run
     run, execute = bench.start(bench.task(6, warm_start=False))
     after(run, "_write", bench.cancelled.set)
     with pytest.raises(Cancelled):
         execute()
-    assert bench.state.previous_run == ""
+    assert bench.state.pointer.previous_run == ""
 
 
 def test_run_flips_only_under_the_cutover_lock(bench: Bench) -> None:
     """While new points are being assigned, which takes the same lock, the pointer stays."""
     bench.put(blobs(100))
     bench.recluster(3)
-    active = bench.state.active_run
+    active = bench.state.pointer.active_run
     run, execute = bench.start(bench.task(5, warm_start=False))
     thread = threading.Thread(target=execute)
     with bench.cutover_lock:
@@ -227,9 +230,9 @@ def test_run_flips_only_under_the_cutover_lock(bench: Bench) -> None:
             time.sleep(0.01)
         thread.join(0.2)
         assert thread.is_alive()
-        assert bench.state.active_run == active
+        assert bench.state.pointer.active_run == active
     thread.join(60)
-    assert bench.state.active_run != active
+    assert bench.state.pointer.active_run != active
 
 
 def test_run_needs_as_many_points_as_clusters(bench: Bench) -> None:
@@ -255,7 +258,7 @@ def test_run_of_equal_vectors_gives_one_cluster(bench: Bench) -> None:
     """Fewer different vectors than clusters gives fewer clusters, none of them empty."""
     bench.put(np.repeat(blobs(1), 20, axis=0))
     bench.recluster(3)
-    assert len(bench.clusterings.clusters("default", bench.state.active_run)) == 1
+    assert len(bench.clusterings.clusters("default", bench.state.pointer.active_run)) == 1
     assert len(set(bench.labels().values())) == 1
 
 
@@ -264,7 +267,7 @@ def test_run_cancelled_in_any_stage_leaves_the_active_run_whole(bench: Bench, st
     """Cancelling in any stage changes nothing for readers, and the next run completes."""
     bench.put(blobs(300))
     bench.recluster(3)
-    before, active = bench.labels(), bench.state.active_run
+    before, active = bench.labels(), bench.state.pointer.active_run
     run, execute = bench.start(bench.task(6, warm_start=False))
 
     original = run._stage
@@ -280,7 +283,7 @@ def test_run_cancelled_in_any_stage_leaves_the_active_run_whole(bench: Bench, st
         execute()
 
     assert bench.labels() == before
-    assert bench.state.active_run == active
+    assert bench.state.pointer.active_run == active
     bench.recluster(6, warm_start=False)
     assert len(set(bench.labels().values())) == 6
 
@@ -307,7 +310,7 @@ def test_run_whose_store_fails_at_any_write_changes_nothing_for_readers(
     """Whatever write is the last before the store goes away, readers see one whole run."""
     bench.put(blobs(300))
     bench.recluster(3)
-    before, active = bench.labels(), bench.state.active_run
+    before, active = bench.labels(), bench.state.pointer.active_run
     run, _ = bench.start(bench.task(6, warm_start=False))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -317,8 +320,8 @@ def test_run_whose_store_fails_at_any_write_changes_nothing_for_readers(
     run._lease.release()
 
     after = bench.labels()
-    assert bench.state.active_run == active or len(set(after.values())) == 6
-    if bench.state.active_run == active:
+    assert bench.state.pointer.active_run == active or len(set(after.values())) == 6
+    if bench.state.pointer.active_run == active:
         assert after == before
     bench.recluster(6, seed=4, warm_start=False)
     assert len(set(bench.labels().values())) == 6
@@ -336,7 +339,7 @@ def test_run_whose_store_fails_at_any_change_leaves_a_whole_clustering(bench: Be
     fatal, done = 0, False
     while not done:
         fatal += 1
-        before, active = bench.labels(), bench.state.active_run
+        before, active = bench.labels(), bench.state.pointer.active_run
         run, _ = bench.start(bench.task(3 + fatal % 2, seed=fatal, warm_start=False))
         count = [0]
         with pytest.MonkeyPatch.context() as patch:
@@ -350,7 +353,7 @@ def test_run_whose_store_fails_at_any_change_leaves_a_whole_clustering(bench: Be
         run._lease.release()
         after = bench.labels()
         assert None not in after.values()
-        if bench.state.active_run == active:
+        if bench.state.pointer.active_run == active:
             assert after == before
         else:
             assert list(after.values()) == bench.nearest(bench.vectors(after))
@@ -374,7 +377,7 @@ def test_run_cancelled_at_any_look_leaves_the_active_run_whole(bench: Bench) -> 
     """Wherever a run looks whether it is to stop, it may be told so."""
     bench.put(blobs(120))
     bench.recluster(3)
-    before, active = bench.labels(), bench.state.active_run
+    before, active = bench.labels(), bench.state.pointer.active_run
     looks = 0
     while True:
         looks += 1
@@ -393,7 +396,7 @@ def test_run_cancelled_at_any_look_leaves_the_active_run_whole(bench: Bench) -> 
             outcome = execute()
         except Cancelled:
             assert bench.labels() == before
-            assert bench.state.active_run == active
+            assert bench.state.pointer.active_run == active
         else:
             assert outcome == Outcome.SUCCEEDED
             assert left[0] > 0
@@ -430,7 +433,7 @@ def test_run_asleep_with_a_write_to_send_changes_nothing_when_it_wakes(
             Newcomers(bench.store, bench.collection, "default").assign(
                 block_size=64, check=lambda: None
             )
-            assert bench.state.active_run == second._task.run
+            assert bench.state.pointer.active_run == second._task.run
             seen.append(bench.labels())
         real(name, payload, where=where, key=key)
 
@@ -474,12 +477,12 @@ def test_run_that_lost_its_lease_does_not_flip(bench: Bench) -> None:
     """A run whose lease another took cannot move the pointer, however far it has come."""
     bench.put(blobs(100))
     bench.recluster(2)
-    active = bench.state.active_run
+    active = bench.state.pointer.active_run
     run, execute = bench.start(bench.task(4, warm_start=False))
     flip = run._flip
 
     def usurp(*arguments: object) -> None:
-        fence = bench.state.fence
+        fence = bench.state.lease.fence
         bench.clusterings.compare_and_set(
             "default", {"fence": fence + 1, "lease_owner": "usurper", "lease_run": "x"}
         )
@@ -488,8 +491,8 @@ def test_run_that_lost_its_lease_does_not_flip(bench: Bench) -> None:
     run._flip = usurp  # type: ignore[method-assign]
     with pytest.raises(LeaseLost):
         execute()
-    assert bench.state.active_run == active
-    assert bench.state.lease_owner == "usurper"
+    assert bench.state.pointer.active_run == active
+    assert bench.state.lease.owner == "usurper"
 
 
 def _assign(bench: Bench) -> int:
@@ -510,8 +513,8 @@ def test_newcomers_get_the_nearest_cluster_of_both_runs(bench: Bench) -> None:
 
     state = bench.state
     for slot, run in (
-        (state.active_slot, state.active_run),
-        (state.inactive_slot, state.previous_run),
+        (state.pointer.active_slot, state.pointer.active_run),
+        (state.pointer.inactive_slot, state.pointer.previous_run),
     ):
         labels = bench.labels(slot)
         assert [labels[one] for one in ids] == bench.nearest(late, run)
@@ -535,7 +538,7 @@ def test_newcomers_that_change_under_the_look_keep_what_they_have(
             elif len(block) == 5:
                 where = Filter((IdIn(ids),))
                 bench.store.set_payload(
-                    name, {bench.state.active_slot: 77}, where=where, key="clusters.default"
+                    name, {bench.state.pointer.active_slot: 77}, where=where, key="clusters.default"
                 )
             yield block
 
@@ -570,7 +573,7 @@ def test_newcomers_after_runs_on_different_vectors(store: Store) -> None:
     bench.recluster(4, vector="narrow")
     ids = put(100, 5)
     assert _assign(bench) == 5
-    active, other = bench.labels(), bench.labels(bench.state.inactive_slot)
+    active, other = bench.labels(), bench.labels(bench.state.pointer.inactive_slot)
     assert all(active[one] is not None and other[one] is None for one in ids)
 
 
@@ -582,7 +585,8 @@ def test_newcomers_leave_the_inactive_slot_to_a_run_under_way(bench: Bench) -> N
     ids = bench.put(blobs(5, seed=4), first=900, age_s=0)
     assert _assign(bench) == 5
     active, inactive = (
-        bench.labels(s) for s in (bench.state.active_slot, bench.state.inactive_slot)
+        bench.labels(s)
+        for s in (bench.state.pointer.active_slot, bench.state.pointer.inactive_slot)
     )
     assert all(active[one] is not None for one in ids)
     assert all(inactive[one] is None for one in ids)
@@ -606,8 +610,8 @@ def test_lease_that_expired_is_taken_over(bench: Bench) -> None:
         {"lease_owner": "dead", "lease_run": "dead", "lease_expires": time.time() - 1, "fence": 9},
     )
     bench.recluster(2)
-    assert bench.state.fence == 10
-    assert bench.state.lease_owner == ""
+    assert bench.state.lease.fence == 10
+    assert bench.state.lease.owner == ""
 
 
 DENSITY = pb.ClusteringConfig(hdbscan=pb.Hdbscan(min_cluster_size=10), duplicate_cosine=2)
@@ -639,8 +643,8 @@ def test_run_of_a_density_method_keeps_its_own_labels(bench: Bench) -> None:
     assert adjusted_rand_score(truth, got) == 1
     np.testing.assert_array_equal(truth == NOISE, got == NOISE)
     assert bench.labels("a") == bench.labels("b")
-    assert bench.state.run_noise == (truth == NOISE).sum()
-    assert 0 < bench.state.run_confidence <= 1
+    assert bench.state.drift.run_noise == (truth == NOISE).sum()
+    assert 0 < bench.state.drift.run_confidence <= 1
 
 
 def scattered(n: int, seed: int = 11) -> Vectors:
@@ -665,10 +669,13 @@ def test_newcomers_of_a_density_run_are_assigned_or_noise(bench: Bench) -> None:
     assert sum(labels[one] == NOISE for one in outside) >= 25
     state = bench.state
     noise = sum(labels[one] == NOISE for one in (*inside, *outside))
-    assert state.newcomers_clustered == 80 - noise
-    assert 0.5 < state.newcomers_confidence / state.newcomers_clustered <= 1
+    assert state.drift.newcomers_clustered == 80 - noise
+    assert 0.5 < state.drift.newcomers_confidence / state.drift.newcomers_clustered <= 1
     density(bench)
-    assert (bench.state.newcomers_clustered, bench.state.newcomers_confidence) == (0, 0.0)
+    assert (bench.state.drift.newcomers_clustered, bench.state.drift.newcomers_confidence) == (
+        0,
+        0.0,
+    )
 
 
 def test_noise_is_clustered_alone(bench: Bench) -> None:
@@ -728,7 +735,7 @@ def test_names_come_from_fields_and_stay_with_their_ids(bench: Bench) -> None:
     bench.recluster(5, naming=NameSources(fields=("kind",)))
 
     def names() -> dict[int, str]:
-        found = bench.clusterings.clusters("default", bench.state.active_run)
+        found = bench.clusterings.clusters("default", bench.state.pointer.active_run)
         return {one.cluster: one.name for one in found}
 
     first = names()
