@@ -1,4 +1,4 @@
-"""Encoded images to pixels: in the calling thread, or in threads of its own."""
+"""Decodes images: in the calling thread, or in the decoder's own threads."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from embedder.images.preprocess import UInt8, decode_for
 from shoal.errors import ShoalError
 
 Pixels: TypeAlias = tuple[UInt8, ...]
-"""One image, for each part of an encoder uint8 (H, W, 3)."""
+"""One image: for each part of an encoder, uint8 (H, W, 3)."""
 
 MAX_BATCH: Final = 16
-"""Most images that a thread decodes before any of them goes on, and then they go on together.
+"""The most images that a thread decodes before it hands them on, all together.
 
-One by one, a model that is faster than decoding would be run for one image at a time, which costs
-the cores that decode as much as a large batch does, and a change of threads besides. On two cores
-and a stand-in for a GPU (1.5 ms a run and 0.07 an image, spinning), served of what the cores
-decode: 0.45 one by one, 0.60 by 8, 0.64 by 16, 0.65 by 32, which answers less evenly.
-(Resizing took longer then.)
+If it handed them on one by one, a model that is faster than decoding would run for one image at a
+time. Such a run costs the decoding cores as much as a large batch, and a change of threads besides.
+Measured on two cores with a stand-in for a GPU (1.5 ms a run and 0.07 ms an image, spinning), the
+share served of the images that the cores can decode: 0.45 one by one, 0.60 by 8, 0.64 by 16, 0.65
+by 32, whose answers come less evenly. (Measured when resizing took longer; not measured again.)
 """
 MAX_BATCH_BYTES: Final = 8 * 2**20
-"""Encoded; one image may have more. Large ones take up to seconds, which others would wait for."""
+"""The most encoded bytes of such a batch; a single image may have more. Large images take up to
+seconds, and the others of their batch would wait for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """An encoded image, and what it is to become."""
+    """An encoded image, and the preprocessings to prepare it for."""
 
     data: bytes
     specs: tuple[Preprocessing, ...]
@@ -58,11 +59,11 @@ class Decoder:
         )
 
     def start(self) -> None:
-        """Start the workers, as tasks of the running loop."""
+        """Starts the workers, as tasks of the running loop."""
         self._jobs.start()
 
     async def close(self) -> None:
-        """Answer what waits, then give up the threads."""
+        """Decodes the images that wait, then ends the threads."""
         try:
             await self._jobs.close()
         finally:

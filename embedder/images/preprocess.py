@@ -3,17 +3,17 @@
 This module owns the limits on untrusted images, the choice of decoder, orientation, colour
 conversion, resize and crop. The rules:
 
-- The format is told from the first bytes, and only that one decoder of Pillow ever runs.
-- Size limits are checked on the header; nothing larger is decoded.
+- The first bytes decide the format, and only Pillow's decoder for that format runs.
+- The header is checked against the size limits before anything is decoded.
 - EXIF orientation is applied. Unreadable EXIF is ignored, as every viewer does.
 - Alpha is dropped, not composited (``convert("RGB")``), as the encoders' evaluation code does.
 - 16-bit grey is scaled to 8 bits. CMYK, palette, grey and bilevel become RGB.
-- Of several frames or pages, the first counts, and no other is decoded. Truncated data is an error.
+- Only the first of several frames or pages is decoded. Truncated data is an error.
 - Decoding takes a few seconds of a core at most (measured: 3.3 s for 49 megapixels of noise as
-  WebP), since its time grows with the pixels, which are limited. Where it grows with something
-  else, that is limited too: the parts around the pixels (``structure``), the scans of a JPEG, each
-  of which passes over all pixels and may take no more than 75 bytes of the file, and the pixels of
-  a BMP in run lengths, which Pillow decodes in Python.
+  WebP), because its time grows with the pixels, which are limited. Three things make it grow
+  faster and have limits of their own: the parts around the pixels (``structure``); the scans of a
+  JPEG, since each passes over all pixels and may need only 75 bytes of the file; and the pixels of
+  a run-length BMP, which Pillow decodes in Python.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ GIF: Final = GifImagePlugin.GifImageFile.format
 BMP: Final = BmpImagePlugin.BmpImageFile.format
 TIFF: Final = TiffImagePlugin.TiffImageFile.format
 AVIF: Final = AvifImagePlugin.AvifImageFile.format
-# One worker decodes on one core: the others have images of their own.
+# Each image is decoded on one core: the other cores decode other images.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
@@ -82,9 +82,9 @@ SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
 )
 AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
-"""The brands of ISO/IEC 23008-12, whose HEVC Pillow cannot decode."""
+"""The brands of ISO/IEC 23008-12 for HEVC, which Pillow cannot decode."""
 MAX_FTYP_BYTES: Final = 256
-"""Of a file type box (ISO/IEC 14496-12, 4.3), the part that is looked at."""
+"""How much of a file type box (ISO/IEC 14496-12, 4.3) is searched for brands."""
 ALL_FORMATS: Final = FORMATS if features.check("avif") else FORMATS - {AVIF}
 """The formats that this Pillow decodes: it may be built without AVIF."""
 
@@ -109,9 +109,10 @@ TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
 TIFF_COMPRESSION, TIFF_ROWS_PER_STRIP = 259, 278
 TIFF_JPEG: Final = frozenset({6, 7})
 START_OF_SCAN: Final = b"\xff\xda"
-"""A JPEG marker; ITU T.81, B.1.1.3. Inside of coded data 0xff is never followed by 0xda."""
+"""The JPEG marker of ITU T.81, B.1.1.3. Inside coded data 0xff is never followed by 0xda."""
 FULL_SCANS: Final = 20
-"""Scans that an image of the most pixels may have; cameras and tools make 1 to 12."""
+"""How many scans a JPEG of ``max_pixels`` may have; a smaller one may have more. Cameras and tools
+write 1 to 12."""
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 while this many times the target remains. Measured
 # against the plain path on enlarged, noisy photographs: 2 gives cosines down to 0.9995, 4 above
@@ -119,12 +120,13 @@ FULL_SCANS: Final = 20
 DRAFT_MARGIN: Final = 4
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# One for each broken tag: a small file can have 65,535, each a line in the log, and kept for ever.
+# Pillow warns of each broken tag: a small file can have 65,535, and each warning is a line in the
+# log and is remembered for ever.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def decode(data: bytes, *, limits: ImageLimits, spec: Preprocessing) -> UInt8:
-    """Decode, turn upright, resize and crop one image, as ``decode_for`` does for several."""
+    """The pixels of one image for one encoder; see ``decode_for``."""
     (pixels,) = decode_for(data, limits=limits, specs=(spec,))
     return pixels
 
@@ -132,11 +134,11 @@ def decode(data: bytes, *, limits: ImageLimits, spec: Preprocessing) -> UInt8:
 def decode_for(
     data: bytes, *, limits: ImageLimits, specs: Sequence[Preprocessing]
 ) -> tuple[UInt8, ...]:
-    """Decode one image once; turn it upright, resize and crop it for each of several encoders.
+    """The pixels of one image, decoded once, then resized and cropped for each of ``specs``.
 
     Args:
         data: an encoded image; untrusted.
-        limits: what is accepted.
+        limits: what an image may be.
         specs: the encoders' preprocessings, at least one.
 
     Returns:
@@ -144,9 +146,10 @@ def decode_for(
         specs share one array. Small images are scaled up.
 
     Raises:
-        ImageEmpty: no bytes.
-        ImageTooLarge: more than ``limits.max_bytes``.
-        ImageUnsupportedFormat: not an accepted format, or a kind of pixel without RGB meaning.
+        ImageEmpty: ``data`` is empty.
+        ImageTooLarge: there are more than ``limits.max_bytes``.
+        ImageUnsupportedFormat: the format is not accepted, the file has too many parts or scans,
+            or its pixels have no RGB meaning.
         ImageTooManyPixels: the header claims more than ``limits.max_pixels``.
         ImageCorrupt: the decoder failed, whatever its reason.
     """
@@ -164,14 +167,14 @@ def decode_for(
     except ShoalError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        # Pillow's own guard came first; its words name the size, and a limit that is not ours.
+        # Pillow's own guard came first. Its message has the size, and a limit that is not Shoal's.
         got = re.search(r"\d+", str(exc))
         count = got.group() if got else "more"
         msg = f"{kind} image: expected at most {limits.max_pixels} pixels, got {count}"
         raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels)) from exc
     except Exception as exc:
-        # Decoders fed with hostile bytes raise nearly anything (OSError, SyntaxError, ValueError,
-        # struct.error, EOFError, MemoryError, IndexError, ...); the caller needs one answer.
+        # On hostile bytes decoders raise nearly any exception (OSError, SyntaxError, ValueError,
+        # struct.error, EOFError, MemoryError, IndexError, ...); the caller gets one error.
         cause = str(exc) if not isinstance(exc, UnidentifiedImageError) else "bad header"
         msg = (
             f"{kind} image: expected a complete, valid file, got {len(data)} bytes that do not "
@@ -206,7 +209,7 @@ def _sniff(data: bytes, limits: ImageLimits) -> str:
 def _prepare(
     image: Image.Image, data: bytes, limits: ImageLimits, specs: Sequence[Preprocessing]
 ) -> tuple[UInt8, ...]:
-    """Do everything that needs the open file. Whatever Pillow raises passes through."""
+    """The pixels for each of ``specs`` of the opened ``image``. Pillow's errors pass through."""
     pixels = image.width * image.height
     if pixels > limits.max_pixels:
         msg = (
@@ -218,23 +221,23 @@ def _prepare(
     _check_scans(image, data, limits)
     check_run_lengths(image)
     covered = _load(image, max(spec.resize.size for spec in specs))
-    # After the load: a TIFF turns itself upright then, and a PNG may hold EXIF at its end.
+    # Read after the load: loading turns a TIFF upright, and a PNG may have its EXIF at the end.
     orientation = _orientation(image)
-    upright = _to_rgb_or_grey(image)
-    made = {spec: _fit(upright, covered, orientation, spec) for spec in dict.fromkeys(specs)}
-    return tuple(made[spec] for spec in specs)
+    decoded = _to_rgb_or_grey(image)
+    fitted = {spec: _fit(decoded, covered, orientation, spec) for spec in dict.fromkeys(specs)}
+    return tuple(fitted[spec] for spec in specs)
 
 
 def _fit(
     image: Image.Image, covered: tuple[float, float], orientation: int, spec: Preprocessing
 ) -> UInt8:
-    """Resize, crop and turn the decoded ``image``, which is in mode RGB or L."""
+    """The decoded ``image``, in mode RGB or L, resized, cropped and turned upright."""
     size = (spec.crop.width, spec.crop.height)
     sideways = orientation >= FIRST_SIDEWAYS
     if sideways:
         size = (size[1], size[0])
     stretch = spec.resize.mode == "stretch"
-    # One resize of the central part does both the resize and the crop, and turning the result
+    # Resizing only the central part does the resize and the crop in one step. Turning the result
     # costs less than turning the source.
     box = (0, 0, *covered) if stretch else _central_box(covered, orientation, spec)
     small = resize(image, Resizing(size, box, spec.resize.interpolation, sideways=sideways))
@@ -247,7 +250,7 @@ def _fit(
 
 
 def _check_tile(image: Image.Image, limits: ImageLimits) -> None:
-    """Refuse a TIFF whose tile is larger than an image may be: it is decoded whole."""
+    """Refuses a TIFF with tiles larger than an image may be: a tile is decoded whole."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return
     width, height = (image.tag_v2.get(tag, 1) for tag in (TIFF_TILE_WIDTH, TIFF_TILE_LENGTH))
@@ -258,7 +261,7 @@ def _check_tile(image: Image.Image, limits: ImageLimits) -> None:
 
 
 def _check_scans(image: Image.Image, data: bytes, limits: ImageLimits) -> None:
-    """Refuse a JPEG, or a TIFF of JPEGs, whose scans together pass over too many pixels."""
+    """Refuses a JPEG, or a TIFF of JPEGs, whose scans together pass over too many pixels."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         if tags.get(TIFF_COMPRESSION) not in TIFF_JPEG:
@@ -277,9 +280,9 @@ def _check_scans(image: Image.Image, data: bytes, limits: ImageLimits) -> None:
 
 
 def _load(image: Image.Image, target: int) -> tuple[float, float]:
-    """Decode the pixels; return the width and height, in decoded pixels, that they cover.
+    """Decodes the pixels; returns the width and height that the image covers, in decoded pixels.
 
-    ``target``: the shortest edge that is wanted of it, pixels.
+    A large JPEG is decoded at reduced size. ``target``: the shortest edge that is needed, pixels.
     """
     extent: tuple[float, float] = image.size
     shortest = min(image.size)
@@ -289,21 +292,21 @@ def _load(image: Image.Image, target: int) -> tuple[float, float]:
             None, (image.width * wanted // shortest, image.height * wanted // shortest)
         )
         if drafted is not None:
-            # Not image.size: a reduced JPEG is rounded up to whole pixels.
+            # image.size would be wrong: it is the reduced size rounded up to whole pixels.
             extent = drafted[1][2:]
     before = image.size
     image.load()
-    # A sideways TIFF changes its size while loading.
+    # Loading a sideways TIFF changes its size.
     return extent if image.size == before else image.size
 
 
 def _central_box(
     covered: tuple[float, float], orientation: int, spec: Preprocessing
 ) -> tuple[float, float, float, float]:
-    """Return the part of the decoded image that the crop keeps: left, top, right, bottom.
+    """The part of the decoded image that the crop keeps: left, top, right, bottom.
 
-    Rounds to whole pixels as torchvision's ``Resize`` and ``CenterCrop`` do, in the upright
-    frame, so that the result equals theirs but for rounding when nothing was drafted.
+    It is rounded to whole pixels as torchvision's ``Resize`` and ``CenterCrop`` round, in the
+    upright frame, so the result equals theirs but for rounding if nothing was drafted.
     """
     sideways = orientation >= FIRST_SIDEWAYS
     crop = (spec.crop.width, spec.crop.height)
@@ -321,6 +324,7 @@ def _central_box(
 
 
 def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) if there is none that can be read."""
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 - broken metadata raises anything; the pixels are fine
@@ -329,14 +333,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb_or_grey(image: Image.Image) -> Image.Image:
-    """Return the image in mode RGB or L, 8 bits."""
+    """The image in mode RGB or L, 8 bits."""
     mode = image.mode
     if mode in ("RGB", "L"):
         return image
     if mode in ("1", "LA"):
         return image.convert("L")
     if mode == "P":
-        # By way of RGBA: Pillow warns if a palette with transparency goes straight to RGB.
+        # By way of RGBA: Pillow warns if a palette with transparency is converted to RGB directly.
         through = image.convert("RGBA") if "transparency" in image.info else image
         return through.convert("RGB")
     if mode in CONVERTIBLE_MODES:
@@ -346,7 +350,7 @@ def _to_rgb_or_grey(image: Image.Image) -> Image.Image:
         if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
             msg = "image: expected grey values of 8 or 16 bits, got values outside 0..65535"
             raise ImageUnsupportedFormat(msg, mode=mode)
-        # Pillow's own conversion clips at 255, which turns nearly everything white.
+        # Pillow's own conversion clips at 255, which would make nearly every image white.
         return Image.fromarray((values >> 8).astype(np.uint8))
     msg = f"image: expected grey, palette, RGB, CMYK or YCbCr pixels, got Pillow mode {mode}"
     raise ImageUnsupportedFormat(msg, mode=mode)

@@ -1,9 +1,9 @@
-"""What a file's own structure may cost, before Pillow reads it.
+"""Limits on the number of parts of a file, checked before Pillow reads it.
 
-Pillow reads the parts around the pixels in loops in Python. How long those take depends on how
-many parts there are, not on the pixels: 20 MiB of padding before a JPEG of 32 x 32 take 20 s of a
-core, with the GIL. Here the parts are counted, which takes 100 times less, and a file with more
-than any camera or tool writes is refused. What is malformed is left to the decoder to refuse.
+Pillow reads the parts around the pixels in loops in Python. Their time depends on the number of
+parts, not on the pixels: 20 MiB of padding before a JPEG of 32 x 32 take 20 s of a core, with the
+GIL held. Here the parts are counted, in a hundredth of that time, and a file with more parts than
+any camera or tool writes is refused. A malformed file is left for the decoder to refuse.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_SEGMENTS: Final = 10_000
-"""Markers of a JPEG before its first scan; 20 MiB of metadata in full ones are 320."""
+"""The most segments of a JPEG before its first scan. 20 MiB of metadata fit into 320 full ones."""
 MAX_RESOURCES: Final = 10_000
-"""Photoshop's resources in a JPEG; it writes some fifty."""
+"""The most Photoshop resources in a JPEG. Photoshop writes about fifty."""
 MAX_JUNK_BYTES: Final = 65_536
-"""Bytes between the parts of a JPEG or a GIF that belong to none."""
+"""The most bytes of a JPEG or a GIF that are between its parts and belong to none."""
 MAX_CHUNKS: Final = 50_000
-"""Of a PNG; libpng writes 8 KiB of pixels in each."""
+"""The most chunks of a PNG. libpng writes 8 KiB of pixels into each."""
 MAX_SUB_BLOCKS: Final = 4_096
-"""Of the extensions of a GIF before its first image: 1 MiB of metadata."""
+"""The most sub-blocks of a GIF's extensions before its first image: 1 MiB of metadata."""
 MAX_STRIPS: Final = 65_536
-"""Strips or tiles of a TIFF."""
+"""The most strips or tiles of a TIFF."""
 MAX_ENTRIES: Final = 65_535
-"""Of a TIFF's directory; BigTIFF could have more."""
+"""The most entries of a TIFF's directory; a BigTIFF could have more."""
 
 MAX_RUN_LENGTH_PIXELS: Final = 2_100_000
-"""Of a BMP in run lengths: a screen of 1920 x 1080, which such files show."""
+"""The most pixels of a run-length BMP: a screen of 1920 x 1080, which such files show."""
 
 _MARKER: Final = re.compile(rb"\xff[^\x00\xff]")
 _SCAN: Final = 0xDA
@@ -44,16 +44,17 @@ _GIF_IMAGE, _GIF_EXTENSION, _GIF_END = b",!;"
 _STRIP_OFFSETS, _TILE_OFFSETS = 273, 324
 _BIG_TIFF: Final = 43
 _RUN_LENGTHS: Final = "bmp_rle"
-"""Pillow's decoder of them, in Python, which takes up to 1 us of a core for a pixel."""
+"""Pillow's decoder of run lengths. It is written in Python and takes up to 1 us for a pixel."""
 
 
 def check_structure(kind: str, data: bytes) -> None:
-    """Refuse a file with so many parts that reading around the pixels would take seconds.
+    """Refuses a file with so many parts that reading around the pixels would take seconds.
 
-    ``kind`` is Pillow's name of the format; of the others what is around the pixels is read in C.
+    ``kind`` is Pillow's name of the format. JPEG, PNG, GIF and TIFF are checked; the parts of other
+    formats are read in C.
 
     Raises:
-        ImageUnsupportedFormat: which part there is too much of.
+        ImageUnsupportedFormat: the file has too many of one kind of part; names the kind.
     """
     check = {"JPEG": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "TIFF": _check_tiff}
     if kind in check:
@@ -61,10 +62,10 @@ def check_structure(kind: str, data: bytes) -> None:
 
 
 def check_run_lengths(image: Image.Image) -> None:
-    """Refuse a large BMP in run lengths, which few programs write.
+    """Refuses a large run-length BMP, which few programs write.
 
     Raises:
-        ImageUnsupportedFormat: with the number of pixels.
+        ImageUnsupportedFormat: the BMP has too many pixels.
     """
     if not isinstance(image, BmpImagePlugin.BmpImageFile):
         return
@@ -79,7 +80,7 @@ def _refuse(kind: str, most: int, what: str) -> ImageUnsupportedFormat:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """ITU T.81, B.1.1: as Pillow reads it, byte by byte where no marker is."""
+    """Counts segments (ITU T.81, B.1.1) as Pillow reads them: byte by byte up to a marker."""
     at, junk = 2, 0
     for _ in range(MAX_SEGMENTS):
         end = min(at + MAX_JUNK_BYTES + 3 - junk, len(data))
@@ -96,13 +97,13 @@ def _check_jpeg(data: bytes) -> None:
             if data.count(_RESOURCE, 0, at) > MAX_RESOURCES:
                 raise _refuse("JPEG", MAX_RESOURCES, "Photoshop resources")
             return
-        if known[2] is not None:  # it has a length, and so many bytes
+        if known[2] is not None:  # the segment begins with its length
             at += max(2, int.from_bytes(data[at : at + 2], "big"))
     raise _refuse("JPEG", MAX_SEGMENTS, "segments before its first scan")
 
 
 def _check_png(data: bytes) -> None:
-    """PNG, 5.3: length, type, data and CRC of each chunk."""
+    """Counts chunks (PNG, 5.3): length, type, data and CRC."""
     at = 8
     for _ in range(MAX_CHUNKS):
         if at >= len(data):
@@ -112,7 +113,7 @@ def _check_png(data: bytes) -> None:
 
 
 def _check_gif(data: bytes) -> None:
-    """GIF89a, 15 to 26: the extensions before the first image, each of sub-blocks."""
+    """Counts the sub-blocks of the extensions before the first image (GIF89a, 15 to 26)."""
     if len(data) < 13:  # noqa: PLR2004 - header and screen descriptor
         return
     flags = data[10]
@@ -140,14 +141,14 @@ def _check_gif(data: bytes) -> None:
 
 
 def _check_tiff(data: bytes) -> None:
-    """TIFF 6.0, section 2, and BigTIFF: the first directory."""
+    """Counts the strips and tiles of the first directory (TIFF 6.0, section 2, and BigTIFF)."""
     for tag, count in _entries(data):
         if tag in (_STRIP_OFFSETS, _TILE_OFFSETS) and count > MAX_STRIPS:
             raise _refuse("TIFF", MAX_STRIPS, "strips or tiles")
 
 
 def _entries(data: bytes) -> Iterator[tuple[int, int]]:
-    """The tag and the number of values of each entry; of none past the end of the file."""
+    """The tag and the number of values of each entry of the directory that the file holds."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (struct.pack("<H", _BIG_TIFF), struct.pack(">H", _BIG_TIFF))
     offset, number, entry = ("8xQ", "Q", "HHQ8x") if big else ("4xL", "H", "HHL4x")
