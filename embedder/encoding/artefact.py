@@ -1,9 +1,9 @@
 """The encoder artefact: a directory with ``encoder.json`` and the files it names.
 
-A mix is a directory of such directories, its parts. This module owns loading and verifying
-either, and the self-test that proves a loaded encoder still reproduces its reference vectors. An
-artefact is untrusted input: every field is checked (the models are in
-``embedder.encoding.manifest``), and a file is opened only after its name was validated.
+A mix is a directory of such directories, its parts. This module loads and verifies both kinds, and
+owns the self-test, which proves that a loaded encoder gives its reference vectors. An artefact is
+untrusted input: every field is checked (the models are in ``embedder.encoding.manifest``), and a
+file is opened only after its name was checked.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class EncoderArtefact:
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """The length of a vector."""
         return self.manifest.dim
 
     @property
@@ -91,7 +91,7 @@ class EncoderArtefact:
 
     @property
     def parts(self) -> tuple[EncoderArtefact, ...]:
-        """What its vector is made of: itself."""
+        """The artefacts whose vectors make up its own: itself alone."""
         return (self,)
 
 
@@ -115,7 +115,7 @@ class MixArtefact:
 
     @property
     def dim(self) -> int:
-        """Length of a vector: the sum of its parts'."""
+        """The length of a vector: the sum of its parts' lengths."""
         return self.manifest.dim
 
     @property
@@ -135,7 +135,7 @@ _M = TypeVar("_M", bound=BaseModel)
 
 
 def bundled_artefact(name: str = "efficientnet-lite0") -> Path:
-    """Return the directory of an encoder shipped in this package. ArtefactError if unknown."""
+    """The directory of an encoder that this package ships; ArtefactError if it ships none."""
     known = sorted(path.parent.name for path in BUNDLED_ENCODERS.glob(f"*/{MANIFEST_NAME}"))
     if name not in known:
         msg = f"unknown bundled encoder: expected one of {known}, got {name!r}"
@@ -144,13 +144,13 @@ def bundled_artefact(name: str = "efficientnet-lite0") -> Path:
 
 
 def load_artefact(path: Path) -> EncoderArtefact:
-    """Read and verify the artefact of an encoder with one image tower.
+    """The verified artefact in the directory ``path``, of an encoder with one image tower.
 
-    Checks every field of ``encoder.json``, the sha256 of every file and the fingerprint.
+    Every field of ``encoder.json``, the sha256 of every file and the fingerprint are checked.
 
     Raises:
-        ArtefactError: naming the file and the field, what was expected and what was got; also for
-            a mix.
+        ArtefactError: the artefact is damaged or a mix; names the file and the field, what was
+            expected and what was got.
     """
     manifest_path = path / MANIFEST_NAME
     if _is_mix(_read(manifest_path)):
@@ -170,7 +170,10 @@ def load_artefact(path: Path) -> EncoderArtefact:
 
 
 def load_any_artefact(path: Path) -> Artefact:
-    """Read and verify an artefact of either kind, as ``load_artefact`` does, a mix part by part."""
+    """The verified artefact in ``path``, of either kind; see ``load_artefact``.
+
+    A mix is verified part by part.
+    """
     manifest_path = path / MANIFEST_NAME
     if not _is_mix(_read(manifest_path)):
         return load_artefact(path)
@@ -207,7 +210,7 @@ def _check_fingerprint(path: Path, expected: str, got: str) -> None:
 
 
 def _is_mix(raw: bytes) -> bool:
-    """Whether ``raw`` says that it is a mix; anything else is for the other kind to refuse."""
+    """Whether the manifest ``raw`` is of a mix. One that cannot be parsed is not."""
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError):
@@ -252,7 +255,7 @@ def _sha256(path: Path, field: str) -> str:
 
 
 def pattern_image(pattern: Pattern, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return a self-test image, uint8 (height, width, 3), the same on every machine."""
+    """A self-test image, uint8 (height, width, 3), the same on every machine."""
     if pattern == "noise":
         generator = np.random.Generator(np.random.PCG64(0))
         return generator.integers(0, 256, size=(height, width, 3), dtype=np.uint8)
@@ -270,7 +273,7 @@ def pattern_image(pattern: Pattern, height: int, width: int) -> npt.NDArray[np.u
 
 
 def self_test_images(artefact: EncoderArtefact) -> list[npt.NDArray[np.uint8]]:
-    """Return the self-test images, each uint8 (height, width, 3), in manifest order."""
+    """The self-test images, each uint8 (height, width, 3), in the manifest's order."""
     spec = artefact.manifest.input
     return [
         pattern_image(case.pattern, spec.height, spec.width) for case in artefact.manifest.self_test
@@ -281,7 +284,7 @@ def check_self_test(
     artefact: EncoderArtefact,
     embed: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]],
 ) -> None:
-    """Embed the self-test images and compare with the reference vectors.
+    """Embeds the self-test images and compares their vectors with the reference vectors.
 
     Args:
         artefact: a loaded artefact.
@@ -299,7 +302,7 @@ def check_self_test(
         raise SelfTestFailed(msg, encoder=name)
     for case, vector in zip(cases, got, strict=True):
         length = float(np.linalg.norm(vector))
-        # Written so that NaN fails as well.
+        # The comparison is written such that NaN fails too.
         if not abs(length - 1.0) <= UNIT_LENGTH_TOLERANCE:
             msg = f"encoder {name}, image {case.pattern}: expected unit length, got {length}"
             raise SelfTestFailed(msg, encoder=name, pattern=case.pattern)

@@ -1,4 +1,4 @@
-"""An artefact and its open sessions: pixels and texts to vectors. Blocking; knows no image files.
+"""An open encoder: pixels and texts to vectors. It blocks, and knows no image files.
 
 A mix has one image tower per part; its vector is their unit vectors side by side, scaled to
 length 1 (SCP-MIX: "Keep it Light!", arXiv 2502.04226).
@@ -28,7 +28,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 class OpenGraph(Protocol):
-    """What an encoder needs of a runtime: ``runtime.Session``, or another in its place."""
+    """What an encoder needs of an open graph: ``runtime.OnnxSession``, or a fake."""
 
     @property
     def provider(self) -> str:
@@ -43,17 +43,17 @@ class OpenGraph(Protocol):
         """Names of the graph's outputs."""
 
     def run(self, feeds: dict[str, npt.NDArray[np.generic]], output: str) -> npt.NDArray[Any]:
-        """The array ``output`` of one run; from several threads at once."""
+        """The array ``output`` of one run. Several threads may call at the same time."""
 
 
 class ImageTower:
     """One image graph and its artefact. Thread-safe: calls may overlap."""
 
     def __init__(self, artefact: EncoderArtefact, session: OpenGraph) -> None:
-        """Join them.
+        """Joins the artefact and its open graph.
 
         Raises:
-            ArtefactError: the graph has not the input and the output of the manifest.
+            ArtefactError: the graph has another input or output than the manifest says.
         """
         manifest = artefact.manifest
         wanted = ((manifest.input.name,), (manifest.output.name,))
@@ -74,7 +74,7 @@ class ImageTower:
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
     def self_test(self) -> None:
-        """Embed the reference images; SelfTestFailed if a vector is not the reference's."""
+        """Embeds the reference images; raises SelfTestFailed if a vector is not the reference's."""
         check_self_test(self.artefact, self.embed)
 
 
@@ -88,10 +88,10 @@ class Encoder:
         *,
         text: TextTower | None = None,
     ) -> None:
-        """Join ``artefact`` and one session per part of it.
+        """Joins ``artefact`` and one session for each part of it.
 
         Raises:
-            ArtefactError: a graph has not the input and the output of its manifest.
+            ArtefactError: a graph has another input or output than its manifest says.
         """
         self.artefact = artefact
         self.towers = tuple(
@@ -102,12 +102,12 @@ class Encoder:
 
     @classmethod
     def open(cls, directory: Path | None, config: RuntimeConfig) -> Self:
-        """The encoder in ``directory`` (None: the one that ships with Shoal), proven right.
+        """The encoder in ``directory`` (None: the one that ships with Shoal), after its self-test.
 
         Raises:
-            ArtefactError: the directory is damaged.
-            ConfigError: the provider is not there, or a package that a text tower needs.
-            SelfTestFailed: the encoder does not reproduce its reference vectors.
+            ArtefactError: the artefact is damaged.
+            ConfigError: the provider is not available, or a package that a text tower needs.
+            SelfTestFailed: the encoder does not give its reference vectors.
         """
         return cls.of(
             load_any_artefact(bundled_artefact() if directory is None else directory), config
@@ -128,17 +128,17 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        """Its name in requests, and the name of its vectors in a collection."""
+        """The encoder's name in requests, and the name of its vectors in a collection."""
         return self.artefact.name
 
     @property
     def dim(self) -> int:
-        """Length of its vectors."""
+        """The length of a vector."""
         return self.artefact.dim
 
     @property
     def fingerprint(self) -> str:
-        """The identity of its vectors, 64 hex digits."""
+        """The identity of the vectors that it makes, 64 hex digits."""
         return self.artefact.fingerprint
 
     @property
@@ -182,9 +182,12 @@ class Encoder:
         return self._text.embed(texts)
 
     def self_test(self) -> None:
-        """Embed the reference images and texts; SelfTestFailed if a vector is not the reference's.
+        """Embeds the reference images and texts, tower by tower.
 
-        Towers' vectors are of unit length, so a mix's are: nothing more is to be tested of it.
+        A mix needs no test of its own: it only joins its towers' vectors.
+
+        Raises:
+            SelfTestFailed: a vector is not the reference's.
         """
         try:
             for tower in self.towers:

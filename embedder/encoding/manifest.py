@@ -1,7 +1,7 @@
-"""The models of ``encoder.json``: what an encoder artefact says about itself.
+"""The models of ``encoder.json``, which describes an encoder artefact.
 
-This module owns the format, version 1: frozen models that refuse unknown and invalid fields, and
-the fingerprint, which ties stored vectors to the encoder that made them.
+This module owns version 1 of the format, as frozen models that refuse unknown and invalid fields,
+and the fingerprint, which ties stored vectors to the encoder that made them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 UNIT_LENGTH_TOLERANCE: Final = 1e-3
+"""How far the length of a unit vector may be from 1."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 TensorName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,63}$")]
@@ -34,7 +35,7 @@ Positive = Annotated[float, Field(gt=0)]
 Pattern = Literal["gradient", "checker", "noise"]
 Precision = Literal["float32", "float16", "int8"]
 Clean = Literal["lower", "whitespace", "canonicalize", "none"]
-"""What happens to a text before it is made tokens (``TextSpec``)."""
+"""A rule for cleaning a text before it is split into tokens (``TextSpec``)."""
 
 
 class _Part(BaseModel):
@@ -44,8 +45,11 @@ class _Part(BaseModel):
 class Source(_Part):
     """Where the weights come from.
 
-    ``package`` and ``version`` name the library whose model it is, ``model`` its name there,
-    ``weights`` what it was filled with: a tag, or a checkpoint's file name and sha256.
+    Attributes:
+        package: The library that has the model.
+        version: The library's version.
+        model: The library's name of the model.
+        weights: A tag, or the name and sha256 of a checkpoint's file.
     """
 
     package: Text
@@ -55,7 +59,7 @@ class Source(_Part):
 
 
 class InputSpec(_Part):
-    """The graph's input: uint8, (N, height, width, 3), RGB; N is free."""
+    """The graph's input: uint8, (N, height, width, 3), RGB, for any N."""
 
     name: TensorName
     layout: Literal["NHWC"]
@@ -66,7 +70,7 @@ class InputSpec(_Part):
 
 
 class OutputSpec(_Part):
-    """The graph's output: float32, (N, dim), rows of unit length."""
+    """The graph's output: vectors float32 (N, dim) of unit length."""
 
     name: TensorName
 
@@ -74,9 +78,9 @@ class OutputSpec(_Part):
 class Resize(_Part):
     """How an image is scaled, always with antialiasing.
 
-    ``shortest_edge``: keeping the aspect ratio, until the shortest edge is ``size`` pixels.
-    ``stretch``: to the size of the crop, whatever the aspect ratio; ``size`` is the crop's
-    longer edge.
+    ``shortest_edge`` keeps the aspect ratio and makes the shortest edge ``size`` pixels long.
+    ``stretch`` scales to the size of the crop and ignores the aspect ratio; ``size`` is then the
+    crop's longer edge.
     """
 
     mode: Literal["shortest_edge", "stretch"]
@@ -86,7 +90,7 @@ class Resize(_Part):
 
 
 class Crop(_Part):
-    """Keep the central ``height`` x ``width`` pixels."""
+    """The part that is kept: the central ``height`` x ``width`` pixels."""
 
     mode: Literal["center"]
     height: Pixels
@@ -94,9 +98,9 @@ class Crop(_Part):
 
 
 class Normalise(_Part):
-    """``(x - mean) / scale`` on 0..255 pixels, by channel (RGB).
+    """The normalisation ``(x - mean) / scale`` of pixels of 0..255, by channel (RGB).
 
-    Recorded only: the graph does it.
+    It is only recorded here: the graph does it.
     """
 
     mean: tuple[float, float, float]
@@ -105,7 +109,7 @@ class Normalise(_Part):
 
 
 class Preprocessing(_Part):
-    """What happens between a decoded image and the graph's input."""
+    """The steps from a decoded image to the graph's input."""
 
     resize: Resize
     crop: Crop
@@ -137,7 +141,7 @@ class FileEntry(_Part):
 
 
 class Files(_Part):
-    """The files: graphs by tower, the weights kept outside a graph of over 2 GB, the tokenizer."""
+    """The files: a graph for each tower, its weights if they are beside it, and the tokenizer."""
 
     image: FileEntry
     image_data: FileEntry | None = None
@@ -146,9 +150,9 @@ class Files(_Part):
     tokenizer: FileEntry | None = None
 
     def entries(self) -> dict[str, FileEntry]:
-        """The files there are, by field."""
-        found = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: entry for name, entry in found.items() if entry is not None}
+        """The files that the artefact has, by field."""
+        entries = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: entry for name, entry in entries.items() if entry is not None}
 
 
 class TextCase(_Part):
@@ -160,21 +164,22 @@ class TextCase(_Part):
     min_cosine: MinCosine
 
     def reference(self) -> npt.NDArray[np.float32]:
-        """Return the reference vector, float32 (dim,). ValueError if it is not base64."""
+        """The reference vector, float32 (dim,). ValueError if it is not base64."""
         return _decoded(self.embedding_b64, f"text {self.text!r}")
 
 
 class TextSpec(_Part):
-    """The text tower: a graph from tokens int64 (N, context_length) to unit rows (N, dim).
+    """The text tower: a graph from tokens int64 (N, context_length) to unit vectors (N, dim).
 
-    ``tokenizer`` (a file of the ``tokenizers`` library) makes the tokens, start and end marks
-    included, cut to ``context_length`` so that the last is the end mark, and padded with
-    ``pad_id``. ``clean`` is what happens to a text before:
+    ``files.tokenizer`` (a file of the ``tokenizers`` library) makes the tokens, with start and end
+    marks. They are cut to ``context_length``, with the end mark last, and padded with ``pad_id``.
+    ``clean`` says how a text is cleaned first:
 
-    ``whitespace``: mojibake mended (ftfy), HTML entities resolved twice, white space collapsed;
-    ``lower``: the same and lower case, as open_clip does by default; ``canonicalize``: the same,
-    and underscores become blanks and ASCII punctuation goes, as SigLIP was trained (big_vision's
-    prompt engineering); ``none``: nothing, the tokenizer's file does it all.
+    ``whitespace``: mojibake is mended (ftfy), HTML entities are resolved twice, and white space is
+    collapsed. ``lower``: the same, and the text becomes lower case, as open_clip does by default.
+    ``canonicalize``: the same as ``lower``, and underscores become blanks and ASCII punctuation is
+    removed, as in SigLIP's training (big_vision's prompt engineering). ``none``: the text is not
+    cleaned; the tokenizer's file does everything.
     """
 
     input: TensorName
@@ -186,12 +191,16 @@ class TextSpec(_Part):
 
 
 class Measured(_Part):
-    """What an export was found to be, on the images that it was measured with.
+    """How close an export is to its reference in float32.
 
-    ``images`` says which those were. ``min_cosine``: the lowest cosine with the reference in
-    float32. Against the float32 artefact, for a variant: ``recall_at_10``, the share of each
-    image's ten nearest that are the same; ``nmi_change``, the normalised mutual information of
-    k-means with the true classes, less that of float32 (absent where the classes are not known).
+    The reference of a variant is its float32 artefact, that of another export its library's model.
+
+    Attributes:
+        images: The images that it was measured on.
+        min_cosine: The lowest cosine with the reference.
+        recall_at_10: For a variant, the share of each image's ten nearest that stay the same.
+        nmi_change: For a variant, the normalised mutual information of k-means with the true
+            classes, less the float32 artefact's; None if the classes are not known.
     """
 
     images: Text
@@ -208,7 +217,7 @@ class SelfTestCase(_Part):
     min_cosine: MinCosine
 
     def reference(self) -> npt.NDArray[np.float32]:
-        """Return the reference vector, float32 (dim,). ValueError if it is not base64."""
+        """The reference vector, float32 (dim,). ValueError if it is not base64."""
         return _decoded(self.embedding_b64, f"self_test {self.pattern}")
 
 
@@ -225,7 +234,7 @@ def _decoded(embedding_b64: str, name: str) -> npt.NDArray[np.float32]:
 
 
 class EncoderManifest(_Part):
-    """``encoder.json`` of an encoder with one image tower, and perhaps a text tower."""
+    """``encoder.json`` of an encoder with one image tower, with or without a text tower."""
 
     format_version: Literal[1]
     name: Name
@@ -295,7 +304,7 @@ class MixManifest(_Part):
 
 
 def mix_fingerprint(parts: Sequence[str]) -> str:
-    """Return the sha256 hex of a mix from its parts' fingerprints, in their order."""
+    """The fingerprint of a mix, sha256 hex, from its parts' fingerprints in their order."""
     return hashlib.sha256(("mix:" + ",".join(parts)).encode("ascii")).hexdigest()
 
 
@@ -312,10 +321,10 @@ def _check_reference(vector: npt.NDArray[np.float32], name: str, dim: int) -> No
 def compute_fingerprint(
     *, files: Files, input_spec: InputSpec, output_spec: OutputSpec, preprocessing: Preprocessing
 ) -> str:
-    """Return the sha256 hex of everything that decides the value of a vector.
+    """The fingerprint, sha256 hex, of everything that decides the values of a vector.
 
     The name, description and self-test are left out: they do not change a vector. The files of
-    the text tower count: whoever compares texts with stored images needs both to be the same.
+    the text tower count too, because texts are compared with stored images.
     """
     hashes = {f"{name}_sha256": entry.sha256 for name, entry in files.entries().items()}
     facts = {

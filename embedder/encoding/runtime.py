@@ -1,6 +1,6 @@
-"""ONNX Runtime, and nothing else of ours: the one module that imports it.
+"""Runs ONNX graphs. Only this module of the embedder imports ONNX Runtime (the exporters do too).
 
-Knows no artefact and no image: a graph with one input and one output, arrays in and out.
+It knows no artefact and no image: arrays go into a graph, and an array comes out.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from shoal.errors import ArtefactError, ConfigError, OperatorError
 __all__ = ["PROVIDERS", "OnnxSession", "RuntimeConfig"]
 
 BREAKS_IN_FLOAT16: Final = "NchwcTransformer"
-"""An optimisation of convolutions on CPUs: on some in float16 it kills the process (1.32)."""
+"""An optimisation of convolutions on CPUs. It kills the process on some graphs in float16 (ONNX
+Runtime 1.32)."""
 
 IDLE_S: Final = 10.0
-"""Seconds without a run after which the next one gives memory back."""
+"""After this many seconds without a run, the next run gives memory back."""
 
-_QUIET: Final = 3  # errors only: its warnings are about graph optimisations, not about us
+_QUIET: Final = 3  # errors only: ONNX Runtime's warnings are about its own optimisations
 
 
 class OnnxSession:
     """An open graph. Thread-safe: runs may overlap."""
 
     def __init__(self, graph: Path, config: RuntimeConfig, *, half: bool = False) -> None:
-        """Open ``graph`` with the provider that ``config`` asks for, and no other in its place.
+        """Opens ``graph`` with the provider that ``config`` asks for, and never with another.
 
         ``half``: the graph computes in float16.
 
         Raises:
-            ConfigError: ONNX Runtime is not installed, or lacks the provider, or fell back.
-            ArtefactError: the file is not a graph that it can load.
+            ConfigError: ONNX Runtime is not installed, lacks the provider, or fell back to another.
+            ArtefactError: ONNX Runtime cannot load the file.
         """
         ort = _onnxruntime()
         self.provider = PROVIDERS[config.provider]
@@ -66,8 +67,8 @@ class OnnxSession:
         except Exception as exc:  # its exceptions have no common base
             msg = f"{graph}: expected a graph that ONNX Runtime can load, got {_first_line(exc)}"
             raise ArtefactError(msg, file=str(graph)) from exc
-        # Without its driver or libraries a provider is dropped with no more than a log line, and
-        # the CPU silently serves in its place (onnxruntime#23372).
+        # A provider without its driver or libraries is dropped with only a log line, and the CPU
+        # silently takes its place (onnxruntime#23372).
         got = self._session.get_providers()
         if not got or got[0] != self.provider:
             raise _no_provider(self.provider, got)
@@ -77,8 +78,8 @@ class OnnxSession:
     def run(self, feeds: dict[str, npt.NDArray[np.generic]], output: str) -> npt.NDArray[Any]:
         """The array ``output`` of one run; blocks, without holding the GIL.
 
-        The arenas keep what the largest batch took, which the next one needs again; the first run
-        after IDLE_S without one (the canary's, if nobody comes) gives back what it does not need.
+        The arenas keep the memory of the largest batch for the next one. The first run after
+        IDLE_S without a run (the self-test's, if nobody calls) gives back what it does not need.
 
         Raises:
             OperatorError: the run failed (memory, driver, a shape that the graph refuses).
@@ -98,7 +99,7 @@ class OnnxSession:
 
 
 def _padded(array: npt.NDArray[np.generic], rows: int) -> npt.NDArray[np.generic]:
-    """``array`` with zeros after it, ``rows`` rows in all."""
+    """``array`` filled up with rows of zeros to ``rows`` rows."""
     padded = np.zeros((rows, *array.shape[1:]), array.dtype)
     padded[: len(array)] = array
     return padded
@@ -107,7 +108,7 @@ def _padded(array: npt.NDArray[np.generic], rows: int) -> npt.NDArray[np.generic
 def _providers(
     provider: str, config: RuntimeConfig, graph: Path, *, half: bool
 ) -> list[tuple[str, dict[str, object]]]:
-    """What the session may use. TensorRT leaves to CUDA the operators that it has not."""
+    """The providers of a session. CUDA runs the operators that TensorRT does not have."""
     chosen = [(provider, config.options(graph, half=half))]
     if config.provider == "tensorrt":
         cuda = replace(config, provider="cuda")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Encodes(Protocol):
-    """A tokenizer, as a text tower needs it."""
+    """What a text tower needs of a tokenizer."""
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """The tokens of ``texts``, (N, context_length)."""
@@ -31,7 +31,7 @@ class TextTower:
     def __init__(
         self, artefact: EncoderArtefact, spec: TextSpec, session: OnnxSession, tokenizer: Encodes
     ) -> None:
-        """Join them; ArtefactError if the graph has not the manifest's input and output."""
+        """Joins them; ArtefactError if the graph has another input or output than ``spec`` says."""
         if (session.inputs, session.outputs) != ((spec.input,), (spec.output,)):
             msg = (
                 f"{artefact.text_model}: expected a graph with input {spec.input!r} and output "
@@ -49,7 +49,7 @@ class TextTower:
         """The text tower of ``artefact``; None if it has none.
 
         Raises:
-            ArtefactError: a file of it is damaged.
+            ArtefactError: a file of the text tower is damaged.
             ConfigError: the package of tokenizers is not installed.
         """
         spec = artefact.manifest.text
@@ -66,7 +66,11 @@ class TextTower:
         return np.ascontiguousarray(self._session.run(feeds, self._spec.output), dtype=np.float32)
 
     def self_test(self) -> None:
-        """Embed the reference texts; SelfTestFailed if tokens or a vector are not as they were."""
+        """Embeds the reference texts.
+
+        Raises:
+            SelfTestFailed: the tokens of a text, or its vector, are not the reference's.
+        """
         cases = self._spec.self_test
         texts = [case.text for case in cases]
         for case, tokens in zip(cases, self._tokenizer.encode(texts), strict=True):
@@ -82,7 +86,7 @@ class TextTower:
         for case, vector in zip(cases, got, strict=True):
             length = float(np.linalg.norm(vector))
             cosine = float(vector @ case.reference())
-            # Written so that NaN fails as well.
+            # The comparison is written such that NaN fails too.
             if not (abs(length - 1.0) <= UNIT_LENGTH_TOLERANCE and cosine >= case.min_cosine):
                 msg = (
                     f"encoder {self._name}, text {case.text!r}: expected unit length and cosine "

@@ -1,4 +1,4 @@
-"""Texts to tokens, as the text tower's own library makes them; without that library.
+"""Texts to tokens, as the model's own library makes them, but without that library.
 
 Owns the cleaning of a text and the use of a ``tokenizer.json`` of the ``tokenizers`` package.
 """
@@ -26,7 +26,7 @@ class Tokenizer:
     """A tokenizer file and what the manifest says of it. Thread-safe."""
 
     def __init__(self, file: Path, spec: TextSpec) -> None:
-        """Load ``file``.
+        """Loads ``file``.
 
         Raises:
             ConfigError: the packages that texts need are not installed.
@@ -36,13 +36,13 @@ class Tokenizer:
             import tokenizers  # noqa: PLC0415 - an extra: encoders without a text tower need none
 
             if spec.clean != "none":
-                import ftfy  # noqa: F401, PLC0415 - found missing now, not at the first text
+                import ftfy  # noqa: F401, PLC0415 - fails now if it is missing, not at a text
         except ImportError as exc:
             msg = f"{exc.name} is not installed, and text towers need it: pip install 'shoal[text]'"
             raise ConfigError(msg, package=str(exc.name)) from exc
         try:
             made: Any = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as exc:  # a bare Exception is what it raises
+        except Exception as exc:  # the package raises a bare Exception
             msg = f"{file}: expected a tokenizer, got {exc}"
             raise ArtefactError(msg, file=str(file)) from exc
         made.enable_truncation(spec.context_length)

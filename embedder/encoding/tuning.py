@@ -1,8 +1,9 @@
-"""What is tried when an encoder is opened, before anybody waits for it.
+"""Measures and warms up an encoder when it is opened, before anybody waits for it.
 
-On a CPU, how many images a model runs best with at once. A larger batch lets matrix products run
-faster and its activations fall out of the caches; which of the two counts more differs by model and
-machine (EfficientNet-Lite0 loses 15% from 1 to 8 images, ViT-B/32 gains 40%). On a GPU, every size.
+On a CPU the best number of images in a run is measured. A larger batch makes matrix products
+faster, but its activations no longer fit into the caches; which of the two counts more depends on
+model and machine (EfficientNet-Lite0 loses 15% from 1 to 8 images, ViT-B/32 gains 40%). On a GPU
+every size of batch is run once.
 """
 
 from __future__ import annotations
@@ -18,18 +19,27 @@ from embedder.encoding.encoder import Encoder
 from embedder.encoding.runtime import RuntimeConfig
 
 SIZES = (1, 2, 4, 8)
+"""The numbers of images in a run that are tried on a CPU."""
 NEAR = 0.03
-"""Sizes within 3% of the best are as good: then the smallest, which answers soonest."""
+"""Sizes within 3% of the best count as equally good. The smallest of them is taken, because it
+answers soonest."""
 BUDGET_S = 3.0
-"""What may be spent: a model that takes longer is a large one, and those run best in batches."""
+"""The most seconds that measuring may take. A model that needs more is large, and large models run
+best in batches."""
 
 
 def best_run_size(
     encoder: Encoder, *, workers: int, most: int, clock: Callable[[], float] = time.perf_counter
 ) -> int:
-    """The number of images, at most ``most``, to run ``encoder`` with in each of ``workers``.
+    """The best number of images in a run of ``encoder``, at most ``most``.
 
-    ``clock`` gives seconds. Blocks for at most about BUDGET_S and the time of ``most`` images.
+    Args:
+        encoder: an open encoder.
+        workers: how many runs go on at the same time.
+        most: the largest number to try.
+        clock: gives seconds.
+
+    Blocks for about BUDGET_S at most, plus the time of one round of the largest size.
     """
     sizes = [size for size in SIZES if size <= most] or [most]
     images = sizes[-1]
@@ -42,7 +52,7 @@ def best_run_size(
     with ThreadPoolExecutor(workers) as threads:
 
         def seconds(size: int) -> float:
-            """The time that all workers together take for ``images`` images each."""
+            """The time in which every worker embeds ``images`` images, ``size`` in a run."""
             began = clock()
             list(threads.map(run, [size] * workers))
             return clock() - began
@@ -55,12 +65,13 @@ def best_run_size(
 
 
 def warm_up(encoder: Encoder, config: RuntimeConfig, *, most: int) -> list[int]:
-    """Runs every size of batch that up to ``most`` images are filled up to; returns those sizes.
+    """Runs ``encoder`` once with every size of batch that ``most`` images can need.
 
-    Texts too, if the encoder embeds them.
+    Runs texts too if the encoder embeds them. On a GPU the first run of a shape chooses algorithms
+    or, with TensorRT, builds an engine, which takes minutes: no caller should wait for that.
 
-    On a GPU the first run of a shape chooses algorithms or, with TensorRT, builds an engine, which
-    takes minutes: no caller is to wait for that.
+    Returns:
+        The sizes, in ascending order.
     """
     sizes = sorted({config.bucket(rows) for rows in range(1, most + 1)})
     for size in sizes:
@@ -77,6 +88,6 @@ def _grey(encoder: Encoder, images: int) -> list[npt.NDArray[np.uint8]]:
 
 
 def smallest_near_best(seconds: dict[int, float], *, near: float = NEAR) -> int:
-    """The smallest of the sizes whose time is within ``near`` of the shortest."""
+    """The smallest size whose time, in seconds, is within the share ``near`` of the shortest."""
     best = min(seconds.values())
     return min(size for size, took in seconds.items() if took <= best * (1 + near))
