@@ -1,6 +1,7 @@
 """Writes handwritten digits, which scikit-learn ships, as a folder of PNG files with a manifest.
 
-``python docs/digits.py DIR [N]``: the tour's images. ``DIR/images.jsonl`` names each file and its label.
+``python docs/digits.py DIR [N]`` makes the tour's images. ``DIR/images.jsonl`` names each file and
+its label.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
-
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

@@ -1,4 +1,7 @@
-"""Runs the commands of docs/tour.md. ``python tests/support/tour.py`` writes their outputs into it."""
+"""Runs the commands of docs/tour.md.
+
+``python tests/support/tour.py`` writes their outputs into the page.
+"""
 
 from __future__ import annotations
 
