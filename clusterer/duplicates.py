@@ -16,7 +16,7 @@ from clusterer.fits.lsh import BITS, plan_lsh, verified_groups
 from clusterer.runs.points import join_ids, pack_ids, unpack_ids
 from clusterer.runs.sampling import sample_vectors
 from shoal.store.gateway import Store
-from shoal.store.model import Record, Scan
+from shoal.store.model import Record, VectorScan
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
@@ -59,7 +59,7 @@ class DuplicateFinder:
 
     def _labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Packed ids (N,) and, for each, the row that stands for its group."""
-        options = Scan(vector=self.vector, fields=(), block_size=self.block_size)
+        options = VectorScan(vector=self.vector, fields=(), block_size=self.block_size)
         sample = sample_vectors(
             self.store,
             self.collection,
@@ -76,7 +76,7 @@ class DuplicateFinder:
         for block in self.store.scan(self.collection, options):
             self.check()
             room = min(len(block), len(signatures) - taken)
-            if block.vectors is not None and room:
+            if room:
                 parts.append(pack_ids(block.ids[:room]))
                 signatures[taken : taken + room] = lsh.signatures(block.vectors[:room])
                 taken += room

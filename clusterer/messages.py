@@ -15,7 +15,7 @@ from clusterer.runs.naming import NameSources
 from clusterer.runs.plan import Report
 from clusterer.runs.task import Outcome, Progress, Task
 from shoal.errors import InvalidArgument
-from shoal.store.model import Block, Payload, check_clustering_name
+from shoal.store.model import Payload, VectorBlock, check_clustering_name
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import common_pb2
 from shoal.values import Drift, Gates, VectorInfo
@@ -235,9 +235,8 @@ def vector_info(spec: VectorInfo) -> common_pb2.VectorInfo:
     return common_pb2.VectorInfo(name=spec.name, dim=spec.dim, fingerprint=spec.fingerprint)
 
 
-def sampled(block: Block, count: int) -> pb.SampledVectors:
+def sampled(block: VectorBlock, count: int) -> pb.SampledVectors:
     """The first ``count`` points of ``block`` as a message."""
-    assert block.vectors is not None  # noqa: S101 - a sample has no others
     return pb.SampledVectors(
         ids=block.ids[:count],
         vectors=block.vectors[:count].astype("<f4").tobytes(),

@@ -29,7 +29,7 @@ from clusterer.upkeep.upkeep import Upkeep
 from shoal.errors import Cancelled, InvalidArgument, NotFound, ShoalError
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
-from shoal.store.model import Empty, Filter, Scan, check_clustering_name
+from shoal.store.model import Empty, Filter, VectorScan, check_clustering_name
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import clusterer_pb2_grpc
 
@@ -267,7 +267,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         count = await self._in_thread(self._store.count, collection.name)
         size = min(size, count)  # what comes in meanwhile is left out
         yield pb.SampledVectors(vector=messages.vector_info(spec), total=size)
-        options = Scan(
+        options = VectorScan(
             vector=spec.name, fields=("uri",), block_size=min(self._config.block_size, _SENT_ROWS)
         )
         blocks = sampled_blocks(self._store, collection.name, options, size=size, seed=request.seed)

@@ -16,7 +16,7 @@ from clusterer.runs.sampling import Sample
 from clusterer.runs.writeback import slot_labels
 from shoal.errors import Unsupported
 from shoal.store.clusterings import State
-from shoal.store.model import Block
+from shoal.store.model import Block, VectorBlock
 from shoal.vectors import NOISE, Labels, Vectors
 
 
@@ -163,10 +163,8 @@ class Assignment(Totals):
         self.rule = rule
         self.table = PointTable()
 
-    def add(self, block: Block, state: State) -> None:
+    def add(self, block: VectorBlock, state: State) -> None:
         """Assigns a block of the scan."""
-        if block.vectors is None:
-            return
         active = slot_labels(block.payloads, state.clustering, state.pointer.active_slot)
         found = self.rule.assign(block.ids, block.vectors, active)
         self.count(block, block.vectors, found)

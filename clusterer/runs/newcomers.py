@@ -15,7 +15,7 @@ from clusterer.runs.points import UNASSIGNED
 from clusterer.runs.writeback import SlotWriter, as_read, slot_labels
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
-from shoal.store.model import Block, Empty, Equals, Filter, Scan
+from shoal.store.model import Empty, Equals, Filter, VectorBlock, VectorScan
 from shoal.vectors import Labels, Vectors
 
 
@@ -74,7 +74,7 @@ class Newcomers:
             return 0
         runs = [run for run in (state.pointer.active_run, state.pointer.previous_run) if run]
         self._cache = {run: self._cache.get(run) or self._load(run) for run in runs}
-        options = Scan(
+        options = VectorScan(
             where=where,
             vector=self._cache[state.pointer.active_run].vector,
             fields=("clusters", "ingested_at"),
@@ -112,9 +112,7 @@ class Newcomers:
         ids = np.array([c.cluster for c in found], dtype=np.int32)
         return _Rule(Centroids(np.stack([c.centroid for c in found])), ids, vector)
 
-    def _write(self, writer: SlotWriter, state: State, block: Block, seen: _Seen) -> None:
-        if block.vectors is None:
-            return
+    def _write(self, writer: SlotWriter, state: State, block: VectorBlock, seen: _Seen) -> None:
         found = self._cache[state.pointer.active_run].assign(block.vectors)
         active = found.labels
         other = None if state.lease.held(time.time()) else self._other(state, block.vectors, active)

@@ -41,7 +41,7 @@ from clusterer.runs.sampling import Sample, sample_vectors
 from clusterer.runs.task import Outcome, Progress, RunContext, Task, not_enough
 from shoal.errors import Cancelled, Conflict, NotFound, ShoalError
 from shoal.store.clusterings import Clusterings, ClusterRecord, State
-from shoal.store.model import Empty, Equals, Filter, Range, Scan
+from shoal.store.model import Empty, Equals, Filter, Range, VectorScan
 from shoal.vectors import NOISE, Labels
 
 _LOG = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Run:
         return sample_vectors(
             store,
             task.collection,
-            Scan(
+            VectorScan(
                 where=where,
                 vector=task.vector,
                 fields=(),
@@ -232,7 +232,7 @@ class Run:
         config, task = self._context.config, self._task
         self.progress.total = self._context.store.count(task.collection)
         found = Assignment(rule, config.silhouette_sample, task.naming.fields)
-        options = Scan(
+        options = VectorScan(
             vector=task.vector,
             fields=(f"clusters.{task.clustering}", *task.naming.fields),
             block_size=config.block_size,
@@ -311,7 +311,7 @@ class Run:
         Returns:
             How many points that are not in the table now have each label.
         """
-        options = Scan(
+        options = VectorScan(
             where=self._late(state, began),
             vector=self._task.vector,
             fields=("clusters", "ingested_at"),
@@ -319,8 +319,6 @@ class Run:
         )
         late: Counter[int] = Counter()
         for block in self._context.store.scan(self._task.collection, options):
-            if block.vectors is None:
-                continue
             active = writeback.slot_labels(
                 block.payloads, state.clustering, state.pointer.active_slot
             )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from clusterer.runs.points import join_ids, pack_ids
 from shoal.store.gateway import Store
-from shoal.store.model import Block, Scan
+from shoal.store.model import VectorBlock, VectorScan
 from shoal.vectors import Vectors
 
 
@@ -26,7 +26,7 @@ class Sample:
 def sample_vectors(  # noqa: PLR0913 - what, how much, from where, and whom to tell
     store: Store,
     collection: str,
-    options: Scan,
+    options: VectorScan,
     *,
     size: int,
     seed: int,
@@ -38,7 +38,7 @@ def sample_vectors(  # noqa: PLR0913 - what, how much, from where, and whom to t
     ids are a uniform sample: no other scan is needed, however large the collection. The scan
     starts at an id drawn from ``seed`` and goes round the end once.
     """
-    dim = store.collection(collection).vector(options.vector or "").dim
+    dim = store.collection(collection).vector(options.vector).dim
     room = _Room(np.empty((size, dim), np.float32))
     for block, count in sampled_blocks(store, collection, options, size=size, seed=seed):
         room.take(block, count)
@@ -47,8 +47,8 @@ def sample_vectors(  # noqa: PLR0913 - what, how much, from where, and whom to t
 
 
 def sampled_blocks(
-    store: Store, collection: str, options: Scan, *, size: int, seed: int
-) -> Iterator[tuple[Block, int]]:
+    store: Store, collection: str, options: VectorScan, *, size: int, seed: int
+) -> Iterator[tuple[VectorBlock, int]]:
     """The sample of ``sample_vectors`` in blocks, of each of which the first so many count.
 
     Points that lack the vector are in no block.
@@ -57,15 +57,14 @@ def sampled_blocks(
     left = size
     for block in store.scan(collection, replace(options, start=first)):
         count = min(left, len(block))
-        if block.vectors is not None:
-            yield block, count
-            left -= count
+        yield block, count
+        left -= count
         if not left:
             return
     for block in store.scan(collection, options):
         before = sum(point < first for point in block.ids)
         count = min(left, before)
-        if block.vectors is not None and count:
+        if count:
             yield block, count
             left -= count
         if not left or before < len(block):
@@ -78,9 +77,8 @@ class _Room:
         self._ids: list[npt.NDArray[np.void]] = []
         self.taken = 0
 
-    def take(self, block: Block, count: int) -> None:
+    def take(self, block: VectorBlock, count: int) -> None:
         """Takes the first ``count`` points of ``block``."""
-        assert block.vectors is not None  # noqa: S101 - sampled_blocks gives no others
         self._vectors[self.taken : self.taken + count] = block.vectors[:count]
         self._ids.append(pack_ids(block.ids[:count]))
         self.taken += count

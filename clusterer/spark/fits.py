@@ -27,7 +27,7 @@ from clusterer.spark.passes import read_vectors
 from shoal.errors import FitFailed, NotEnoughPoints, Unsupported
 from shoal.spark.cluster import SparkCluster
 from shoal.spark.slices import Slice
-from shoal.store import Scan, StoreConfig
+from shoal.store import StoreConfig, VectorScan
 from shoal.vectors import Vectors
 
 METHODS: Final = ("kmeans", "gmm")
@@ -51,7 +51,7 @@ class FitRequest:
     bisecting: bool
     store: StoreConfig
     collection: str
-    options: Scan
+    options: VectorScan
     window: tuple[Slice, ...]
 
 

@@ -28,7 +28,7 @@ from shoal.errors import LeaseLost
 from shoal.spark.slices import Slice, scan_slice
 from shoal.store import Store, StoreConfig, open_store
 from shoal.store.clusterings import FENCE, Clusterings, State
-from shoal.store.model import Block, Filter, Payload, Scan
+from shoal.store.model import Filter, Payload, VectorBlock, VectorScan
 from shoal.vectors import Labels, Vectors
 
 
@@ -74,10 +74,8 @@ class SliceTotals(Totals):
         self.active: Counter[tuple[int, int]] = Counter()
         self.inactive: Counter[tuple[int, int]] = Counter()
 
-    def add(self, orders: Orders, block: Block) -> None:
+    def add(self, orders: Orders, block: VectorBlock) -> None:
         """Counts a block of a scan."""
-        if block.vectors is None:
-            return
         state = orders.state
         active = slot_labels(block.payloads, state.clustering, state.pointer.active_slot)
         inactive = slot_labels(block.payloads, state.clustering, state.pointer.inactive_slot)
@@ -104,7 +102,7 @@ def _pairs(labels: Labels, rows: Labels) -> Counter[tuple[int, int]]:
 def count_slice(orders: Orders, sample: int, part: Slice) -> SliceTotals:
     """The totals of one slice; ``sample`` of its vectors are kept for the silhouette."""
     totals = SliceTotals(orders.rule.model.centroids, sample, orders.fields)
-    options = Scan(
+    options = VectorScan(
         vector=orders.vector,
         fields=(f"clusters.{orders.state.clustering}", *orders.fields),
         block_size=orders.block_size,
@@ -149,7 +147,7 @@ def write_slice(orders: Orders, ids: Labels, where: Filter, part: Slice) -> Writ
     done = Written()
     with open_store(orders.store) as store:
         writer = _writer(store, orders)
-        options = Scan(
+        options = VectorScan(
             where=where,
             vector=orders.vector,
             fields=("clusters", "ingested_at"),
@@ -221,9 +219,9 @@ class _Waiting:
         self._writer.write(ids, dict.fromkeys(self._slots, label), *as_read(times))
 
 
-def _write(orders: Orders, ids: Labels, block: Block, waiting: _Waiting, done: Written) -> None:
-    if block.vectors is None:
-        return
+def _write(
+    orders: Orders, ids: Labels, block: VectorBlock, waiting: _Waiting, done: Written
+) -> None:
     state = orders.state
     active = slot_labels(block.payloads, state.clustering, state.pointer.active_slot)
     held = slot_labels(block.payloads, state.clustering, state.pointer.inactive_slot)
@@ -256,13 +254,11 @@ def fence_check(store: Store, orders: Orders) -> Callable[[], None]:
     return check
 
 
-def read_vectors(orders_store: StoreConfig, collection: str, part: Slice, options: Scan) -> Vectors:
+def read_vectors(
+    orders_store: StoreConfig, collection: str, part: Slice, options: VectorScan
+) -> Vectors:
     """The vectors of one slice, float32 (N, D)."""
     with open_store(orders_store) as store:
-        dim = store.collection(collection).vector(options.vector or "").dim
-        found = [
-            block.vectors
-            for block in scan_slice(store, collection, part, options)
-            if block.vectors is not None
-        ]
+        dim = store.collection(collection).vector(options.vector).dim
+        found = [block.vectors for block in scan_slice(store, collection, part, options)]
     return np.concatenate(found) if found else np.zeros((0, dim), np.float32)

@@ -35,7 +35,7 @@ from clusterer.spark.passes import (
 from shoal.errors import Conflict, Unsupported
 from shoal.spark.cluster import SparkCluster
 from shoal.spark.slices import Slice, slices_of, window_of
-from shoal.store import NOISE, Scan, StoreConfig
+from shoal.store import NOISE, StoreConfig, VectorScan
 from shoal.store.clusterings import State
 from shoal.store.model import EVERYWHERE, Filter
 from shoal.vectors import Labels
@@ -128,7 +128,7 @@ class SparkRun(Run):
             bisecting=engine.bisecting,
             store=engine.store,
             collection=task.collection,
-            options=Scan(vector=task.vector, fields=(), block_size=_BLOCK_SIZE),
+            options=VectorScan(vector=task.vector, fields=(), block_size=_BLOCK_SIZE),
             window=window,
         )
         fit = fit_mllib(engine.cluster, request, warm=warm, check=self._check)

@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final
+from typing import Final, overload
 
 import numpy as np
 
-from shoal.store import Block, Scan, Store
+from shoal.store import Block, Scan, Store, VectorBlock, VectorScan
 
 _SPACE: Final = 2**128
 
@@ -62,6 +62,16 @@ def _cut(start: int, end: int, parts: int) -> list[Slice]:
     return [Slice(a, b) for a, b in pairwise(bounds) if a < b]
 
 
+@overload
+def scan_slice(
+    store: Store, collection: str, part: Slice, options: VectorScan
+) -> Iterator[VectorBlock]: ...
+
+
+@overload
+def scan_slice(store: Store, collection: str, part: Slice, options: Scan) -> Iterator[Block]: ...
+
+
 def scan_slice(store: Store, collection: str, part: Slice, options: Scan) -> Iterator[Block]:
     """The points of ``part`` that ``options`` select, as ``Store.scan`` gives them."""
     beyond = part.beyond
@@ -71,6 +81,5 @@ def scan_slice(store: Store, collection: str, part: Slice, options: Scan) -> Ite
             yield block
             continue
         if kept:
-            vectors = None if block.vectors is None else block.vectors[:kept]
-            yield Block(block.ids[:kept], block.payloads[:kept], vectors)
+            yield block.first(kept)
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Self, overload
 
 from qdrant_client import models
 
@@ -17,7 +17,7 @@ from shoal.errors import InvalidArgument, Unsupported
 from shoal.store import points as convert
 from shoal.store import schema
 from shoal.store.catalogue import Catalogue
-from shoal.store.engines import Backend
+from shoal.store.engines import Backend, EngineRecord, WithFields
 from shoal.store.filters import to_filter
 from shoal.store.model import (
     EVERYWHERE,
@@ -31,6 +31,8 @@ from shoal.store.model import (
     Query,
     Record,
     Scan,
+    VectorBlock,
+    VectorScan,
     canonical_id,
     records_name,
 )
@@ -56,9 +58,8 @@ class _ScrollRequest:
     """A checked ``Scan`` in the engine's words."""
 
     where: models.Filter
-    vectors: list[str]
     start: str | None
-    fields: bool | list[str]
+    fields: WithFields
     limit: int
 
 
@@ -166,6 +167,12 @@ class Store:
                 found[record.id] = convert.with_vectors(record, asked)
         return [found.get(i) for i in wanted]
 
+    @overload
+    def scan(self, name: str, options: VectorScan) -> Iterator[VectorBlock]: ...
+
+    @overload
+    def scan(self, name: str, options: Scan | None = None) -> Iterator[Block]: ...
+
     def scan(self, name: str, options: Scan | None = None) -> Iterator[Block]:
         """Every point that ``options`` select, by id, in blocks that are never empty.
 
@@ -178,15 +185,16 @@ class Store:
             raise InvalidArgument(
                 f"block_size: expected 1 to {MAX_BLOCK_SIZE}, got {options.block_size}"
             )
-        parts = () if options.vector is None else collection.parts(options.vector)
         fields = options.fields
         request = _ScrollRequest(
             where=to_filter(options.where),
-            vectors=[part.name for part in parts],
             start=None if options.start is None else canonical_id(options.start),
             fields=True if fields is None else [json_path(field) for field in fields] or False,
             limit=options.block_size,
         )
+        if isinstance(options, VectorScan):
+            names = [part.name for part in collection.parts(options.vector)]
+            return self._vector_blocks(name, request, names)
         return self._blocks(name, request)
 
     def search(self, name: str, query: Query) -> list[Hit]:
@@ -282,6 +290,21 @@ class Store:
         return known[field]
 
     def _blocks(self, name: str, request: _ScrollRequest) -> Iterator[Block]:
+        for records in self._pages(name, request, with_vectors=False):
+            if records:
+                yield convert.to_block(records)
+
+    def _vector_blocks(
+        self, name: str, request: _ScrollRequest, vectors: list[str]
+    ) -> Iterator[VectorBlock]:
+        for records in self._pages(name, request, with_vectors=vectors):
+            block = convert.to_vector_block(records, vectors)
+            if len(block):
+                yield block
+
+    def _pages(
+        self, name: str, request: _ScrollRequest, *, with_vectors: WithFields
+    ) -> Iterator[Sequence[EngineRecord]]:
         cursor = request.start
         while True:
             with self._session.engine(name) as engine:
@@ -291,11 +314,9 @@ class Store:
                     limit=request.limit,
                     offset=cursor,
                     with_payload=request.fields,
-                    with_vectors=request.vectors or False,
+                    with_vectors=with_vectors,
                 )
-            block = convert.to_block(records, request.vectors)
-            if len(block):
-                yield block
+            yield records
             if following is None:
                 return
             cursor = str(following)

@@ -180,17 +180,28 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive points of a scan.
-
-    ``ids`` (B,), ``payloads`` (B,); ``vectors`` float32 (B, D), or None if not asked for.
-    """
+    """Consecutive points of a scan: ``ids`` (B,) and ``payloads`` (B,)."""
 
     ids: list[str]
     payloads: list[Payload]
-    vectors: Vectors | None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def first(self, count: int) -> Block:
+        """The first ``count`` points."""
+        return Block(self.ids[:count], self.payloads[:count])
+
+
+@dataclass(frozen=True, slots=True)
+class VectorBlock(Block):
+    """Consecutive points of a ``VectorScan``, with their ``vectors`` float32 (B, D)."""
+
+    vectors: Vectors
+
+    def first(self, count: int) -> VectorBlock:
+        """The first ``count`` points."""
+        return VectorBlock(self.ids[:count], self.payloads[:count], self.vectors[:count])
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,20 +264,32 @@ class Filter:
 EVERYWHERE = Filter()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """What a scan reads.
+    """Which points a scan reads, without their vectors.
 
-    ``vector`` names the vector to read; points without it are skipped. ``fields`` are the payload
-    fields to read: None for all, ``()`` for none. ``start`` is the first id, inclusive; no point
-    need have it. ``block_size`` is the most points in a block, 1 to MAX_BLOCK_SIZE.
+    Attributes:
+        where: Only points that meet this filter are read.
+        fields: The payload fields to read: None for all, ``()`` for none.
+        start: The first id, inclusive; no point need have it.
+        block_size: The most points in a block, 1 to MAX_BLOCK_SIZE.
     """
 
     where: Filter = EVERYWHERE
-    vector: str | None = None
     fields: Sequence[str] | None = None
     start: str | None = None
     block_size: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorScan(Scan):
+    """A scan that reads one vector of each point; points without it are skipped.
+
+    Attributes:
+        vector: The vector's name; empty for the collection's first.
+    """
+
+    vector: str
 
 
 @dataclass(frozen=True, slots=True)

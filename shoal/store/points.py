@@ -24,6 +24,7 @@ from shoal.store.model import (
     Point,
     Query,
     Record,
+    VectorBlock,
     canonical_id,
     is_records_name,
 )
@@ -122,29 +123,30 @@ def to_hit(point: models.ScoredPoint, using: str, *, with_vector: bool) -> Hit:
     return Hit(str(point.id), score, point.payload or {}, vector)
 
 
-def to_block(records: Sequence[EngineRecord], using: Sequence[str]) -> Block:
-    """Consecutive records of a scan, without those that lack one of the vectors ``using``.
+def to_block(records: Sequence[EngineRecord]) -> Block:
+    """Consecutive records of a scan."""
+    return Block(
+        [str(record.id) for record in records], [record.payload or {} for record in records]
+    )
 
-    Several are joined; none are asked for if it is empty.
+
+def to_vector_block(records: Sequence[EngineRecord], names: Sequence[str]) -> VectorBlock:
+    """Consecutive records of a scan, without those that lack one of the vectors ``names``.
+
+    The vectors of several names are joined.
     """
-    if not using:
-        return Block(
-            [str(record.id) for record in records],
-            [record.payload or {} for record in records],
-            None,
-        )
     ids: list[str] = []
     payloads: list[Payload] = []
     rows: list[list[object]] = []
     for record in records:
         vectors = record.vector if isinstance(record.vector, dict) else {}
-        row = [vectors[name] for name in using if name in vectors]
-        if len(row) == len(using):
+        row = [vectors[name] for name in names if name in vectors]
+        if len(row) == len(names):
             ids.append(str(record.id))
             payloads.append(record.payload or {})
             rows.append(row)
     columns = [np.array(column, dtype=np.float32) for column in zip(*rows, strict=True)]
-    return Block(ids, payloads, joined(columns) if rows else np.empty((0, 0), np.float32))
+    return VectorBlock(ids, payloads, joined(columns) if rows else np.empty((0, 0), np.float32))
 
 
 def _vectors(vector: object) -> dict[str, Vectors]:

@@ -17,7 +17,16 @@ from clusterer.runs.plan import rand_index
 from shoal.errors import LeaseLost, StoreUnavailable
 from shoal.spark.failures import Failure, TaskError, guarded, marked, merged
 from shoal.spark.slices import Slice, scan_slice, slices_of, window_of
-from shoal.store import Block, Point, Scan, Store, StoreConfig, VectorInfo, open_store, point_id
+from shoal.store import (
+    Point,
+    Store,
+    StoreConfig,
+    VectorBlock,
+    VectorInfo,
+    VectorScan,
+    open_store,
+    point_id,
+)
 
 SPACE = 2**128
 
@@ -33,7 +42,7 @@ def store() -> Iterator[Store]:
 
 
 def ids_of(store: Store, parts: list[Slice]) -> list[str]:
-    options = Scan(vector="toy", block_size=7)
+    options = VectorScan(vector="toy", block_size=7)
     return [
         one
         for part in parts
@@ -70,7 +79,7 @@ def test_totals_of_parts_are_those_of_the_whole() -> None:
 
     def counted(rows: slice) -> Totals:
         totals = Totals(vectors[:3], 10, ("kind",))
-        block = Block(["" for _ in labels[rows]], payloads[rows], vectors[rows])  # type: ignore[arg-type]
+        block = VectorBlock(["" for _ in labels[rows]], payloads[rows], vectors[rows])  # type: ignore[arg-type]
         totals.count(block, vectors[rows], Assigned(labels[rows], sure[rows]))
         return totals
 

@@ -20,10 +20,10 @@ from shoal.store import (
     Point,
     Query,
     Range,
-    Scan,
     Store,
     StoreConfig,
     VectorInfo,
+    VectorScan,
     open_store,
     point_id,
 )
@@ -115,11 +115,10 @@ def apply(store: Store, operation: tuple[Any, ...]) -> str:
 
 def read(store: Store, where: Filter) -> list[Any]:
     """What the store answers about ``where`` in every way of asking."""
-    blocks = list(store.scan("all", Scan(where=where, vector="v", block_size=2)))
+    blocks = list(store.scan("all", VectorScan(where=where, vector="v", block_size=2)))
     found = [
         (i, typed(payload), vector.tolist())
         for block in blocks
-        if block.vectors is not None
         for i, payload, vector in zip(block.ids, block.payloads, block.vectors, strict=True)
     ]
     hits = store.search("all", Query(DIRECTIONS[1], limit=4, offset=1, where=where))

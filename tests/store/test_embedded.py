@@ -23,10 +23,10 @@ from shoal.store import (
     Filter,
     Point,
     Query,
-    Scan,
     Store,
     StoreConfig,
     VectorInfo,
+    VectorScan,
     open_store,
     point_id,
     records_name,
@@ -274,7 +274,7 @@ def test_close_waits_for_the_calls_under_way(root: Path, store: Store) -> None:
         for step in range(10_000):
             try:
                 store.upsert("photos", points(f"{worker} {step}"))
-                list(store.scan("photos", Scan(vector="tiny", block_size=64)))
+                list(store.scan("photos", VectorScan(vector="tiny", block_size=64)))
             except StoreUnavailable:
                 return step
         return -1

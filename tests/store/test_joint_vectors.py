@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shoal.errors import InvalidArgument
-from shoal.store import Point, Query, Scan, Store, VectorInfo, point_id
+from shoal.store import Point, Query, Store, VectorInfo, VectorScan, point_id
 from shoal.store.clusterings import Clusterings, ClusterRecord
 from shoal.vectors import Vectors, unit
 
@@ -37,8 +37,8 @@ def test_a_joint_vector_is_both_one_after_the_other(store: Store, name: str) -> 
     assert spec == VectorInfo("dino+clip", 10, print_of_both)
     expected = np.concatenate([directions(N, 6), directions(N + 1, 4)[:N]], axis=1) / np.sqrt(2)
     rows = {point_id(f"{i}"): row for i, row in enumerate(expected)}
-    blocks = list(store.scan(name, Scan(vector="dino+clip", block_size=4)))
-    scanned = {i: row for b in blocks for i, row in zip(b.ids, b.vectors, strict=True)}  # type: ignore[arg-type]
+    blocks = list(store.scan(name, VectorScan(vector="dino+clip", block_size=4)))
+    scanned = {i: row for b in blocks for i, row in zip(b.ids, b.vectors, strict=True)}
     assert scanned.keys() == rows.keys()
     for one, row in rows.items():
         np.testing.assert_allclose(scanned[one], row, atol=1e-6)
@@ -54,7 +54,7 @@ def test_a_joint_vector_is_both_one_after_the_other(store: Store, name: str) -> 
 def test_what_is_no_joint_vector_is_refused(store: Store, name: str) -> None:
     """An unknown part, one twice, and a search, which only a stored vector can answer."""
     with pytest.raises(InvalidArgument, match=r"no vector 'clip\+ghost': expected one of clip"):
-        store.scan(name, Scan(vector="clip+ghost"))
+        store.scan(name, VectorScan(vector="clip+ghost"))
     with pytest.raises(InvalidArgument, match="expected different vectors"):
         store.retrieve(name, [], vectors=("clip+clip",))
     query = Query(vector=directions(1, 10)[0], vector_name="clip+dino", limit=1)

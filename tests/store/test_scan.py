@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 
 from shoal.errors import InvalidArgument
-from shoal.store import Filter, IdIn, Payload, Point, Query, Range, Scan, point_id, records_name
+from shoal.store import (
+    Block,
+    Filter,
+    IdIn,
+    Payload,
+    Point,
+    Query,
+    Range,
+    Scan,
+    VectorBlock,
+    VectorScan,
+    point_id,
+    records_name,
+)
 
 if TYPE_CHECKING:
     from tests.store.conftest import Room
@@ -28,7 +41,7 @@ def test_scan_gives_every_point_once_by_id(room: Room) -> None:
         assert [len(block) for block in blocks] == [
             min(size, 50 - start) for start in range(0, 50, size)
         ]
-        assert all(block.vectors is None for block in blocks)
+        assert not any(isinstance(block, VectorBlock) for block in blocks)
 
 
 def test_scan_of_nothing_has_no_blocks(room: Room) -> None:
@@ -44,8 +57,7 @@ def test_scan_reads_vectors_as_one_array(room: Room) -> None:
     room.store.upsert(room.name, points)
     expected = {p.id: p.vectors["tiny"] for p in points}
     for name in ("tiny", ""):
-        for block in room.store.scan(room.name, Scan(vector=name, block_size=6)):
-            assert block.vectors is not None
+        for block in room.store.scan(room.name, VectorScan(vector=name, block_size=6)):
             assert block.vectors.dtype == np.float32
             assert block.vectors.flags.c_contiguous
             assert block.vectors.shape == (len(block), 8)
@@ -59,7 +71,7 @@ def test_scan_of_vectors_skips_points_without(room: Room) -> None:
     name = records_name(room.name)
     bare = [Point(point_id(f"bare {i}"), {}, {"kind": "run"}) for i in range(9)]
     room.store.upsert(name, [*bare, room.point("full", {"kind": "cluster"})])
-    blocks = list(room.store.scan(name, Scan(vector="tiny", block_size=2)))
+    blocks = list(room.store.scan(name, VectorScan(vector="tiny", block_size=2)))
     assert [block.ids for block in blocks] == [[point_id("full")]]
     assert sum(len(block) for block in room.store.scan(name)) == 10
 
@@ -119,7 +131,9 @@ def test_scan_survives_writes_between_blocks(room: Room, seed: int) -> None:
     rng.shuffle(go)
     seen: list[str] = []
     touched: dict[str, int] = {}
-    for step, block in enumerate(room.store.scan(room.name, Scan(vector="tiny", block_size=7))):
+    for step, block in enumerate(
+        room.store.scan(room.name, VectorScan(vector="tiny", block_size=7))
+    ):
         for i, payload in zip(block.ids, block.payloads, strict=True):
             assert payload.get("touched") == touched.get(i)
         seen.extend(block.ids)
@@ -148,7 +162,7 @@ def test_scan_refuses_a_bad_block_size(room: Room, size: int) -> None:
 def test_scan_refuses_bad_options_at_once(room: Room) -> None:
     """An unknown vector, a field that is no path, a start that is no id: at the call."""
     for options in (
-        Scan(vector="huge"),
+        VectorScan(vector="huge"),
         Scan(fields=("a..b",)),
         Scan(start="7"),
         Scan(where=Filter((Range("n"),))),
@@ -164,3 +178,14 @@ def test_search_is_not_disturbed_by_an_open_scan(room: Room) -> None:
     next(iterator)
     query = Query(room.point("q").vectors["tiny"], limit=3)
     assert len(room.store.search(room.name, query)) == 3
+
+
+def test_block_gives_its_first_points(room: Room) -> None:
+    """The beginning of a block is a block of the same kind, with vectors if it has them."""
+    room.fill(PAYLOADS[:5])
+    (plain,) = room.store.scan(room.name)
+    (full,) = room.store.scan(room.name, VectorScan(vector="tiny"))
+    assert plain.first(2) == Block(plain.ids[:2], plain.payloads[:2])
+    head = full.first(2)
+    assert (head.ids, head.payloads) == (full.ids[:2], full.payloads[:2])
+    np.testing.assert_array_equal(head.vectors, full.vectors[:2])

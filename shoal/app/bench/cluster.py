@@ -26,7 +26,7 @@ from shoal.client import Client, KMeans, Run, RunOptions, RunState
 from shoal.errors import ConfigError, OperatorError
 from shoal.store import Store, StoreConfig, open_store
 from shoal.store.clusterings import cluster_of
-from shoal.store.model import Filter, IdIn, Point, Scan, point_id, slot_field
+from shoal.store.model import Filter, IdIn, Point, VectorScan, point_id, slot_field
 from shoal.values import VectorInfo
 from shoal.vectors import Vectors, unit
 
@@ -288,7 +288,7 @@ def _floors(path: Path) -> dict[str, float]:
         slot = slot_field("default", "a")
         members: defaultdict[int | None, list[str]] = defaultdict(list)
         began = time.perf_counter()
-        for block in store.scan(COLLECTION, Scan(vector=VECTOR, fields=(slot,))):
+        for block in store.scan(COLLECTION, VectorScan(vector=VECTOR, fields=(slot,))):
             for point, payload in zip(block.ids, block.payloads, strict=True):
                 members[cluster_of(payload, "default", "a")].append(point)
         scan_s = time.perf_counter() - began

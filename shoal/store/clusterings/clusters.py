@@ -9,7 +9,7 @@ import numpy as np
 
 from shoal.errors import NotFound
 from shoal.store.clusterings.records import Records, of_run
-from shoal.store.model import Payload, Point, Scan, point_id
+from shoal.store.model import Payload, Point, Scan, VectorScan, point_id
 from shoal.values import Json
 from shoal.vectors import Vectors
 
@@ -82,8 +82,7 @@ class Clusters(Records):
         dims = [part.dim for part in self._store.collection(self.collection).parts(vector)]
         found = [
             _cluster_record(payload, _together(centroid, payload, dims))
-            for block in self._store.scan(self._records, Scan(where=where, vector=vector))
-            if block.vectors is not None
+            for block in self._store.scan(self._records, VectorScan(where=where, vector=vector))
             for payload, centroid in zip(block.payloads, block.vectors, strict=True)
         ]
         if not found:

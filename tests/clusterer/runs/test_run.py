@@ -29,7 +29,17 @@ from shoal.errors import (
     StoreUnavailable,
 )
 from shoal.store import Store, StoreConfig, open_store
-from shoal.store.model import Block, Filter, IdIn, Payload, Point, Scan, point_id
+from shoal.store.model import (
+    Block,
+    Filter,
+    IdIn,
+    Payload,
+    Point,
+    Scan,
+    VectorBlock,
+    VectorScan,
+    point_id,
+)
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.values import Gates, VectorInfo
 from shoal.vectors import NOISE, Vectors, unit
@@ -533,7 +543,7 @@ def test_newcomers_that_change_under_the_look_keep_what_they_have(
 
     def scan_then_change(name: str, options: Scan) -> Iterator[Block]:
         for block in scan(name, options):
-            if change == "replaced" and block.vectors is not None and len(block) == 5:
+            if change == "replaced" and isinstance(block, VectorBlock) and len(block) == 5:
                 bench.put(-late, first=500, age_s=0)
             elif len(block) == 5:
                 where = Filter((IdIn(ids),))
@@ -632,7 +642,7 @@ def test_run_of_a_density_method_keeps_its_own_labels(bench: Bench) -> None:
     plan = plan_fit(DENSITY)
     # hdbscan breaks ties by the order of its input, so it is given the run's own.
     sample = sample_vectors(
-        bench.store, "toys", Scan(vector="toy"), size=1000, seed=0, progress=lambda _: None
+        bench.store, "toys", VectorScan(vector="toy"), size=1000, seed=0, progress=lambda _: None
     )
     truth = run_fit(plan, sample.vectors, None).labels
     assert truth is not None
