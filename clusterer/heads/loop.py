@@ -24,6 +24,7 @@ import torch
 from clusterer.heads.network import Network
 from clusterer.heads.pairs import Pairs
 from shoal.errors import InvalidArgument
+from shoal.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -266,6 +267,5 @@ class _Checkpoint:
             "adam": adam.state_dict(),
             "curve": [list(row) for row in curve],
         }
-        part = self._path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self._path)
+        with replacing(self._path) as fresh:
+            torch.save(state, fresh)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from clusterer.heads.augment import open_picture, random_view, to_file
 from shoal.errors import InvalidArgument
+from shoal.files import replacing
 from shoal.vectors import Vectors
 
 _LOG = logging.getLogger(__name__)
@@ -104,9 +105,8 @@ class ViewCache:
 def _mapped(file: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.memmap:
     """The array in ``file``, made with zeros if it is not there."""
     if not file.exists():
-        part = file.with_suffix(".part")
-        np.lib.format.open_memmap(part, "w+", dtype, shape).flush()
-        part.replace(file)
+        with replacing(file) as fresh:
+            np.lib.format.open_memmap(fresh, "w+", dtype, shape).flush()
     found = np.lib.format.open_memmap(file, "r+")
     if found.shape != shape or found.dtype != dtype:
         msg = f"{file}: expected views of shape {shape}, got {found.shape}"

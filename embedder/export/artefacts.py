@@ -42,6 +42,7 @@ from embedder.encoding.manifest import (
     compute_fingerprint,
 )
 from shoal.errors import ExportRefused
+from shoal.files import put_in_place
 
 MIN_SELF_TEST_COSINE: Final = 0.999
 """The lowest cosine with the model's own vectors that the self-test of an export accepts."""
@@ -138,7 +139,7 @@ def new_directory(output: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        temporary.replace(output)
+        put_in_place(temporary, output)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -20,6 +20,7 @@ from qdrant_client.conversions.common_types import PointId
 from qdrant_client.http.models import QueryResponse
 
 from shoal.errors import Conflict, NotFound, StoreUnavailable
+from shoal.files import sync_tree
 from shoal.store import edge_files as files
 from shoal.store import edge_models as convert
 from shoal.store.edge_shard import Shard
@@ -117,7 +118,7 @@ class EdgeEngine:
             shard = directory / "shard"
             shard.mkdir(parents=True)
             engine = edge.EdgeShard.create(str(shard), convert.to_config(vectors_config))
-            files.sync_tree(directory)
+            sync_tree(directory)
             files.write_metadata(directory, metadata)
             self._shards[collection_name] = Shard(directory, metadata, engine)
 

@@ -14,11 +14,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from shoal.errors import ConfigError, OperatorError, StoreLocked
+from shoal.files import replacing, sync
 
 FORMAT = 1
 """Version of ``collection.json``."""
@@ -83,42 +83,15 @@ def read_metadata(directory: Path) -> dict[str, Any]:
 
 
 def write_metadata(directory: Path, metadata: dict[str, Any]) -> None:
-    """Replace what ``directory``'s collection notes about itself, in one durable step."""
-    fresh = directory / "collection.json.new"
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, "metadata": metadata}, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(directory / "collection.json")
-    sync_directory(directory)
+    """Replaces what ``directory``'s collection notes about itself, in one durable step."""
+    body = json.dumps({"format": FORMAT, "metadata": metadata}, indent=1, sort_keys=True)
+    with replacing(directory / "collection.json") as fresh:
+        fresh.write_text(body, encoding="utf-8")
 
 
 def remove_collection(directory: Path) -> None:
     """Delete ``directory``; cut short at any point, it leaves debris or nothing."""
     (directory / "collection.json").unlink(missing_ok=True)
-    sync_directory(directory)
+    sync(directory)
     # What cannot be removed now is debris by now: the next start removes it.
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def sync_tree(directory: Path) -> None:
-    """Make every file under ``directory``, and the names that lead to it, safe on disk."""
-    for parent, _, files in os.walk(directory):
-        for name in files:
-            with suppress(FileNotFoundError):  # the engine renames its spare log files at will
-                _sync(Path(parent, name))
-        sync_directory(Path(parent))
-    sync_directory(directory.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in ``directory`` safe on disk."""
-    _sync(directory)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
