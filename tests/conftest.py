@@ -1,0 +1,15 @@
+"""What every test needs of its process, whoever started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+# `make test &`, nohup and some CI systems start us with SIGINT ignored. Python then raises no
+# KeyboardInterrupt, and our children inherit it: no test could interrupt anything.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# OpenMP's threads would spin while they wait, on cores that other workers and servers need. The
+# libraries read this when they are loaded, which is after this; child processes inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
