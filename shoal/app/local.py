@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from shoal.app.packages import check_packages
 from shoal.errors import ConfigError
 from shoal.rpc.address import Address, parse_address
 from shoal.rpc.channel import ChannelConfig, open_aio_channel
@@ -92,10 +93,12 @@ async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
     """The three services on one port, started; stopped and closed on leaving.
 
     Raises:
-        ConfigError: a setting is wrong; no port was opened.
+        ConfigError: a setting is wrong, or another module has the name of a package of Shoal's;
+            no port was opened.
         StoreLocked: another process owns the directory.
         ArtefactError, SelfTestFailed: the encoder is damaged.
     """
+    check_packages()
     # Only who serves pays for the runtimes that these import.
     from clusterer.service import ClustererService
     from embedder.config import EmbedderConfig

@@ -11,6 +11,7 @@ from typing import IO, Any
 import click
 
 from shoal.app.cli.command import Group
+from shoal.app.packages import check_packages
 from shoal.errors import ShoalError
 
 # gRPC's C core writes lines of its own on stderr, between ours, for every failed handshake. It
@@ -105,6 +106,7 @@ class RootGroup(Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a ShoalError or a failure of the system is one line."""
         try:
+            check_packages()
             return super().invoke(ctx)
         except KeyboardInterrupt as exc:
             msg = "interrupted"
