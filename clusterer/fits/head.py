@@ -5,21 +5,18 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
 from clusterer.fits.models import Head, Model
 from clusterer.fits.values import Fit, FitPlan, Surroundings
-from clusterer.heads.graph import from_onnx, to_onnx
+from clusterer.heads.retraining import least_points, train_on
 from clusterer.heads.session import HeadSession
-from clusterer.heads.store import HeadManifest, HeadStore, manifest_of
-from clusterer.heads.training import JUDGED_BY, MOST_NEIGHBOURS, HeadOptions, ObjectiveName
-from clusterer.nearest import cluster_sums
+from clusterer.heads.store import HeadManifest, HeadStore
+from clusterer.nearest import cluster_sums, directions
 from shoal.errors import ConfigError, Conflict, FitFailed, InvalidArgument, Unsupported
 from shoal.v1 import clusterer_pb2 as pb
-from shoal.values import VectorInfo
 from shoal.vectors import Vectors
 
 KEPT_RETRAINED: Final = 10
@@ -52,7 +49,7 @@ def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> FitPlan:
         if missing := missing_package():
             msg = f"retrain: this server has no {missing}: pip install 'shoal[train]'"
             raise ConfigError(msg, package=missing)
-        return FitPlan("scp", {**options, "retrain": True}, least_points=_least_points(manifest))
+        return FitPlan("scp", {**options, "retrain": True}, least_points=least_points(manifest))
     return FitPlan("scp", options, least_points=1)
 
 
@@ -68,18 +65,15 @@ def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> F
     graph = heads.graph(manifest)
     facts: dict[str, Any] = {"head": manifest.id}
     if options.get("retrain"):
-        made, graph = _trained_on(manifest, graph, vectors, options["seed"])
+        made, graph = train_on(manifest, graph, vectors, seed=options["seed"])
         if made is not manifest:
             facts = {"head": made.id, "manifest": made.model_dump()}
     labels = HeadSession(graph).probabilities(vectors).argmax(axis=1).astype(np.int32)
-    clusters = int(labels.max(initial=0)) + 1
-    sums = cluster_sums(vectors, labels, clusters)
-    lengths = np.linalg.norm(sums, axis=1)
-    kept = np.flatnonzero(lengths > 0).astype(np.int32)
-    if not len(kept):
+    sums = cluster_sums(vectors, labels, int(labels.max(initial=0)) + 1)
+    columns = np.flatnonzero(np.linalg.norm(sums, axis=1) > 0).astype(np.int32)
+    if not len(columns):
         raise FitFailed("no cluster of the head has a direction: the vectors cancel out")
-    centroids = np.ascontiguousarray((sums[kept] / lengths[kept, None]).astype(np.float32))
-    model = Head(centroids, np.frombuffer(graph, np.uint8), kept)
+    model = Head(directions(sums), np.frombuffer(graph, np.uint8), columns)
     return Fit(model, facts=facts)
 
 
@@ -110,61 +104,3 @@ def missing_package() -> str:
     """What training lacks here, empty for nothing; without importing it."""
     lacking = (name for name in ("torch", "onnx") if importlib.util.find_spec(name) is None)
     return next(lacking, "")
-
-
-def _least_points(manifest: HeadManifest) -> int:
-    """What training it on takes: more points than outputs, and than neighbours of each."""
-    outputs = max(manifest.clusters, int(manifest.options.get("clusters", 0)))
-    neighbours = int(manifest.options.get("neighbours", 0)) or MOST_NEIGHBOURS
-    return max(outputs, neighbours, JUDGED_BY) + 1
-
-
-def _trained_on(
-    manifest: HeadManifest, graph: bytes, vectors: Vectors, seed: int
-) -> tuple[HeadManifest, bytes]:
-    """The head and its graph after more training; those that came in, if that makes it no better.
-
-    Raises:
-        NotEnoughPoints: too few vectors to train with.
-    """
-    from clusterer.heads.retraining import retrain  # noqa: PLC0415 - torch
-
-    network = from_onnx(graph)
-    said = manifest.options
-    wanted = HeadOptions(
-        network.outputs,
-        objective=cast("ObjectiveName", manifest.objective),
-        neighbours=said.get("neighbours", 0),
-        alpha=said.get("alpha"),
-        learning_rate=said.get("learning_rate", 0.0),
-        schedule=said.get("schedule", "cosine"),
-        seed=seed,
-    )
-    found = retrain(network, vectors, wanted)
-    if found.network is network:
-        return manifest, graph
-    trained = to_onnx(found.network)
-    made = manifest_of(
-        manifest.name,
-        trained,
-        clusters=manifest.clusters,
-        vector=VectorInfo(**manifest.vector.model_dump()),
-        objective=manifest.objective,
-        pairs="neighbours",
-        options={**said, "seed": seed, "learning_rate": wanted.learning_rate},
-        metrics={
-            **asdict(found.after),
-            "agreement_before": found.before.agreement,
-            "pictures": len(vectors),
-            "views": 1,
-        },
-        curves=(
-            found.terms,
-            {
-                str(seed + number): [list(row) for row in curve]
-                for number, curve in enumerate(found.curves)
-            },
-        ),
-        parent=manifest.id,
-    )
-    return made, trained

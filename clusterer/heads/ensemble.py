@@ -2,7 +2,7 @@
 
 Heads of different seeds differ (on CIFAR-10 by 6 points of accuracy, standard deviation). A head
 is judged by what it says of neighbours, which is not what it was trained on where the pairs are
-views; docs/scp.md has how well the criteria follow accuracy where classes are known.
+views; docs/heads.md has how well the criteria follow accuracy where classes are known.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The training loop of heads: pairs in, a head out. No label comes near it.
 
-One loop for all objectives: Adam with a cosine schedule (as arXiv 2502.04226 has it), batches of
+One loop serves all objectives: Adam, by a cosine down to 0 (as in arXiv 2502.04226), on batches of
 pairs that are drawn anew in each epoch. Everything random comes from the seed and the number of the
-epoch, and is drawn on the CPU, so that a training that was killed goes on as if it had not been,
-and one seed gives one head, up to what rounding makes of it, wherever it is trained. On a GPU a
-step is recorded once and replayed (a CUDA graph): its hundred small kernels take ten times as long
-to start from Python as to run.
+epoch, and is drawn on the CPU. So a killed training goes on as if nobody had killed it, and one
+seed gives one head on every machine, but for rounding. On a GPU a step is recorded once and
+replayed (a CUDA graph): its hundred small kernels take ten times as long to start from Python as to
+run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +22,8 @@ import numpy as np
 import torch
 
 from clusterer.heads.network import Network
+from clusterer.heads.objectives import ObjectiveName
+from clusterer.heads.options import EPOCHS, RatePlan
 from clusterer.heads.pairs import Pairs
 from shoal.errors import InvalidArgument
 from shoal.files import replacing
@@ -29,60 +31,58 @@ from shoal.files import replacing
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEAST_STEPS = 300
-"""Steps of a training at least: 30 epochs of a thousand pictures are too few to converge."""
-
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a head is trained. ``device`` and ``amp`` say where; the rest, what comes of it.
+    """How a head is trained. ``device`` says where; everything else decides the result.
 
     Attributes:
         clusters: K.
-        objective: ``scp`` or ``temi``.
-        epochs: Passes over the pictures; more, where these are so few that they would not make
-            ``least_steps`` steps.
+        objective: The objective's name.
+        epochs: Passes over the pictures; more, if these would not make ``least_steps`` steps.
+        least_steps: The fewest steps, however few the pictures are.
         batch: Pairs of a step.
-        learning_rate: Of Adam, at the start.
-        schedule: Of the rate: ``cosine``, down to 0, or ``constant``.
-        seed: Of the weights and the pairs.
-        options: The objective's own, as JSON.
+        learning_rate: Adam's rate at the start.
+        schedule: What becomes of the rate: ``cosine``, down to 0, or ``constant``.
+        seed: Seed of the weights and the pairs.
+        settings: The objective's own options, as JSON.
+        device: As PyTorch names it.
         amp: Half precision (bfloat16) in the matrix products.
     """
 
     clusters: int
-    objective: str = "scp"
-    epochs: int = 30
-    least_steps: int = LEAST_STEPS
+    objective: ObjectiveName = "scp"
+    epochs: int = EPOCHS
+    least_steps: int = 1
     batch: int = 512
     learning_rate: float = 1e-3
-    schedule: str = "cosine"
+    schedule: RatePlan = "cosine"
     seed: int = 0
-    options: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     amp: bool = False
 
 
 class Objective(Protocol):
-    """What is trained, and by which loss."""
+    """A head in training, and its loss."""
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Names of the numbers that ``loss`` gives."""
+        """The names of the numbers that ``loss`` gives."""
 
     @property
     def module(self) -> torch.nn.Module:
-        """All of its state: weights, buffers."""
+        """The weights and buffers: all of its state."""
 
     def loss(self, views: Tensor) -> tuple[Tensor, ...]:
-        """The loss to minimise, then whatever else is worth a curve: scalars.
+        """The loss to minimise, then the other numbers that are worth a curve: scalars.
 
-        ``views`` (2B, D): the first of B pairs, then the second. Nothing in it, nor in ``stepped``,
-        may wait for the GPU, or take another way in another step: it is run once and recorded.
+        ``views`` (2B, D) holds the first of each of B pairs, then the second. Neither ``loss`` nor
+        ``stepped`` may wait for the GPU, or branch by the step: one step is recorded and replayed.
         """
 
     def stepped(self) -> None:
-        """Called after each step of the optimiser."""
+        """Follows each step of the optimiser."""
 
     def network(self) -> Network:
         """The head as it is now."""
@@ -97,8 +97,8 @@ class Trained:
     terms: tuple[str, ...]
 
 
-Progress = Callable[[int, int], None]
-"""Called with the epochs that are done, and all of them."""
+EpochProgress = Callable[[int, int], None]
+"""A listener that gets the number of epochs that are done, and of all epochs."""
 
 
 def train(
@@ -107,20 +107,20 @@ def train(
     training: Training,
     *,
     checkpoint: Path | None = None,
-    progress: Progress = lambda _done, _all: None,
+    progress: EpochProgress = lambda _done, _all: None,
 ) -> Trained:
     """Trains ``objective`` on ``pairs``.
 
     Args:
         pairs: the pictures' vectors and which of them belong together.
         objective: freshly made, by the training's seed.
-        training: how.
-        checkpoint: where the state after each epoch is kept; if it is there, training goes on
-            from it.
-        progress: called after each epoch; what it raises passes on.
+        training: how it is trained.
+        checkpoint: the file that keeps the state after each epoch; if it exists, the training goes
+            on from it.
+        progress: called after each epoch; its exceptions pass on.
 
     Raises:
-        InvalidArgument: the checkpoint is of another training.
+        InvalidArgument: the checkpoint belongs to another training.
     """
     device = torch.device(training.device)
     vectors = torch.from_numpy(np.ascontiguousarray(pairs.vectors)).to(device)
@@ -136,7 +136,7 @@ def train(
     module.train()
 
     def step(rows: Tensor) -> None:
-        """One step on the pairs whose ``rows`` (2B,) these are."""
+        """One step on the pairs of ``rows`` (2B,)."""
         with torch.autocast(device.type, torch.bfloat16, enabled=training.amp):
             loss = objective.loss(vectors[rows])
         adam.zero_grad(set_to_none=True)
@@ -145,7 +145,7 @@ def train(
         objective.stepped()
         sums.add_(torch.stack([each.detach() for each in loss]))
 
-    take = _Replayed(step, adam, 2 * batch) if device.type == "cuda" else _Plain(step, adam)
+    take = _RecordedStep(step, adam, 2 * batch) if device.type == "cuda" else _PlainStep(step, adam)
     for epoch in range(len(curve), epochs):
         drawn = np.stack(pairs.epoch(training.seed, epoch))[:, : steps * batch]  # (2, N')
         rows = torch.from_numpy(drawn).to(device).reshape(2, steps, batch).transpose(0, 1)
@@ -161,29 +161,27 @@ def train(
 
 
 def scheduled_rate(training: Training, step: int, steps: int) -> float:
-    """The learning rate of ``step`` of ``steps``; by a cosine, 0 after the last."""
+    """The learning rate of ``step`` of ``steps``; a cosine takes it to 0 after the last step."""
     if training.schedule == "constant":
         return training.learning_rate
     return training.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def fingerprint(pairs: Pairs, training: Training) -> str:
-    """What a checkpoint must be of: the same data and the same training, wherever it runs."""
-    said = asdict(training)
-    del said["device"]
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(pairs.vectors).data)
-    if pairs.neighbours is not None:
-        digest.update(np.ascontiguousarray(pairs.neighbours).data)
+    """A checkpoint's mark: the same data and the same training have the same, on any device."""
+    decisive = asdict(training)
+    del decisive["device"]
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
+    digest.update(pairs.digest().encode())
     return digest.hexdigest()
 
 
 Step = Callable[["Tensor"], None]
-"""One step of the training, on the pairs with these rows (2B,)."""
+"""One step of the training, on the pairs of these rows (2B,)."""
 
 
-class _Plain:
-    """A step as it is written."""
+class _PlainStep:
+    """A step that Python takes, kernel by kernel."""
 
     def __init__(self, step: Step, adam: torch.optim.Optimizer) -> None:
         self._step, self._adam = step, adam
@@ -196,11 +194,12 @@ class _Plain:
         self._step(rows)
 
 
-class _Replayed:
-    """A step as a CUDA graph: the first few are taken as written, the next is recorded.
+class _RecordedStep:
+    """A step as a CUDA graph: Python takes the first few steps, the next one is recorded.
 
-    As PyTorch's notes on CUDA graphs have it: libraries and the optimiser's state are made by steps
-    on a side stream; then all that changes is in tensors of fixed places.
+    The order is that of PyTorch's notes on CUDA graphs: the first steps, on a side stream, load
+    libraries and make the optimiser's state; from then on every change is in tensors at fixed
+    places.
     """
 
     WARM = 3
@@ -234,19 +233,19 @@ class _Replayed:
 
 
 class _Checkpoint:
-    """The state after an epoch, in a file that is replaced as a whole."""
+    """The state after an epoch, in a file that is replaced as a whole; none if ``path`` is None."""
 
     def __init__(self, path: Path | None, pairs: Pairs, training: Training) -> None:
         self._path = path
-        self._of = "" if path is None else fingerprint(pairs, training)
+        self._mark = "" if path is None else fingerprint(pairs, training)
 
     def load(self, module: torch.nn.Module, adam: torch.optim.Optimizer) -> list[tuple[float, ...]]:
-        """Puts the saved state, if there is one, into both; returns the curve so far."""
+        """Puts the saved state, if there is one, into both; gives the curve so far."""
         if self._path is None or not self._path.exists():
             return []
-        # Wherever it was written: Adam moves its part to where the weights are by itself.
+        # The file may be from a GPU; Adam moves its state to the device of the weights by itself.
         state = torch.load(self._path, map_location="cpu", weights_only=True)
-        if state["of"] != self._of:
+        if state["of"] != self._mark:
             msg = f"checkpoint {self._path}: expected one of this training, got one of another"
             raise InvalidArgument(msg, file=str(self._path))
         module.load_state_dict(state["module"])
@@ -262,7 +261,7 @@ class _Checkpoint:
         if self._path is None:
             return
         state = {
-            "of": self._of,
+            "of": self._mark,
             "module": module.state_dict(),
             "adam": adam.state_dict(),
             "curve": [list(row) for row in curve],

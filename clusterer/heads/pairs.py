@@ -1,13 +1,14 @@
 """Positive pairs: which two vectors a head must put into one cluster. Pure; NumPy only.
 
-Three kinds: two views of one picture (augmented), a picture and one of its nearest neighbours, and
-both at once: views of two neighbours.
+There are three kinds: two augmented views of one picture, a picture and one of its nearest
+neighbours, and both at once: views of two neighbours.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,12 @@ import numpy.typing as npt
 from shoal.errors import InvalidArgument
 from shoal.vectors import Vectors
 
-Rows = npt.NDArray[np.int64]
+Rows: TypeAlias = npt.NDArray[np.int64]
+PairKind: TypeAlias = Literal["neighbours", "augment", "both"]
+
+_PAIR: Final = 2
+_CELLS: Final = 16_000_000
+"""Cosines that are computed at a time: 64 MB."""
 
 
 class Epoch(NamedTuple):
@@ -34,10 +40,10 @@ class Pairs:
 
     Attributes:
         vectors: float32 (V * N, D), unit length: view 0 of all pictures, then view 1, ...
-            View 0 is the picture as it is.
+            View 0 is the unchanged picture.
         pictures: N.
-        neighbours: int32 (N, M), the nearest pictures of each, nearest first; None: no pairs of
-            neighbours.
+        neighbours: int32 (N, M), the nearest pictures of each, nearest first; None if neighbours
+            make no pairs.
     """
 
     vectors: Vectors
@@ -45,12 +51,12 @@ class Pairs:
     neighbours: npt.NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
-        """Check.
+        """Checks.
 
         Raises:
             InvalidArgument: nothing would make a pair.
         """
-        if self.views < 2 and self.neighbours is None:  # noqa: PLR2004 - a pair
+        if self.views < _PAIR and self.neighbours is None:
             msg = f"pairs: expected at least 2 views of a picture, or neighbours, got {self.views}"
             raise InvalidArgument(msg, field="pairs")
 
@@ -59,14 +65,28 @@ class Pairs:
         """V."""
         return len(self.vectors) // self.pictures
 
+    @property
+    def kind(self) -> PairKind:
+        """What makes a pair."""
+        if self.neighbours is None:
+            return "augment"
+        return "both" if self.views >= _PAIR else "neighbours"
+
+    def digest(self) -> str:
+        """A hash of the vectors and the neighbours: other pairs have another."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.vectors).data)
+        if self.neighbours is not None:
+            digest.update(np.ascontiguousarray(self.neighbours).data)
+        return digest.hexdigest()
+
     def nearest(self, count: int) -> npt.NDArray[np.int32]:
-        """The ``count`` nearest others of each picture, int32 (N, count): those known, or found."""
+        """The ``count`` nearest others of each picture, int32 (N, count); found if not known."""
         if self.neighbours is not None and self.neighbours.shape[1] >= count:
             return self.neighbours[:, :count]
         return nearest_neighbours(self.vectors[: self.pictures], count)
 
     def epoch(self, seed: int, number: int) -> Epoch:
-        """The pairs of pass ``number``: the same for the same seed, whatever came before."""
+        """The pairs of pass ``number``: they depend on ``seed`` and ``number`` alone."""
         rng = np.random.default_rng((seed, number))
         first = rng.permutation(self.pictures)
         second = first
@@ -74,7 +94,7 @@ class Pairs:
             picks = rng.integers(self.neighbours.shape[1], size=self.pictures)
             second = self.neighbours[first, picks].astype(np.int64)
         views = rng.integers(self.views, size=self.pictures)
-        # Another view, where there is one: the same one twice says nothing of one picture.
+        # The second view differs from the first if there are two: equal vectors teach nothing.
         others = (views + 1 + rng.integers(max(1, self.views - 1), size=self.pictures)) % self.views
         return Epoch(views * self.pictures + first, others * self.pictures + second)
 
@@ -98,7 +118,3 @@ def nearest_neighbours(vectors: Vectors, count: int) -> npt.NDArray[np.int32]:
         order = np.argsort(-np.take_along_axis(cosines, near, axis=1), axis=1, kind="stable")
         found[at : at + step] = np.take_along_axis(near, order, axis=1)
     return found
-
-
-_CELLS = 16_000_000
-"""Cosines at a time: 64 MB."""

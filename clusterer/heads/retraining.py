@@ -1,43 +1,39 @@
 """A trained head, trained on: it follows a collection that drifts, and its clusters stay.
 
 Each branch goes on from its own weights, at a fraction of the first training's rate, on pairs of
-neighbours among the vectors that there are now. Needs torch (the extra ``train``).
+neighbours among the vectors of today. Needs torch (the extra ``train``), which is imported when
+training begins.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Final, cast
 
 from clusterer.heads.ensemble import Quality, quality
+from clusterer.heads.graph import from_onnx, to_onnx
 from clusterer.heads.network import Network
+from clusterer.heads.objectives import MOST_NEIGHBOURS, OBJECTIVES, ObjectiveName
+from clusterer.heads.options import HeadOptions
 from clusterer.heads.pairs import Pairs, nearest_neighbours
-from clusterer.heads.training import (
-    JUDGED_BY,
-    HeadOptions,
-    check_device,
-    default_neighbours,
-    scp_options,
-    tuned,
-)
+from clusterer.heads.store import HeadManifest, sha256
+from clusterer.heads.training import JUDGED_BY, check_device
 from shoal.errors import NotEnoughPoints
 from shoal.vectors import Vectors
 
-if TYPE_CHECKING:
-    from clusterer.heads.loop import Objective
-    from clusterer.heads.network import Branch
-
 RATE: Final = 0.2
-"""Of the learning rate of a first training (docs/scp.md)."""
+"""The learning rate as a share of a first training's (docs/heads.md)."""
+
 EPOCHS: Final = 10
-LEAST_STEPS: Final = {"scp": 100, "temi": 300}
+"""Passes over the vectors, unless the caller says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retrained:
-    """The head as it is now, and its quality ``before`` and ``after``, on the same vectors.
+    """The head after training, and its quality ``before`` and ``after``, on the same vectors.
 
-    ``curves`` are the branches', with the means of ``terms`` in each epoch.
+    ``curves`` has one entry per branch: the means of ``terms`` in each epoch.
     """
 
     network: Network
@@ -47,40 +43,99 @@ class Retrained:
     curves: tuple[tuple[tuple[float, ...], ...], ...]
 
 
+def train_on(
+    manifest: HeadManifest, graph: bytes, vectors: Vectors, *, seed: int
+) -> tuple[HeadManifest, bytes]:
+    """The head of ``manifest`` and ``graph`` after more training with ``vectors`` (N, D).
+
+    Returns:
+        A new manifest, whose parent is the given one, and its graph; the given two themselves if
+        the training made the head no better.
+
+    Raises:
+        ConfigError: torch or onnx is not installed.
+        NotEnoughPoints: too few vectors to train with.
+    """
+    network = from_onnx(graph)
+    said = manifest.options
+    options = HeadOptions(
+        objective=cast("ObjectiveName", manifest.objective),
+        neighbours=said.get("neighbours", 0),
+        alpha=said.get("alpha"),
+        learning_rate=said.get("learning_rate", 0.0),
+        schedule=said.get("schedule", "cosine"),
+        seed=seed,
+    )
+    found = retrain(network, vectors, options)
+    if found.network is network:
+        return manifest, graph
+    trained = to_onnx(found.network)
+    made = HeadManifest(
+        name=manifest.name,
+        clusters=manifest.clusters,
+        vector=manifest.vector,
+        objective=manifest.objective,
+        pairs="neighbours",
+        graph_sha256=sha256(trained),
+        created_at=time.time(),
+        parent=manifest.id,
+        options={**said, "seed": seed, "learning_rate": options.learning_rate},
+        metrics={
+            **asdict(found.after),
+            "agreement_before": found.before.agreement,
+            "pictures": len(vectors),
+            "views": 1,
+        },
+        terms=list(found.terms),
+        curves={
+            str(seed + number): [list(row) for row in curve]
+            for number, curve in enumerate(found.curves)
+        },
+    )
+    return made, trained
+
+
+def least_points(manifest: HeadManifest) -> int:
+    """The fewest points to train the head on: more than its outputs, and than their neighbours."""
+    outputs = max(manifest.clusters, int(manifest.options.get("clusters", 0)))
+    neighbours = int(manifest.options.get("neighbours", 0)) or MOST_NEIGHBOURS
+    return max(outputs, neighbours, JUDGED_BY) + 1
+
+
 def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrained:
     """``network``, trained on with ``vectors`` (N, D), unit length.
 
-    It stays what it was unless neighbours agree more after it, in no fewer clusters.
+    The result is ``network`` itself unless neighbours agree more after the training, in no fewer
+    clusters.
 
     Raises:
         ConfigError: torch is not installed.
         NotEnoughPoints: fewer vectors than clusters, or than neighbours.
     """
+    device = check_device(options.device)
     from clusterer.heads.loop import Training, train  # noqa: PLC0415 - torch, after the check
 
-    device = check_device(options.device)
-    count = options.neighbours or default_neighbours(options, len(vectors))
+    count = options.neighbours_among(len(vectors), network.outputs)
     least = max(network.outputs, JUDGED_BY, count) + 1
     if len(vectors) < least:
         msg = f"training a head on needs at least {least} points, got {len(vectors)}"
         raise NotEnoughPoints(msg, points=str(len(vectors)))
     pairs = Pairs(vectors, len(vectors), nearest_neighbours(vectors, count))
-    first = tuned(
-        options, Training(network.outputs, options.objective, batch=options.batch, device=device)
-    )
-    training = replace(
-        first,
-        learning_rate=RATE * first.learning_rate,
+    row = OBJECTIVES[options.objective]
+    training = Training(
+        network.outputs,
+        objective=options.objective,
         epochs=options.epochs or EPOCHS,
-        least_steps=1 if options.epochs else LEAST_STEPS[options.objective],
+        least_steps=1 if options.epochs else row.least_steps_again,
+        batch=options.batch,
+        learning_rate=RATE * (options.learning_rate or row.learning_rate),
+        schedule=options.schedule,
+        settings=row.settings(network.outputs, options.alpha),
+        device=device,
     )
     trained = [
-        train(
-            pairs,
-            _objective(branch, vectors, options),
-            replace(training, seed=options.seed + number),
-        )
-        for number, branch in enumerate(network.branches)
+        train(pairs, row.resume(branch, vectors, training), replace(training, seed=seed))
+        for seed, branch in enumerate(network.branches, start=options.seed)
     ]
     branches = tuple(branch for each in trained for branch in each.network.branches)
     found = replace(network, branches=branches)
@@ -88,7 +143,7 @@ def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrain
     before, after = (
         quality(each.probabilities(vectors), vectors, judges) for each in (network, found)
     )
-    # Not by their rank: a cluster more is no gain if neighbours agree less.
+    # Not by Quality.rank: one more cluster is no gain if neighbours agree less.
     better = after.used >= before.used and after.agreement > before.agreement
     return Retrained(
         found if better else network,
@@ -97,16 +152,3 @@ def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrain
         terms=trained[0].terms,
         curves=tuple(each.curve for each in trained),
     )
-
-
-def _objective(branch: Branch, vectors: Vectors, options: HeadOptions) -> Objective:
-    """The branch as it is, ready to be trained with ``vectors`` (N, D)."""
-    import torch  # noqa: PLC0415
-
-    from clusterer.heads.scp import Scp  # noqa: PLC0415
-    from clusterer.heads.temi import Temi, TemiOptions  # noqa: PLC0415
-
-    data = torch.from_numpy(vectors)
-    if options.objective == "temi":
-        return Temi.of(branch, data, TemiOptions())
-    return Scp.of(branch, data, scp_options(options).alpha)

@@ -89,7 +89,7 @@ class ScpHead(nn.Module):
 
 
 class Scp:
-    """The objective (``scp_train.Objective``)."""
+    """The objective (``loop.Objective``)."""
 
     terms = ("total", "cross_entropy", "consistency", "entropy")
 

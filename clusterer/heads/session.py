@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clusterer.heads.graph import INPUT, OUTPUT
+from shoal.cores import usable_cores
 from shoal.errors import ArtefactError, ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class HeadSession:
             msg = "method scp needs ONNX Runtime: pip install 'shoal[cpu]'"
             raise ConfigError(msg, package="onnxruntime") from exc
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = usable_cores()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # what is wrong is raised
         try:

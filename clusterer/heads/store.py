@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,6 +34,11 @@ class HeadVector(BaseModel):
     name: str
     dim: Annotated[int, Field(gt=0)]
     fingerprint: str
+
+    @classmethod
+    def of(cls, spec: VectorInfo) -> Self:
+        """``spec`` as a manifest has it."""
+        return cls(name=spec.name, dim=spec.dim, fingerprint=spec.fingerprint)
 
 
 class HeadSeed(BaseModel):
@@ -218,7 +221,7 @@ class HeadStore:
         except OSError as exc:
             msg = f"head {manifest.id}: {_GRAPH} cannot be read: {exc}"
             raise ArtefactError(msg, file=file) from exc
-        got = hashlib.sha256(graph).hexdigest()
+        got = sha256(graph)
         if got != manifest.graph_sha256:
             msg = f"{file}: expected SHA-256 {manifest.graph_sha256[:12]}, got {got[:12]}"
             raise ArtefactError(msg, file=file)
@@ -241,6 +244,11 @@ class HeadStore:
         return found
 
 
+def sha256(graph: bytes) -> str:
+    """What a manifest says of its graph's bytes."""
+    return hashlib.sha256(graph).hexdigest()
+
+
 def _last(place: str) -> str:
     return place.rstrip("/").rpartition("/")[2]
 
@@ -258,35 +266,3 @@ def check_name(name: str) -> str:
         )
         raise InvalidArgument(msg, field="name")
     return name
-
-
-def manifest_of(  # noqa: PLR0913 - what a manifest consists of
-    name: str,
-    graph: bytes,
-    *,
-    clusters: int,
-    vector: VectorInfo,
-    objective: str,
-    pairs: str,
-    options: dict[str, Any],
-    metrics: dict[str, float],
-    curves: tuple[Sequence[str], dict[str, list[list[float]]]],
-    seeds: Sequence[HeadSeed] = (),
-    parent: str = "",
-) -> HeadManifest:
-    """The manifest of a head that was trained just now; ``curves`` with the names of the terms."""
-    return HeadManifest(
-        name=name,
-        clusters=clusters,
-        vector=HeadVector(name=vector.name, dim=vector.dim, fingerprint=vector.fingerprint),
-        objective=objective,
-        pairs=pairs,
-        graph_sha256=hashlib.sha256(graph).hexdigest(),
-        created_at=time.time(),
-        options=options,
-        metrics=metrics,
-        terms=list(curves[0]),
-        curves=curves[1],
-        seeds=list(seeds),
-        parent=parent,
-    )

@@ -3,7 +3,7 @@
 "Exploring the Limits of Deep Image Clustering using Pretrained Models" (Adaloglou, Michels,
 Kalisch & Kollmann, BMVC 2023, arXiv 2303.17896). A student must draw the cluster that its slow
 teacher draws for a neighbour, and clusters that are drawn anyway count for less. Needs features
-only, like SCP with neighbours; the two are compared in docs/scp.md.
+only, like SCP with neighbours; the two are compared in docs/heads.md.
 
 Shapes: H heads, B pairs, D components of a vector, K clusters.
 """
@@ -101,7 +101,7 @@ class TemiOptions:
 
 
 class Temi:
-    """The objective (``scp_train.Objective``)."""
+    """The objective (``loop.Objective``)."""
 
     terms = ("total", "best")
 

@@ -33,7 +33,8 @@ Read = Callable[[int], bytes]
 """The file of a picture, by its row; ShoalError or OSError if it cannot be had."""
 Embed = Callable[[Sequence[bytes]], Sequence[npt.NDArray[np.float32] | None]]
 """Files to vectors (D,), None for one that failed."""
-Progress = Callable[[int, int], None]
+ViewProgress = Callable[[int, int], None]
+"""A listener that gets the number of pictures that are done, and of all pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class ViewCache:
         # Per picture: 0 not yet, 1 done, 2 could not be read.
         self._done = _mapped(directory / "done.npy", np.dtype(np.uint8), (pictures,))
 
-    def fill(self, read: Read, embed: Embed, *, seed: int, progress: Progress) -> Views:
+    def fill(self, read: Read, embed: Embed, *, seed: int, progress: ViewProgress) -> Views:
         """Makes what is missing. A picture's views depend on ``seed`` and its row only."""
         # Also what could not be had last time: it may be there now, or be looked for elsewhere.
         missing = np.flatnonzero(self._done != 1)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,21 +21,17 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from clusterer.fits import kmeans
 from clusterer.heads.ensemble import CRITERIA, best
-from clusterer.heads.pairs import Pairs, nearest_neighbours
-from clusterer.heads.training import (
-    HeadOptions,
-    ObjectiveName,
-    default_neighbours,
-    train_seeds,
-    vote,
-)
+from clusterer.heads.objectives import ObjectiveName
+from clusterer.heads.options import HeadOptions
+from clusterer.heads.pairs import PairKind, Pairs, nearest_neighbours
+from clusterer.heads.training import one_head, train_seeds
 from shoal.app.bench import machine
 from shoal.errors import InvalidArgument
 from shoal.vectors import Vectors, unit
 
 Labels = npt.NDArray[np.int64]
 
-KINDS: Final = ("neighbours", "augment", "both")
+KINDS: Final[tuple[PairKind, ...]] = get_args(PairKind)
 _GROUPS: Final = 20
 """Choices of seeds over which the vote of the best is averaged."""
 
@@ -137,7 +133,7 @@ def bench_heads(
     *,
     seeds: int,
     objectives: Sequence[ObjectiveName],
-    kinds: Sequence[str] = (),
+    kinds: Sequence[PairKind] = (),
     alpha: float | None = None,
 ) -> HeadsResult:
     """Every row, with K as many clusters as there are classes.
@@ -160,8 +156,8 @@ def bench_heads(
     rows = list(_kmeans_rows(data, clusters, seeds))
     judged: list[Judged] = []
     for objective, kind in itertools.product(objectives, kinds or possible):
-        options = HeadOptions(clusters, objective=objective, seeds=seeds, alpha=alpha)
-        found, told = _head_rows(data, options, kind)
+        options = HeadOptions(objective=objective, seeds=seeds, alpha=alpha)
+        found, told = _head_rows(data, clusters, options, kind)
         rows += found
         judged += told
     return HeadsResult(
@@ -196,10 +192,12 @@ def _kmeans_rows(data: Labelled, clusters: int, seeds: int) -> Iterator[Row]:
             yield Row(f"k-means, {name}", found, (time.perf_counter() - began) / seeds)
 
 
-def _head_rows(data: Labelled, options: HeadOptions, kind: str) -> tuple[list[Row], list[Judged]]:
+def _head_rows(
+    data: Labelled, clusters: int, options: HeadOptions, kind: PairKind
+) -> tuple[list[Row], list[Judged]]:
     name = f"{options.objective}, {kind}"
     began = time.perf_counter()
-    heads = train_seeds(_pairs(data, options, kind), options)
+    heads = train_seeds(_pairs(data, clusters, options, kind), clusters, options)
     seconds = (time.perf_counter() - began) / len(heads)
     single = tuple(scores(data.labels, head.votes.argmax(axis=1)) for head in heads)
     qualities = [head.report.quality for head in heads]
@@ -213,7 +211,7 @@ def _head_rows(data: Labelled, options: HeadOptions, kind: str) -> tuple[list[Ro
         Judged(name, criterion, _follows(values, accuracy))
         for criterion, values in criteria.items()
     ]
-    size = min(HeadOptions(2).seeds, len(heads))
+    size = min(HeadOptions().seeds, len(heads))
     rng = np.random.default_rng(0)
     groups = [rng.choice(len(heads), size, replace=False) for _ in range(_GROUPS)]
     rows = [Row(name, single, seconds)]
@@ -221,7 +219,7 @@ def _head_rows(data: Labelled, options: HeadOptions, kind: str) -> tuple[list[Ro
         together = []
         for group in groups:
             kept = best([qualities[i] for i in group], options.keep, criterion)
-            network = vote([heads[group[i]] for i in kept])
+            network = one_head([heads[group[i]] for i in kept])
             labels = network.probabilities(data.vectors).argmax(axis=1)
             together.append(scores(data.labels, labels))
         title = f"{name}: best {min(options.keep, size)} of {size} by {criterion}"
@@ -235,10 +233,10 @@ def _follows(values: Sequence[float], accuracy: Sequence[float]) -> float | None
     return float(spearmanr(values, accuracy).statistic)
 
 
-def _pairs(data: Labelled, options: HeadOptions, kind: str) -> Pairs:
+def _pairs(data: Labelled, clusters: int, options: HeadOptions, kind: PairKind) -> Pairs:
     neighbours = None
     if kind != "augment":
-        count = default_neighbours(options, len(data.labels))
+        count = options.neighbours_among(len(data.labels), clusters)
         neighbours = nearest_neighbours(data.vectors, count)
     vectors = data.vectors
     if kind != "neighbours":

@@ -64,7 +64,6 @@ def bench_train(config: TrainBench) -> TrainResult:
     training = Training(
         config.clusters,
         epochs=config.epochs,
-        least_steps=1,
         batch=config.batch,
         device=config.device,
     )
@@ -89,9 +88,7 @@ def _warm_up(config: TrainBench) -> None:
     """Two steps' training, and the products of three: libraries are loaded and threads started."""
     few = _groups(replace(config, points=min(2 * config.batch, config.points)))
     pairs = Pairs(few, len(few), nearest_neighbours(few, _NEIGHBOURS))
-    training = Training(
-        config.clusters, epochs=1, least_steps=1, batch=config.batch, device=config.device
-    )
+    training = Training(config.clusters, epochs=1, batch=config.batch, device=config.device)
     train(pairs, Scp(torch.from_numpy(few), config.clusters, ScpOptions(), seed=0), training)
     _products(config, 3)
 

@@ -14,7 +14,8 @@ from shoal.app.cli.printing.output import print_json, print_table, talk
 from shoal.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from clusterer.heads.training import ObjectiveName
+    from clusterer.heads.objectives import ObjectiveName
+    from clusterer.heads.pairs import PairKind
     from shoal.app.bench.cluster import Stage
     from shoal.app.bench.heads import Row as Quality
 
@@ -141,7 +142,7 @@ def bench_heads(
     file: Path,
     seeds: int,
     objectives: tuple[ObjectiveName, ...],
-    kinds: tuple[str, ...],
+    kinds: tuple[PairKind, ...],
     alpha: float | None,
     as_json: bool,
 ) -> None:
@@ -153,7 +154,8 @@ def bench_heads(
     Example:
       shoal bench heads cifar10.npz --seeds 10
     """
-    from clusterer.heads.training import OBJECTIVES, check_torch
+    from clusterer.heads.objectives import OBJECTIVES
+    from clusterer.heads.training import check_torch
 
     check_torch()
     from shoal.app.bench.heads import bench_heads as measure_heads
@@ -161,7 +163,7 @@ def bench_heads(
 
     data = load(file)
     result = measure_heads(
-        data, seeds=seeds, objectives=objectives or OBJECTIVES, kinds=kinds, alpha=alpha
+        data, seeds=seeds, objectives=objectives or tuple(OBJECTIVES), kinds=kinds, alpha=alpha
     )
     if as_json:
         print_json(asdict(result))

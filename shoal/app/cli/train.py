@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from tqdm import tqdm
 
 from shoal.app.cli.command import Command, Group
 from shoal.app.cli.options.method import CountType
@@ -18,12 +23,13 @@ from shoal.app.cli.options.target import (
     target_options,
 )
 from shoal.app.cli.printing.describe import amount
-from shoal.app.cli.printing.output import print_json, print_table
+from shoal.app.cli.printing.output import print_json, print_table, talk
 from shoal.app.cli.root import Interrupted
 
 if TYPE_CHECKING:
+    from clusterer.heads.objectives import ObjectiveName
     from clusterer.heads.store import HeadManifest
-    from clusterer.heads.training import HeadReport, ObjectiveName
+    from clusterer.heads.training import HeadReport
 
 DEFAULT_HEADS = "shoal-data/heads"
 """Where `shoal up` looks for them by default."""
@@ -170,9 +176,11 @@ def temi(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
 def _train(
     objective: ObjectiveName, target: Target, heads: str, options: dict[str, Any], *, as_json: bool
 ) -> None:
+    from clusterer.heads.options import HeadOptions
     from clusterer.heads.store import HeadStore
     from clusterer.heads.training import check_torch
-    from shoal.app.jobs.training import Request, train_and_keep
+    from shoal.app.jobs.training import Console, Request, train_and_keep
+    from shoal.store.model import JOINT
 
     if options["encoders"] and options["vector"]:
         msg = "--encoders and --vector both name what to train on: give one"
@@ -182,20 +190,44 @@ def _train(
         raise click.UsageError(msg)
     check_torch()
     store = HeadStore(heads)
-    options["name"] = options["name"] or target.collection.lower()
+    names = {each.name for each in dataclasses.fields(HeadOptions)}
+    request = Request(
+        collection=target.collection,
+        name=options["name"] or target.collection.lower(),
+        clusters=options["overcluster"] or options["k"],
+        options=HeadOptions(
+            objective=objective,
+            merge=bool(options["overcluster"]),
+            **{name: value for name, value in options.items() if name in names},
+        ),
+        pairs=options["pairs"],
+        vector=options["vector"] or options["encoders"].replace(",", JOINT),
+        sample_size=options["sample_size"],
+        views=options["views"],
+        images=options["images"],
+        work=options["work"],
+    )
     try:
         with target.connect() as client:
-            manifest, report = train_and_keep(
-                client,
-                Request(collection=target.collection, objective=objective, **options),
-                store,
-            )
+            manifest, report = train_and_keep(client, request, store, Console(talk, bar))
     except KeyboardInterrupt as exc:
         raise Interrupted("interrupted: the same command goes on from here") from exc
     if as_json:
         print_json({"id": manifest.id, "hash": manifest.hash, **manifest.model_dump()})
         return
     _describe(manifest, report)
+
+
+@contextlib.contextmanager
+def bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, if that is a terminal; it is told the number done and the total."""
+    with tqdm(desc=title, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty()) as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.total, shown.n = total, min(done, total)
+            shown.refresh()
+
+        yield progress
 
 
 def _describe(manifest: HeadManifest, report: HeadReport) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_heads import made_manifest
 from reclustering import DIM, Bench, blobs
 
 from clusterer.fits import FitPlan, Surroundings, plan_fit, run_fit
@@ -16,7 +18,7 @@ from clusterer.fits.child import fit_in_child
 from clusterer.fits.models import Head, pack, unpack
 from clusterer.heads.graph import to_onnx
 from clusterer.heads.network import Branch, Layer, Network
-from clusterer.heads.store import HeadStore, manifest_of
+from clusterer.heads.store import HeadStore
 from clusterer.runs.newcomers import Newcomers
 from shoal.errors import EncoderMismatch, InvalidArgument, NotFound, Unsupported
 from shoal.v1 import clusterer_pb2 as pb
@@ -37,17 +39,7 @@ def network(centres: Vectors = CENTRES) -> Network:
 def keep(place: Path, made: Network | None = None, name: str = "toys") -> str:
     """Puts a head into ``place``; returns its id."""
     graph = to_onnx(made or network())
-    manifest = manifest_of(
-        name,
-        graph,
-        clusters=6,
-        vector=SPEC,
-        objective="scp",
-        pairs="neighbours",
-        options={},
-        metrics={},
-        curves=((), {}),
-    )
+    manifest = made_manifest(name, graph, SPEC, clusters=6, created_at=time.time())
     return HeadStore(place).put(manifest, graph)
 
 

@@ -12,9 +12,10 @@ from clusterer.heads.ensemble import quality
 from clusterer.heads.graph import to_onnx
 from clusterer.heads.merging import confusion, merge
 from clusterer.heads.network import Branch, Layer, Network
+from clusterer.heads.options import HeadOptions
 from clusterer.heads.pairs import Pairs, nearest_neighbours
 from clusterer.heads.session import HeadSession
-from clusterer.heads.training import HeadOptions, train_head
+from clusterer.heads.training import train_head
 
 KINDS = 5
 
@@ -68,7 +69,6 @@ def test_the_number_of_kinds_is_found(objective: str) -> None:
     torch.set_num_threads(1)
     vectors = blobs(500, spread=0.2)
     options = HeadOptions(
-        3 * KINDS,
         objective=objective,  # type: ignore[arg-type]
         epochs={"scp": 12, "temi": 100}[objective],
         batch=100,
@@ -76,7 +76,8 @@ def test_the_number_of_kinds_is_found(objective: str) -> None:
         merge=True,
     )
     neighbours = nearest_neighbours(vectors, 10)
-    network, report = train_head(Pairs(vectors, 500, neighbours), options)
+    made = train_head(Pairs(vectors, 500, neighbours), 3 * KINDS, options)
+    network, report = made.network, made.report
     assert network.clusters == KINDS
     votes = network.probabilities(vectors)
     assert adjusted_rand_score(np.arange(500) % KINDS, votes.argmax(axis=1)) > 0.9

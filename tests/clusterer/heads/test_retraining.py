@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hard_classes import Classes, accuracy
+from made_heads import made_manifest
 from reclustering import DIM, Bench, blobs
 from serving import serving
 
@@ -19,12 +20,14 @@ from clusterer.fits import Fit, FitPlan, Surroundings, choose_vector, keep_fit, 
 from clusterer.fits.child import fit_in_child
 from clusterer.heads.graph import from_onnx, to_onnx
 from clusterer.heads.network import Branch, Layer, Network
+from clusterer.heads.objectives import ObjectiveName
+from clusterer.heads.options import HeadOptions
 from clusterer.heads.pairs import Pairs, nearest_neighbours
 from clusterer.heads.retraining import retrain
 from clusterer.heads.scp import Scp, ScpOptions
-from clusterer.heads.store import HeadStore, manifest_of
+from clusterer.heads.store import HeadStore
 from clusterer.heads.temi import Temi, TemiOptions
-from clusterer.heads.training import HeadOptions, ObjectiveName, train_head
+from clusterer.heads.training import train_head
 from clusterer.runs.task import Outcome
 from clusterer.service import ClustererService
 from shoal.errors import (
@@ -59,13 +62,13 @@ def data(*, shift: float = 0.0) -> tuple[Vectors, Classes]:
 
 def options(objective: ObjectiveName = "temi") -> HeadOptions:
     epochs = {"scp": 12, "temi": 100}[objective]
-    return HeadOptions(K, objective=objective, epochs=epochs, batch=100, seeds=2, keep=2)
+    return HeadOptions(objective=objective, epochs=epochs, batch=100, seeds=2, keep=2)
 
 
 def head(objective: ObjectiveName = "temi") -> Network:
     vectors, _ = data()
     pairs = Pairs(vectors, len(vectors), nearest_neighbours(vectors, 10))
-    return train_head(pairs, options(objective))[0]
+    return train_head(pairs, K, options(objective)).network
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +87,7 @@ def on_blobs() -> Network:
 def keep(place: Path, **options: object) -> str:
     """Puts the head for blobs into ``place``; returns its id."""
     graph = to_onnx(on_blobs())
-    manifest = manifest_of(
-        "toys",
-        graph,
-        clusters=5,
-        vector=SPEC,
-        objective="temi",
-        pairs="neighbours",
-        options={"neighbours": 10, **options},
-        metrics={},
-        curves=((), {}),
-    )
+    manifest = made_manifest("toys", graph, SPEC, options={"neighbours": 10, **options})
     return HeadStore(place).put(manifest, graph)
 
 
@@ -149,7 +142,7 @@ def test_it_follows_a_shift_and_clusters_stay(objective: ObjectiveName, trained:
 def test_a_head_that_gets_no_better_stays(trained: Network) -> None:
     """Training that ruins it (a rate of 50) is thrown away."""
     vectors, _ = data()
-    ruined = HeadOptions(K, objective="temi", epochs=2, learning_rate=50.0)
+    ruined = HeadOptions(objective="temi", epochs=2, learning_rate=50.0)
     assert retrain(trained, vectors, ruined).network is trained
     with pytest.raises(NotEnoughPoints, match="at least 11 points, got 8"):
         retrain(trained, vectors[:8], options())

@@ -20,11 +20,13 @@ from clusterer.heads.ensemble import Quality, best, ensemble, quality
 from clusterer.heads.graph import to_onnx
 from clusterer.heads.loop import Trained, Training, scheduled_rate, train
 from clusterer.heads.network import Branch, Layer, Network, with_order
+from clusterer.heads.objectives import OBJECTIVES, ObjectiveName
+from clusterer.heads.options import HeadOptions
 from clusterer.heads.pairs import Pairs, nearest_neighbours
 from clusterer.heads.scp import Scp, ScpOptions
 from clusterer.heads.session import HeadSession
 from clusterer.heads.temi import Temi, TemiOptions
-from clusterer.heads.training import HeadOptions, ObjectiveName, scp_options, train_head
+from clusterer.heads.training import train_head
 from shoal.errors import ArtefactError, FitFailed, InvalidArgument, NotEnoughPoints
 from shoal.vectors import Vectors
 
@@ -65,7 +67,7 @@ def scp_head(pairs: Pairs, training: Training, options: ScpOptions = SMALL) -> S
 def trained(
     pairs: Pairs, options: ScpOptions = SMALL, *, seed: int = 0, epochs: int = 20
 ) -> Trained:
-    training = Training(K, batch=128, epochs=epochs, least_steps=1, seed=seed)
+    training = Training(K, batch=128, epochs=epochs, seed=seed)
     return train(pairs, scp_head(pairs, training, options), training)
 
 
@@ -198,7 +200,7 @@ def test_scp_finds_classes_that_kmeans_does_not() -> None:
         assert pairs.neighbours is not None
         heads = []
         for number in range(3):
-            training = Training(k, epochs=40, least_steps=1, seed=number)
+            training = Training(k, epochs=40, seed=number)
             done = train(pairs, scp_head(pairs, training, ScpOptions(width=128)), training)
             heads.append(done.network.probabilities(vectors))
         chosen = best([quality(y, vectors, pairs.neighbours) for y in heads], 1)[0]
@@ -234,8 +236,8 @@ def test_a_gpu_gives_the_head_that_a_cpu_gives(objective: ObjectiveName, *, amp:
 
 def head_by(vectors: Vectors, objective: ObjectiveName, **how: Any) -> np.ndarray:
     """The votes for ``vectors`` of a head trained on their neighbours."""
-    options = HeadOptions(K, objective, epochs=20, seeds=1, keep=1, **{"device": "cpu", **how})
-    return train_head(neighbour_pairs(vectors), options)[0].probabilities(vectors)
+    options = HeadOptions(objective, epochs=20, seeds=1, keep=1, **{"device": "cpu", **how})
+    return train_head(neighbour_pairs(vectors), K, options).network.probabilities(vectors)
 
 
 def test_the_rate_falls_by_a_cosine_or_stays() -> None:
@@ -245,14 +247,15 @@ def test_the_rate_falls_by_a_cosine_or_stays() -> None:
     assert rates == pytest.approx([1e-3, 0.5e-3, 0])
     assert {scheduled_rate(constant, step, 10) for step in range(10)} == {1e-3}
     with pytest.raises(InvalidArgument, match=r"schedule: expected cosine or constant, got 'step'"):
-        HeadOptions(K, schedule="step")  # type: ignore[arg-type]
+        HeadOptions(schedule="step")  # type: ignore[arg-type]
 
 
 def test_alpha_of_zero_is_no_default() -> None:
     """It is the paper's ablation; None is the measured default."""
-    assert scp_options(HeadOptions(K, alpha=0)).alpha == 0
-    assert scp_options(HeadOptions(K)).alpha == 5
-    assert scp_options(HeadOptions(100)).alpha == 10
+    settings = OBJECTIVES["scp"].settings
+    assert settings(K, 0)["alpha"] == 0
+    assert settings(99, None)["alpha"] == 5
+    assert settings(100, None)["alpha"] == 10
 
 
 def test_one_seed_gives_one_head_and_another_seed_another() -> None:
@@ -276,12 +279,12 @@ def test_one_seed_gives_one_head_and_another_seed_another() -> None:
     ],
 )
 def test_a_killed_training_goes_on_as_if_it_had_not_been(
-    objective: str, first: str, then: str, tmp_path: Path
+    objective: ObjectiveName, first: str, then: str, tmp_path: Path
 ) -> None:
     """Stopped after an epoch and begun again, also elsewhere: the same head and curve."""
     vectors, _ = blobs()
     pairs = neighbour_pairs(vectors)
-    training = Training(K, objective=objective, batch=128, epochs=6, least_steps=1, device=first)
+    training = Training(K, objective=objective, batch=128, epochs=6, device=first)
     near = 1e-6 if first == then == "cpu" else 1e-2
 
     def make() -> Scp | Temi:
@@ -314,21 +317,21 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     vectors, _ = blobs()
     pairs = neighbour_pairs(vectors)
     file = tmp_path / "seed.pt"
-    training = Training(K, batch=128, epochs=2, least_steps=1)
+    training = Training(K, batch=128, epochs=2)
     train(pairs, scp_head(pairs, training), training, checkpoint=file)
     before = file.read_bytes()
-    other = Training(K, batch=128, epochs=3, least_steps=1)
+    other = Training(K, batch=128, epochs=3)
     with pytest.raises(InvalidArgument, match=r"seed\.pt: expected one of this training"):
         train(pairs, scp_head(pairs, other), other, checkpoint=file)
     assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize("objective", ["scp", "temi"])
-def test_the_network_the_graph_and_torch_agree(objective: str) -> None:
+def test_the_network_the_graph_and_torch_agree(objective: ObjectiveName) -> None:
     """Folding batch norm, and ONNX Runtime: within 1e-5 of the module, in any batch."""
     vectors, _ = blobs()
     pairs = neighbour_pairs(vectors)
-    training = Training(K, objective=objective, batch=128, epochs=3, least_steps=1)
+    training = Training(K, objective=objective, batch=128, epochs=3)
     data = torch.from_numpy(vectors)
     made: Scp | Temi = (
         scp_head(pairs, training)
@@ -419,16 +422,17 @@ def test_heads_that_lost_a_cluster_come_last() -> None:
 def test_a_head_is_made_of_the_best_seeds() -> None:
     """Seeds are judged without labels; the report says which were kept."""
     vectors, classes = blobs()
-    options = HeadOptions(K, epochs=2, batch=128, seeds=2, keep=1, neighbours=5, device="cpu")
-    network, report = train_head(neighbour_pairs(vectors), options)
+    options = HeadOptions(epochs=2, batch=128, seeds=2, keep=1, neighbours=5, device="cpu")
+    made = train_head(neighbour_pairs(vectors), K, options)
+    network, report = made.network, made.report
     assert len(network.branches) == 1
     assert [each.seed for each in report.seeds] == [0, 1]
     ranks = [each.quality.rank() for each in report.seeds]
     assert report.kept == (int(ranks[1] > ranks[0]),)
     with pytest.raises(FitFailed, match="seed 0: the training diverged"):
-        train_head(neighbour_pairs(vectors), replace(options, learning_rate=1e30))
+        train_head(neighbour_pairs(vectors), K, replace(options, learning_rate=1e30))
     assert accuracy(classes, network.probabilities(vectors).argmax(axis=1)) >= 0.98
     with pytest.raises(NotEnoughPoints, match="expected at least 11 pictures, got 10"):
-        train_head(neighbour_pairs(vectors[:10]), options)
+        train_head(neighbour_pairs(vectors[:10]), K, options)
     with pytest.raises(InvalidArgument, match="clusters: expected at least 2, got 1"):
-        HeadOptions(1)
+        train_head(neighbour_pairs(vectors), 1, options)

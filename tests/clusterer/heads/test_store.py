@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_heads import made_manifest
 from PIL import Image
 
 from clusterer.heads.augment import open_picture, random_view, to_file
-from clusterer.heads.store import HeadManifest, HeadSeed, HeadStore, manifest_of
+from clusterer.heads.store import HeadManifest, HeadSeed, HeadStore
 from clusterer.heads.views import ViewCache, drop_oldest, with_views
 from shoal.errors import ArtefactError, EncoderMismatch, InvalidArgument, NotFound
 from shoal.values import VectorInfo
@@ -25,18 +26,17 @@ SPEC = VectorInfo("toy", 3, "f" * 64)
 
 
 def manifest(name: str = "h", graph: bytes = b"graph", *, made: float = 1.0) -> HeadManifest:
-    found = manifest_of(
+    return made_manifest(
         name,
         graph,
+        SPEC,
         clusters=4,
-        vector=SPEC,
-        objective="scp",
-        pairs="neighbours",
+        created_at=made,
         options={"seed": 1},
         metrics={"agreement": 0.5},
-        curves=(("total",), {"1": [[0.25]]}),
+        terms=["total"],
+        curves={"1": [[0.25]]},
     )
-    return found.model_copy(update={"created_at": made})
 
 
 @pytest.fixture(params=["directory", "memory"])
