@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt
 
 from embedder.encoding.config import RuntimeConfig
 from embedder.flow.admission import Capacity
 from embedder.images.limits import ImageLimits
 from embedder.locations.config import LocationsConfig
 from shoal.cores import usable_cores
-from shoal.errors import ConfigError
+from shoal.settings import INTERNAL, Setting, check_ranges
 
 MAX_CALL_IMAGES = 256
 """Most images or texts of one call, as the contract says."""
@@ -25,79 +28,81 @@ class EmbedderConfig:
         ConfigError: a value is out of range.
     """
 
-    encoders: tuple[Path, ...] = ()
-    """The artefacts' directories, the default encoder first; none is the one that ships with
-    Shoal."""
-    idle_encoder_s: float = 600.0
-    """After how long without use an encoder, but the default one, is closed: a model takes
-    seconds to open and up to gigabytes to keep."""
+    encoders: Annotated[tuple[Path, ...], Setting("--encoder", metavar="DIR")] = ()
+    """Encoder artefact. The first is the default; the others are loaded when they are asked for.
+    Default: the one that ships with Shoal."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     """Provider and threads of inference."""
+    max_batch: Annotated[int, Ge(0)] = 0
+    """Most images that a worker takes at once. 0: 8 on a CPU, else 64.
+
+    More on a CPU would only delay the images that come next.
+    """
+    run_size: Annotated[int, Ge(0)] = 0
+    """Most images of one run of a model. 0: on a CPU the size that is measured to be the fastest
+    at the start, which takes about a second; else all images that a worker took.
+
+    ``embedder.encoding.tuning`` measures it.
+    """
+    inference_workers: Annotated[int, Ge(0)] = 0
+    """Runs of a model at the same time. 0: one per core on a CPU, else 2.
+
+    With two, one batch is copied while another computes.
+    """
+    decode_workers: Annotated[int, Ge(0)] = 0
+    """Images decoded at the same time where a GPU runs the model. 0: one per core."""
     limits: ImageLimits = field(default_factory=ImageLimits)
     """Bytes, pixels and formats of one image."""
+    max_call_images: Annotated[int, Ge(1)] = 512
+    """Images that all Embed calls together may have in process; calls beyond that are refused.
+
+    Two calls of the largest batch: a few seconds of work on a small machine.
+    """
+    max_call_mib: Annotated[int, Ge(1)] = 256
+    """MiB of encoded images that all Embed calls together may have in process."""
+    stream_images: Annotated[int, Ge(0)] = 0
+    """Images that one Ingest stream may have in process; more wait. 0: 64 on a CPU, else 256.
+
+    With 256, two full batches are in the model while others are decoded and stored.
+    """
+    max_stream_images: Annotated[int, Ge(1)] = 1024
+    """Images that all Ingest streams together may have in process; more wait."""
+    max_stream_mib: Annotated[int, Ge(1)] = 256
+    """MiB of encoded images that all Ingest streams together may have in process."""
+    idle_encoder_s: Annotated[float, Gt(0)] = 600.0
+    """Unload an encoder, but the default one, that nobody has used for this long.
+
+    A model takes seconds to open and up to gigabytes to keep.
+    """
+    give_up_s: Annotated[float, Gt(0)] = 300.0
+    """End the process, to be started anew, once a model has failed its self-test, or one run of it
+    has taken, this long. inf: never.
+
+    Nothing else mends a GPU's context that has failed, or stops a run that hangs.
+    """
     locations: LocationsConfig = field(default_factory=LocationsConfig)
     """Where images may be read that come as URIs; nowhere, by default."""
-    max_batch: int = 0
-    """Most images that a worker takes at once. 0: 8 on a CPU, where more would only delay whoever
-    comes next; 64 elsewhere."""
-    run_size: int = 0
-    """Most images of one run of the model. 0: all that the worker took; on a CPU what is measured
-    to be fastest when the encoder is opened (``embedder.encoding.tuning``)."""
-    inference_workers: int = 0
-    """Runs of the model at the same time. 0: one per core on a CPU, else 2, so that one batch is
-    copied while another computes."""
-    decode_workers: int = 0
-    """Images decoded at the same time. 0: one per core."""
-    calls: Capacity = field(default_factory=lambda: Capacity(512, 256 * 2**20))
-    """What all Embed calls together may have in process; past it they are refused. Two calls of
-    the largest batch, a few seconds of work on a small machine."""
-    streams: Capacity = field(default_factory=lambda: Capacity(1024, 256 * 2**20))
-    """What all Ingest streams together may have in process; past it they wait."""
-    stream_images: int = 0
-    """Images under way in one Ingest stream. 0: 64 on a CPU; 256 elsewhere, where two full batches
-    are in the model while others are decoded and stored."""
-    store_workers: int = 2
-    """Lookups, and writes, under way at the same time (so many of each)."""
-    canary_interval_s: float = 30.0
+    store_workers: Annotated[int, Ge(1), INTERNAL] = 2
+    """Lookups under way at the same time, and as many writes."""
+    canary_interval_s: Annotated[float, Ge(0), INTERNAL] = 30.0
     """How long a right answer of the model vouches for the next."""
-    canary_timeout_s: float = 60.0
+    canary_timeout_s: Annotated[float, Gt(0), INTERNAL] = 60.0
     """How long an answer may take, behind the batches that are under way; the last one counts
     meanwhile. A batch of eight takes a large ViT on two cores half a minute."""
-    give_up_s: float = 300.0
-    """After how long of wrong answers, or of one run of a model, the process ends, to be started
-    anew: nothing else mends a GPU's context that has failed, or stops a run that hangs."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        least = {
-            "max_batch": 0,
-            "run_size": 0,
-            "inference_workers": 0,
-            "decode_workers": 0,
-            "stream_images": 0,
-            "store_workers": 1,
-        }
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value < low:
-                msg = f"embedder {name}: expected at least {low}, got {value}"
-                raise ConfigError(msg, field=name)
-        for name in ("calls", "streams"):
-            capacity: Capacity = getattr(self, name)
-            if capacity.max_items < 1 or capacity.max_bytes < 1:
-                msg = f"embedder {name}: expected at least 1 item and 1 byte, got {capacity}"
-                raise ConfigError(msg, field=name)
-        if not self.canary_interval_s >= 0:
-            msg = (
-                "embedder canary_interval_s: expected 0 or more seconds, "
-                f"got {self.canary_interval_s}"
-            )
-            raise ConfigError(msg, field="canary_interval_s")
-        for name in ("idle_encoder_s", "canary_timeout_s", "give_up_s"):
-            seconds = getattr(self, name)
-            if not seconds > 0:
-                msg = f"embedder {name}: expected more than 0 s, got {seconds}"
-                raise ConfigError(msg, field=name)
+        check_ranges(self)
+
+    @property
+    def calls(self) -> Capacity:
+        """What all Embed calls together may have in process."""
+        return Capacity(self.max_call_images, self.max_call_mib * 2**20)
+
+    @property
+    def streams(self) -> Capacity:
+        """What all Ingest streams together may have in process."""
+        return Capacity(self.max_stream_images, self.max_stream_mib * 2**20)
 
     def among(self, processes: int) -> EmbedderConfig:
         """These settings for each of so many ``processes``, which share the cores."""

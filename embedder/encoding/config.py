@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, Literal
+
+from annotated_types import Ge
 
 from shoal.errors import ConfigError
+from shoal.settings import Setting, check_ranges
 
-PROVIDERS: Final = {
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino", "coreml", "directml"]
+
+PROVIDERS: Final[dict[Provider, str]] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
@@ -17,8 +22,8 @@ PROVIDERS: Final = {
     "directml": "DmlExecutionProvider",
 }
 """Names in settings to ONNX Runtime's own."""
-ON_GPU: Final = ("cuda", "tensorrt", "directml")
-"""Those that run on a GPU and nowhere else."""
+ON_GPU: Final[tuple[Provider, ...]] = ("cuda", "tensorrt", "directml")
+"""The providers that run on a GPU and nowhere else."""
 
 _STEP: Final = 8
 """Rows from one size of batch on a GPU to the next."""
@@ -29,42 +34,34 @@ class RuntimeConfig:
     """Where and how a graph runs.
 
     Raises:
-        ConfigError: the provider is unknown, or the number of threads negative.
+        ConfigError: a value is out of range, or a GPU is required and the provider has none.
     """
 
-    provider: str = "cpu"
-    """One of ``PROVIDERS``."""
-    threads: int = 1
-    """Threads inside one run of the model on a CPU; 0 is one per core.
+    provider: Provider = "cpu"
+    """What runs the models. Shoal never falls back to another provider."""
+    device: Annotated[int, Ge(0)] = 0
+    """The number of the GPU."""
+    require_gpu: Annotated[bool, Setting("--require-gpu/--no-require-gpu")] = False
+    """Refuse to start with a provider that runs on no GPU. The GPU image sets it, so that a
+    forgotten setting wastes no GPU."""
+    threads: Annotated[int, Ge(0)] = 1
+    """Threads of one run of a model on a CPU; 0 is one per core. One thread, with as many runs at
+    the same time as cores, is never slower where there are enough callers.
 
-    One, with as many runs at the same time as cores, because that is never slower and bears
-    neighbours (decoding, the store, the event loop) better. EfficientNet-Lite0, images/s on two
-    cores, quiet | with other processes on both cores:
+    A single thread also bears neighbours (decoding, the store, the event loop) better.
+    EfficientNet-Lite0, images/s on two cores, quiet | with other processes on both cores:
         batch                       1         4         8
         1 thread,  2 at a time    192 | 92  161 | 87  163 | 86
         2 threads, 1 at a time    112 | 45  111 | 50  159 | 55
     A thread pool that is denied one core spins on the other; a single thread cannot.
     """
-    device: int = 0
-    """Which GPU."""
-    require_gpu: bool = False
-    """Refuse the CPU: set where a GPU is paid for, so that no setting forgotten wastes it."""
-    engine_cache: Path | None = None
-    """Where TensorRT keeps the engines that it builds for one GPU; None builds them anew at each
-    start, which takes minutes."""
+    engine_cache: Annotated[Path | None, Setting(path="directory")] = None
+    """Where TensorRT keeps the engines that it builds for one GPU. Default: nowhere; it builds
+    them at each start, which takes minutes."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.provider not in PROVIDERS:
-            known = ", ".join(PROVIDERS)
-            msg = f"provider: expected one of {known}, got {self.provider!r}"
-            raise ConfigError(msg, field="provider")
-        if self.threads < 0 or self.device < 0:
-            msg = (
-                "threads and device: expected 0 or more, "
-                f"got threads {self.threads}, device {self.device}"
-            )
-            raise ConfigError(msg, field="threads")
+        """Check the values."""
+        check_ranges(self)
         if self.require_gpu and self.provider not in ON_GPU:
             wanted = ", ".join(ON_GPU)
             msg = f"provider: a GPU is required: expected one of {wanted}, got {self.provider}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
+
+from annotated_types import Ge
 
 from shoal.errors import ConfigError
+from shoal.settings import INTERNAL, Setting, check_ranges
 
 FORMATS: Final = frozenset({"AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"})
 """The formats that are decoded, by Pillow's names."""
@@ -15,31 +18,29 @@ PILLOW_MAX_PIXELS: Final = 89_478_485
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What an image may be. ConfigError if a limit is out of range.
+    """What an image may be.
 
-    Attributes:
-        max_bytes: encoded size, bytes.
-        max_pixels: width times height of the header, at most Pillow's own 89 478 485.
-        formats: accepted formats, a subset of ``FORMATS``.
+    Raises:
+        ConfigError: a limit is out of range.
     """
 
-    max_bytes: int = 20 * 2**20
-    max_pixels: int = 50_000_000
-    formats: frozenset[str] = FORMATS
+    max_bytes: Annotated[int, Ge(1), Setting("--max-image-bytes")] = 20 * 2**20
+    """Bytes of the largest encoded image that is accepted."""
+    max_pixels: Annotated[int, Ge(1), Setting("--max-image-pixels")] = 50_000_000
+    """Pixels (width times height, by its header) of the largest image that is accepted; at most
+    89,478,485.
+
+    The bound is Pillow's own.
+    """
+    formats: Annotated[frozenset[str], INTERNAL] = FORMATS
+    """The accepted formats, some of ``FORMATS``."""
 
     def __post_init__(self) -> None:
         """Check the limits."""
-        if self.max_bytes < 1:
-            msg = f"image limit max_bytes: expected at least 1, got {self.max_bytes}"
-            raise ConfigError(msg, field="max_bytes")
-        if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
-            msg = (
-                f"image limit max_pixels: expected 1 to {PILLOW_MAX_PIXELS}, got {self.max_pixels}"
-            )
+        check_ranges(self)
+        if self.max_pixels > PILLOW_MAX_PIXELS:
+            msg = f"max_pixels: expected at most {PILLOW_MAX_PIXELS}, got {self.max_pixels}"
             raise ConfigError(msg, field="max_pixels")
         if not self.formats or not self.formats <= FORMATS:
-            msg = (
-                f"image limit formats: expected some of {sorted(FORMATS)}, "
-                f"got {sorted(self.formats)}"
-            )
-            raise ConfigError(msg, field="formats")
+            expected, got = sorted(FORMATS), sorted(self.formats)
+            raise ConfigError(f"formats: expected some of {expected}, got {got}", field="formats")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt
 
 from embedder.flow.admission import Capacity
 from shoal.errors import ConfigError
+from shoal.settings import INTERNAL, Setting, check_ranges
 
 _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?|\[[0-9a-f:.]+\](:\d{1,5})?")
 _PREFIX = re.compile(r"([a-z][a-z0-9+.-]*)://[^\x00-\x20]+")
@@ -23,31 +27,42 @@ class LocationsConfig:
         ConfigError: a value is out of range, or a place is not written as it must be.
     """
 
-    roots: tuple[Path, ...] = ()
-    """Directories whose files may be read as ``file:`` URIs. Links that lead out are refused."""
-    hosts: tuple[str, ...] = ()
-    """Hosts that may be asked over https: ``images.example.org``, ``*.example.org`` (its
-    subdomains), either with ``:port`` for another port than the scheme's own."""
-    prefixes: tuple[str, ...] = ()
-    """What URIs of object stores must begin with, such as ``s3://bucket/photos``; read by the
-    fsspec package and the one for the scheme (s3fs, gcsfs, adlfs), with their own credentials."""
+    roots: Annotated[tuple[Path, ...], Setting("--allow-files", metavar="DIR")] = ()
+    """Let callers name files under DIR as `file://` URIs. Default: none.
+
+    A link that leads out of the directory is refused.
+    """
+    hosts: Annotated[tuple[str, ...], Setting("--allow-host", metavar="HOST[:PORT]")] = ()
+    """Let callers name images on HOST as `https://` URLs; `*.HOST` is its subdomains. Default:
+    none."""
+    prefixes: Annotated[tuple[str, ...], Setting("--allow-objects", metavar="URI")] = ()
+    """Let callers name objects whose URI begins with URI, such as `s3://bucket/photos`; needs
+    shoal[objects]. Default: none.
+
+    They are read by the fsspec package and the one for the scheme (s3fs, gcsfs, adlfs), with
+    their own credentials.
+    """
     allow_http: bool = False
-    """Whether the hosts may be asked without encryption too."""
-    allow_private: bool = False
-    """Whether the hosts may have addresses that are not public: loopback, private networks, cloud
-    metadata."""
-    timeout_s: float = 30.0
-    """Longest time for one image, from name to last byte; waiting for memory does not count."""
-    max_redirects: int = 3
-    """Each of them is held to the same rules."""
-    concurrency: int = 32
+    """Read images from the allowed hosts by `http://` too."""
+    allow_private: Annotated[bool, Setting("--allow-private-hosts")] = False
+    """Read images from allowed hosts whose addresses are not public: loopback, private networks,
+    cloud metadata."""
+    timeout_s: Annotated[float, Gt(0), Setting("--read-timeout")] = 30.0
+    """Longest time to read one image from its URI, from name to last byte, without the time that
+    it waits for memory."""
+    max_redirects: Annotated[int, Ge(0), INTERNAL] = 3
+    """Redirects of one read; each is held to the same rules."""
+    concurrency: Annotated[int, Ge(1), INTERNAL] = 32
     """Images read at the same time from one kind of place: files, hosts, object stores of a scheme.
     A read that outlives its time counts until it really ends."""
-    capacity: Capacity = field(default_factory=lambda: Capacity(1024, 256 * 2**20))
-    """What has been read and is not yet done with; past it, reading waits."""
+    capacity: Annotated[Capacity, INTERNAL] = field(
+        default_factory=lambda: Capacity(1024, 256 * 2**20)
+    )
+    """The images that are read and not yet done with; beyond them, reading waits."""
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_ranges(self)
         for root in self.roots:
             if not root.is_dir():
                 raise ConfigError(f"file root {root}: expected a directory", field="roots")
@@ -57,12 +72,6 @@ class LocationsConfig:
                 raise ConfigError(f"host {host!r}: expected {expected}", field="hosts")
         for prefix in self.prefixes:
             _check_prefix(prefix)
-        if not self.timeout_s > 0:
-            raise ConfigError(f"timeout_s: expected more than 0 s, got {self.timeout_s}")
-        if self.max_redirects < 0:
-            raise ConfigError(f"max_redirects: expected 0 or more, got {self.max_redirects}")
-        if self.concurrency < 1:
-            raise ConfigError(f"concurrency: expected 1 or more, got {self.concurrency}")
 
     @property
     def schemes(self) -> tuple[str, ...]:

@@ -619,8 +619,8 @@ def test_host_name_that_is_not_resolved_keeps_no_thread_of_others(
         ({"prefixes": ("file:///data",)}, "expected an object store"),
         ({"prefixes": ("zip://x::s3://y",)}, "expected a place"),
         ({"timeout_s": 0}, "timeout_s: expected more than 0 s"),
-        ({"max_redirects": -1}, "max_redirects: expected 0 or more"),
-        ({"concurrency": 0}, "concurrency: expected 1 or more"),
+        ({"max_redirects": -1}, "max_redirects: expected at least 0"),
+        ({"concurrency": 0}, "concurrency: expected at least 1"),
     ],
 )
 def test_config_says_what_is_wrong(settings: dict[str, Any], message: str) -> None:

@@ -22,7 +22,6 @@ from prometheus_client import REGISTRY
 
 from embedder.config import EmbedderConfig
 from embedder.encoding.artefact import bundled_artefact, load_artefact
-from embedder.flow.admission import Capacity
 from embedder.images.preprocess import ImageLimits
 from shoal import vectors
 from shoal.errors import (
@@ -181,7 +180,7 @@ def test_embed_is_refused_at_once_when_too_much_is_in_process(serve: Serve, imag
     """Past the limit a call gets RESOURCE_EXHAUSTED with a delay; the service stays ready."""
 
     async def scenario() -> None:
-        config = EmbedderConfig(calls=Capacity(max_items=2, max_bytes=2**20))
+        config = EmbedderConfig(max_call_images=2, max_call_mib=1)
         async with serve(config) as served:
             with served.service._calls.admit(2, 0):
                 error = await refused(served.embed(images.digits[0]))
@@ -686,8 +685,8 @@ class Rotten:
         {"decode_workers": -1},
         {"stream_images": -1},
         {"store_workers": 0},
-        {"calls": Capacity(0, 1)},
-        {"streams": Capacity(1, 0)},
+        {"max_call_images": 0},
+        {"max_stream_mib": 0},
         {"canary_interval_s": float("nan")},
         {"canary_timeout_s": 0},
         {"give_up_s": 0},

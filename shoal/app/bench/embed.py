@@ -25,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedder.config import EmbedderConfig
+from embedder.encoding.config import Provider, RuntimeConfig
 from embedder.encoding.encoder import Encoder
 from embedder.encoding.manifest import Preprocessing
-from embedder.encoding.runtime import RuntimeConfig
 from embedder.fleet import Fleet
 from embedder.flow.batching import Patience
 from embedder.images.limits import ImageLimits
@@ -91,7 +91,7 @@ def bench_embed(
     *,
     rounds: int,
     encoder_directory: Path | None = None,
-    provider: str = "cpu",
+    provider: Provider = "cpu",
     several: SeveralProcesses | None = None,
 ) -> EmbedResult:
     """Measures an encoder (None: the bundled one) on ``images`` (encoded files)."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from embedder.encoding.config import PROVIDERS, Provider
 from shoal.app.cli.bench_fits import bench_cluster, bench_heads, bench_train
 from shoal.app.cli.command import Group
-from shoal.app.cli.options.embedder import PROVIDERS
-from shoal.app.cli.options.target import json_option, option
+from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.printing.output import print_json, print_table, talk
 from shoal.errors import ImageInvalid, InvalidArgument
 
@@ -83,7 +83,7 @@ def bench_embed(
     *,
     images: Path | None,
     encoder: Path | None,
-    provider: str,
+    provider: Provider,
     processes: int | None,
     store_url: str | None,
     store_grpc_port: int,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shoal.app.cli.command import Command
-from shoal.app.cli.options.target import json_option, option
+from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.printing.output import print_json, print_table, talk
 from shoal.errors import InvalidArgument
 

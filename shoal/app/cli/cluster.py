@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from shoal.app.cli.command import Command
 from shoal.app.cli.options.method import method_of, method_options, run_options_of
+from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.spark import SparkChoice, refuse_given, spark_options
-from shoal.app.cli.options.target import Target, json_option, option, target_options
+from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.describe import describe_run, short
 from shoal.app.cli.printing.output import print_json, talk
 from shoal.app.cli.root import DomainError, Interrupted

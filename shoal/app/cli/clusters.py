@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from shoal.app.cli.command import Command
-from shoal.app.cli.options.target import CLUSTER_ID, Target, json_option, option, target_options
+from shoal.app.cli.options.option import json_option, option
+from shoal.app.cli.options.target import CLUSTER_ID, Target, target_options
 from shoal.app.cli.printing.describe import amount, describe_drift, describe_lineage, short
 from shoal.app.cli.printing.hits import hit_json, place, print_hits
 from shoal.app.cli.printing.output import print_json, print_table, talk

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from shoal.app.cli.cluster import StageProgress
 from shoal.app.cli.command import Command
 from shoal.app.cli.ingest import Report, follow
-from shoal.app.cli.options.target import option
+from shoal.app.cli.options.option import option
 from shoal.app.cli.pictures import Digits, Folder, Pictures
 from shoal.app.cli.printing.contact_sheet import Row, draw_contact_sheet
 from shoal.app.cli.printing.describe import describe_run

@@ -14,8 +14,9 @@ import click
 from tqdm import tqdm
 
 from shoal.app.cli.command import Command
+from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.spark import SparkChoice, refuse_given, spark_options
-from shoal.app.cli.options.target import Target, json_option, option, target_options
+from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.output import print_json, talk
 from shoal.app.cli.root import DomainError, Interrupted, one_line
 from shoal.app.jobs.backfill import Backfill, Done, Embedding, embedding_options, ingest_in_spark

@@ -11,15 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from embedder.encoding.config import RuntimeConfig
 from shoal.app.cli.command import Command, Group
-from shoal.app.cli.options.target import (
-    Decorator,
-    Target,
-    decorate,
-    json_option,
-    option,
-    target_options,
-)
+from shoal.app.cli.options.derive import configured
+from shoal.app.cli.options.option import Decorator, decorate, json_option, option
+from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.output import print_json, print_table, short_time, talk
 from shoal.app.cli.train import DEFAULT_HEADS
 from shoal.errors import ArtefactError, ConfigError
@@ -141,14 +137,8 @@ def show(*, directory: Path, as_json: bool) -> None:
 
 @model.command(cls=Command)
 @_artefact_argument
-@option(
-    "--provider",
-    default="cpu",
-    metavar="NAME",
-    help="What runs the model: cpu, cuda, tensorrt, ...",
-)
-@option("--device", type=click.IntRange(min=0), default=0, metavar="N", help="Which GPU.")
-def verify(*, directory: Path, provider: str, device: int) -> None:
+@configured(RuntimeConfig, as_="runtime", without=("require_gpu", "threads", "engine_cache"))
+def verify(*, directory: Path, runtime: RuntimeConfig) -> None:
     """Check an artefact's files, load it, and compare it with its reference vectors.
 
     Exit status 1, and one line, if it is damaged or gives other vectors here.
@@ -157,9 +147,8 @@ def verify(*, directory: Path, provider: str, device: int) -> None:
       shoal model verify clip --provider cuda
     """
     from embedder.encoding.encoder import Encoder
-    from embedder.encoding.runtime import RuntimeConfig
 
-    encoder = Encoder.open(directory, RuntimeConfig(provider=provider, device=device))
+    encoder = Encoder.open(directory, runtime)
     click.echo(
         f"{encoder.name} ({encoder.fingerprint[:FINGERPRINT_CHARS]}): sound, gives its reference "
         f"vectors on {encoder.provider}"

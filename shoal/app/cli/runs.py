@@ -7,7 +7,8 @@ import itertools
 import click
 
 from shoal.app.cli.command import Command
-from shoal.app.cli.options.target import Target, json_option, option, target_options
+from shoal.app.cli.options.option import json_option, option
+from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.describe import (
     amount,
     describe_lineage,

@@ -9,7 +9,8 @@ import click
 
 from shoal.app.cli.command import Command, Group
 from shoal.app.cli.options.method import method_of, method_options, run_options_of
-from shoal.app.cli.options.target import Target, json_option, option, target_options
+from shoal.app.cli.options.option import json_option, option
+from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.describe import describe_drift, short
 from shoal.app.cli.printing.output import print_json, short_time
 from shoal.client import Clustering, Schedule

@@ -10,7 +10,8 @@ import click
 
 from shoal.app.cli.command import Command
 from shoal.app.cli.ingest import parse_fields
-from shoal.app.cli.options.target import CLUSTER_ID, Target, json_option, option, target_options
+from shoal.app.cli.options.option import json_option, option
+from shoal.app.cli.options.target import CLUSTER_ID, Target, target_options
 from shoal.app.cli.printing.describe import amount, short
 from shoal.app.cli.printing.hits import hit_json, print_hits
 from shoal.app.cli.printing.output import print_json, talk

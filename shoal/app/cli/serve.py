@@ -10,16 +10,17 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from pydantic import SecretStr
 
+from embedder.config import EmbedderConfig
 from shoal.app.cli.command import Group
-from shoal.app.cli.options.embedder import embedder_options
+from shoal.app.cli.options.derive import configured
 from shoal.app.cli.options.gates import GATES
+from shoal.app.cli.options.option import Decorator, decorate, option
 from shoal.app.cli.options.server import Hosting, hosting_options
-from shoal.app.cli.options.target import Decorator, decorate, option
 from shoal.app.local import Build, ServeConfig
 from shoal.app.local import serve as run_service
 from shoal.app.processes import run_processes
@@ -28,9 +29,6 @@ from shoal.rpc.channel import ChannelConfig, open_aio_channel
 from shoal.rpc.server import ServerConfig, Service
 from shoal.store import Store, StoreConfig
 from shoal.telemetry import OFF, configure_logging
-
-if TYPE_CHECKING:
-    from embedder.config import EmbedderConfig
 
 _STORE: tuple[Decorator, ...] = (
     option("--store-url", required=True, metavar="URL", help="Qdrant server, http(s)://HOST:6333."),
@@ -94,7 +92,7 @@ def serve() -> None:
     "on a GPU, where one Python process is slower than they are. Metrics of the next process are "
     "on the next port.",
 )
-@embedder_options
+@configured(EmbedderConfig, as_="embedder")
 @_serving
 def embedder(
     *, processes: int, embedder: EmbedderConfig, hosting: Hosting, store: StoreConfig

@@ -14,14 +14,8 @@ from tqdm import tqdm
 
 from shoal.app.cli.command import Command, Group
 from shoal.app.cli.options.method import CountType
-from shoal.app.cli.options.target import (
-    Decorator,
-    Target,
-    decorate,
-    json_option,
-    option,
-    target_options,
-)
+from shoal.app.cli.options.option import Decorator, decorate, json_option, option
+from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.describe import amount
 from shoal.app.cli.printing.output import print_json, print_table, talk
 from shoal.app.cli.root import Interrupted

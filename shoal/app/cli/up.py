@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from embedder.config import EmbedderConfig
 from shoal.app.cli.command import Command
-from shoal.app.cli.options.embedder import embedder_options
+from shoal.app.cli.options.derive import configured
+from shoal.app.cli.options.option import option
 from shoal.app.cli.options.server import Hosting, hosting_options
-from shoal.app.cli.options.target import option
 from shoal.app.local import LocalConfig, run_local
-
-if TYPE_CHECKING:
-    from embedder.config import EmbedderConfig
 
 
 @click.command(cls=Command)
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Directory of the store; made if absent. One process at a time owns it.",
 )
-@embedder_options
+@configured(EmbedderConfig, as_="embedder")
 @hosting_options(default_metrics="off", default_format="text")
 def up(*, data: Path, embedder: EmbedderConfig, hosting: Hosting) -> None:
     """Run all of Shoal in one process, over a directory.

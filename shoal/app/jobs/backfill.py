@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from shoal.app.cli.options.option import Decorator, decorate, option
 from shoal.app.cli.options.spark import SparkChoice, interrupts_noted
-from shoal.app.cli.options.target import Decorator, decorate, option
 from shoal.app.cli.root import Interrupted
 from shoal.client import IngestItem, IngestOutcome, IngestStatus
 from shoal.sources import SourceConfig

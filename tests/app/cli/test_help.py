@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from shoal.app.cli import main
-from shoal.app.cli.options.embedder import PROVIDERS
 from shoal.app.cli.root import COMMANDS
 
 ROOT = Path(__file__).parents[3]
@@ -104,10 +103,3 @@ def test_environment_twin_sets_the_option() -> None:
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     """A wrong usage is refused before anything is sent, with exit status 2."""
     assert CliRunner().invoke(main, arguments).exit_code == 2
-
-
-def test_providers_of_the_command_line_are_those_of_the_runtime() -> None:
-    """What --provider takes is what the embedder knows."""
-    from embedder.encoding.runtime import PROVIDERS as KNOWN  # noqa: PLC0415
-
-    assert set(PROVIDERS) == set(KNOWN)

@@ -78,7 +78,7 @@ def test_count_does_not_depend_on_a_generous_most(eight: Vectors, eight_counted:
 def test_count_with_least_equal_to_most_asks_nobody() -> None:
     """A range of one number is the answer, even for vectors that are no vectors."""
     nothing = np.full((5, 3), np.nan, np.float32)
-    assert estimate_count(nothing, least=7, most=7, seed=0) == Count(7, (), False, ())  # noqa: FBT003
+    assert estimate_count(nothing, least=7, most=7, seed=0) == Count(7, (), False, ())
 
 
 @pytest.mark.parametrize(("least", "most"), [(0, 5), (6, 5)])
@@ -113,7 +113,7 @@ def test_count_of_fewer_vectors_than_neighbours_is_in_range(n: int) -> None:
 def test_count_of_equal_vectors_is_least() -> None:
     """One vector, however often, is one cluster; nobody is asked."""
     equal = np.full((300, 4), 0.5, np.float32)
-    assert estimate_count(equal, least=1, most=50, seed=0) == Count(1, (), False, ())  # noqa: FBT003
+    assert estimate_count(equal, least=1, most=50, seed=0) == Count(1, (), False, ())
     assert estimate_count(equal, least=3, most=50, seed=0).k == 3
 
 

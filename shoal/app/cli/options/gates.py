@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from shoal.app.cli.options.target import Decorator, option
+from shoal.app.cli.options.option import Decorator, option
 
 GATES: tuple[Decorator, ...] = (
     option(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from shoal.app.cli.options.gates import GATES
-from shoal.app.cli.options.target import Decorator, decorate, option
+from shoal.app.cli.options.option import Decorator, decorate, option
 from shoal.client import (
     Client,
     EmbeddingVectors,

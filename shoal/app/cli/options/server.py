@@ -11,7 +11,7 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
-from shoal.app.cli.options.target import Decorator, decorate, option
+from shoal.app.cli.options.option import Decorator, decorate, option
 from shoal.errors import ConfigError
 from shoal.rpc.server import ServerConfig
 from shoal.telemetry import configure_logging

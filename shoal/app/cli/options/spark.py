@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from shoal.app.cli.options.target import Decorator, decorate, option
+from shoal.app.cli.options.option import Decorator, decorate, option
 
 if TYPE_CHECKING:
     from shoal.spark.config import SparkConfig

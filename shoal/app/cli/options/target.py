@@ -1,35 +1,20 @@
-"""Options that several commands share, and the rule that each has an environment twin."""
+"""Options of the commands that call a server: which one, and what of it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
 
+from shoal.app.cli.options.option import Decorator, decorate, option
 from shoal.client import Client
 
 CLUSTER_ID = click.IntRange(-(2**63), 2**63 - 1)
 """What the contract can hold."""
-
-Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-class EnvOption(click.Option):
-    """An option that ``SHOAL_<OPTION>`` sets too, which its help says."""
-
-    def __init__(self, *args: Any, **attributes: Any) -> None:
-        super().__init__(*args, **{"show_default": True, "show_envvar": True, **attributes})
-        longest = max(self.opts, key=len)
-        self.envvar = "SHOAL_" + longest.lstrip("-").replace("-", "_").upper()
-
-
-def option(*declarations: str, **attributes: Any) -> Decorator:
-    """``click.option`` with an environment twin."""
-    return click.option(*declarations, cls=EnvOption, **attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +73,3 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, target=target, **options)
 
     return decorate(command, _TARGET)
-
-
-def decorate(command: Callable[..., Any], decorators: Sequence[Decorator]) -> Callable[..., Any]:
-    """``command`` with ``decorators``, the first outermost, as if written above it."""
-    for each in reversed(decorators):
-        command = each(command)
-    return command
-
-
-json_option = option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
