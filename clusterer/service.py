@@ -27,6 +27,7 @@ from clusterer.upkeep import ageing
 from clusterer.upkeep import schedule as schedules
 from clusterer.upkeep.upkeep import Upkeep
 from shoal.errors import Cancelled, InvalidArgument, NotFound, ShoalError
+from shoal.rpc.pages import first_page, no_such_page, page_size
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
 from shoal.store.model import Empty, Filter, VectorScan, check_clustering_name
@@ -34,7 +35,7 @@ from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import clusterer_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
-_PAGE, _LARGEST_PAGE = 50, 1000
+_PAGE = 50
 _CALL_THREADS = 4
 _SENT_ROWS = 256
 """Vectors of one message: 1.3 MB at 1280-d, under gRPC's default limit of 4."""
@@ -138,18 +139,15 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
     async def ListRuns(self, request: pb.ListRunsRequest, context: object) -> pb.ListRunsResponse:
         """The runs, newest first; the page token is the last run of the page before."""
         runs = await self._in_thread(self._runner.book.runs, request.collection, request.clustering)
-        size = request.page_size or _PAGE
-        if not 1 <= size <= _LARGEST_PAGE:
-            raise InvalidArgument(f"page_size: expected 1 to {_LARGEST_PAGE}, got {size}")
+        size = page_size(request.page_size, _PAGE)
         first = 0
         if request.page_token:
             ids = [run.id for run in runs]
             if request.page_token not in ids:
-                raise InvalidArgument(f"page_token: no such page: {request.page_token!r}")
+                raise no_such_page(request.page_token)
             first = ids.index(request.page_token) + 1
-        page = runs[first : first + size]
-        more = first + size < len(runs)
-        return pb.ListRunsResponse(runs=page, next_page_token=page[-1].id if more else "")
+        page, following = first_page(runs[first:], size, lambda run: run.id)
+        return pb.ListRunsResponse(runs=page, next_page_token=following)
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: object) -> AsyncIterator[pb.Run]:
         """The run now and whenever it has changed, until it has ended."""

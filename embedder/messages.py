@@ -22,7 +22,7 @@ from shoal.errors import (
 )
 from shoal.rpc.status import item_error
 from shoal.store import RESERVED_FIELDS, Json, Payload
-from shoal.store.payloads import clean_payload
+from shoal.store.payloads import clean_payload, is_addressable
 from shoal.v1 import common_pb2, embedder_pb2
 
 MAX_KEY_CHARS = 2000
@@ -34,7 +34,6 @@ _WIRE_FACTOR = 16
 
 MAX_PAYLOAD_BYTES = 64 * 2**10
 
-_PATH_SYNTAX = frozenset('."')
 """What has a meaning in the store's field paths: such a name could never be addressed again."""
 
 _STATUS = {
@@ -117,7 +116,7 @@ def to_payload(message: struct_pb2.Struct) -> Payload:
         msg = f"payload: the names {names} are reserved, got {', '.join(sorted(taken))}"
         raise InvalidArgument(msg, field="payload")
     for name in message.fields:
-        if not name or _PATH_SYNTAX.intersection(name):
+        if not is_addressable(name):
             msg = f'payload: expected names that are not empty and without . and ", got {name!r}'
             raise InvalidArgument(msg, field="payload")
     # A top-level null is as good as no field to every filter, and a merge removes it.

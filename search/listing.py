@@ -9,6 +9,7 @@ import numpy as np
 from search import messages
 from search.snapshots import Snapshot, Snapshots, require_run
 from shoal.errors import Conflict, InvalidArgument
+from shoal.rpc.pages import first_page, no_such_page, page_size
 from shoal.store import Store
 from shoal.store.clusterings import ClusterRecord
 from shoal.store.model import Empty, Equals, Filter, Hit, Query, check_clustering_name
@@ -55,15 +56,15 @@ class Listing:
         """
         clustering = check_clustering_name(request.clustering)
         wanted = _exemplars(request, _LIST_EXEMPLARS, _MOST_LIST_EXEMPLARS)
-        size = messages.page_size(request.page_size, _PAGE)
+        size = page_size(request.page_size, _PAGE)
         snapshot = self._snapshots.read(request.collection, clustering)
-        if not snapshot.state.pointer.active_run:
+        run = snapshot.state.pointer.active_run
+        if not run:
             return pb.ListClustersResponse(unassigned=self._store.count(request.collection))
         sizes = self._store.facet(request.collection, snapshot.state.active_field)
         order = sorted(snapshot.clusters, key=lambda c: (-sizes.get(c, 0), c))
-        first = _offset(request.page_token, snapshot.state.pointer.active_run)
-        page = order[first : first + size]
-        more = first + size < len(order)
+        first = _offset(request.page_token, run)
+        page, following = first_page(order[first:], size, lambda _: f"{run}:{first + size}")
         return pb.ListClustersResponse(
             clusters=[
                 self._message(
@@ -71,8 +72,8 @@ class Listing:
                 )
                 for c in page
             ],
-            next_page_token=f"{snapshot.state.pointer.active_run}:{first + size}" if more else "",
-            run=snapshot.state.pointer.active_run,
+            next_page_token=following,
+            run=run,
             noise=sizes.get(NOISE, 0),
             unassigned=self._store.count(
                 request.collection, Filter(must=(Empty(snapshot.state.active_field),))
@@ -167,7 +168,7 @@ def _offset(token: str, run: str) -> int:
         return 0
     of_run, _, offset = token.rpartition(":")
     if not of_run or not offset.isdecimal():
-        raise InvalidArgument(f"page_token: no such page: {token!r}", field="page_token")
+        raise no_such_page(token)
     if of_run != run:
         raise Conflict(f"page_token is of run {of_run}, the active run is {run}: start over")
     return int(offset)

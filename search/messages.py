@@ -19,7 +19,6 @@ from shoal.values import VectorInfo
 from shoal.vectors import Vectors
 
 _LIMIT, _MOST_HITS, _MOST_OFFSET = 10, 10_000, 100_000
-_MOST_PAGE = 1000
 
 
 def target(request: pb.SearchRequest, collection: Collection) -> Target:
@@ -155,19 +154,6 @@ def collection(value: Collection, points: int) -> pb.Collection:
         clusterings=value.clusterings,
         created_at=created,
     )
-
-
-def page_size(asked: int, default: int) -> int:
-    """``asked``, or ``default`` for 0.
-
-    Raises:
-        InvalidArgument: a page has at most 1000 entries.
-    """
-    if asked > _MOST_PAGE:
-        raise InvalidArgument(
-            f"page_size: expected 1 to {_MOST_PAGE}, got {asked}", field="page_size"
-        )
-    return asked or default
 
 
 def _vector(vector: Vectors, info: VectorInfo) -> common_pb2.Vector:

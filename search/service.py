@@ -16,6 +16,7 @@ from search.embedding import QueryEmbedder
 from search.listing import Listing
 from search.query import Searcher, Target
 from search.snapshots import Snapshots
+from shoal.rpc.pages import first_page, page_size
 from shoal.store import Store
 from shoal.store.model import check_clustering_name
 from shoal.v1 import common_pb2, search_pb2_grpc
@@ -133,12 +134,12 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         """All collections by name; the page token is the last name of the page before."""
 
         def read() -> pb.ListCollectionsResponse:
-            size = messages.page_size(request.page_size, _PAGE)
+            size = page_size(request.page_size, _PAGE)
             left = [c for c in self._store.collections() if c.name > request.page_token]
-            page = [messages.collection(c, self._store.count(c.name)) for c in left[:size]]
-            more = len(left) > size
+            page, following = first_page(left, size, lambda collection: collection.name)
             return pb.ListCollectionsResponse(
-                collections=page, next_page_token=page[-1].name if more else ""
+                collections=[messages.collection(c, self._store.count(c.name)) for c in page],
+                next_page_token=following,
             )
 
         return await self._in_thread(read)

@@ -244,3 +244,14 @@ class Cancelled(TransientError):
     """The caller has gone, or the run was cancelled."""
 
     reason = "CANCELLED"
+
+
+def by_reason(reason: str) -> type[ShoalError] | None:
+    """The class with this ``reason`` that is nearest to the root; None if there is none."""
+    level: list[type[ShoalError]] = [ShoalError]
+    while level:
+        for cls in level:
+            if cls.reason == reason:
+                return cls
+        level = [child for cls in level for child in cls.__subclasses__()]
+    return None

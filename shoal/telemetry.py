@@ -24,7 +24,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from shoal import __version__
 from shoal.errors import ConfigError
-from shoal.rpc.address import Address, cannot_listen, parse_address, require_free, require_token
+from shoal.rpc.address import cannot_listen, parse_address, require_free, require_token
 
 LogFormat = Literal["json", "text"]
 
@@ -113,11 +113,10 @@ def start_metrics(address: str, *, tokens: Sequence[SecretStr] = ()) -> Metrics 
     wanted = parse_address(address)
     require_token(wanted, tokens)
     require_free(wanted)
-    host = "127.0.0.1" if wanted.host == "localhost" else wanted.host
     try:
-        server, thread = prometheus_client.start_http_server(wanted.port, host)
+        server, thread = prometheus_client.start_http_server(wanted.port, wanted.bind_host)
     except OSError as exc:
-        raise cannot_listen(Address(host, wanted.port), exc.strerror or str(exc)) from exc
+        raise cannot_listen(wanted, exc.strerror or str(exc)) from exc
     return Metrics(server.server_port, server, thread)
 
 

@@ -53,7 +53,7 @@ _END_S = 10.0
 _YOUNG_OBJECTS = 10_000
 """Objects between two looks of the garbage collector."""
 
-_ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - read, not bound
+_ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ async def _channel_to(
 def _own_address(address: str) -> str:
     """Where this process reaches itself when it listens on ``address``."""
     bound = parse_address(address)
-    return str(Address(_ANY_HOST.get(bound.host, bound.host), bound.port))
+    return str(Address(_ANY_HOST.get(bound.host, bound.bind_host), bound.port))
 
 
 class _Lent:

@@ -147,11 +147,10 @@ def _shared_port(wanted: Address) -> Iterator[Address]:
         ConfigError: somebody else listens there.
     """
     require_free(wanted)
-    host = "127.0.0.1" if wanted.host == "localhost" else wanted.host
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in wanted.bind_host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((host, wanted.port))
+        held.bind((wanted.bind_host, wanted.port))
         yield Address(wanted.host, held.getsockname()[1])
 
 

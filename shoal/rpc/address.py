@@ -23,6 +23,14 @@ class Address:
     port: int
 
     @property
+    def bind_host(self) -> str:
+        """The host to listen on; for ``localhost`` that is 127.0.0.1.
+
+        With ::1 as well, a port could be free on one of the two and taken on the other.
+        """
+        return "127.0.0.1" if self.host == "localhost" else self.host
+
+    @property
     def is_loopback(self) -> bool:
         """True when only this machine can connect.
 
@@ -85,7 +93,7 @@ def require_free(address: Address) -> None:
     """
     try:
         found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            address.bind_host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)

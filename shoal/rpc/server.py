@@ -222,9 +222,8 @@ async def run_until(
 
 
 def _listen(server: grpc.aio.Server, config: ServerConfig, wanted: Address) -> int:
-    """The bound port. ``localhost`` is 127.0.0.1: with ::1 too, half a port could be taken."""
-    host = "127.0.0.1" if wanted.host == "localhost" else wanted.host
-    target = str(Address(host, wanted.port))
+    """The bound port."""
+    target = str(Address(wanted.bind_host, wanted.port))
     credentials = _credentials(config)
     try:
         if credentials is None:

@@ -111,7 +111,7 @@ def from_item_error(message: common_pb2.ItemError) -> errors.ShoalError:
     """
     metadata = dict(message.metadata)
     retry_after = metadata.pop(_RETRY_AFTER, "")
-    found = _class_of(message.reason)
+    found = errors.by_reason(message.reason)
     if found is None:
         metadata["reason"] = message.reason
         found = errors.TransientError if message.retryable else errors.CallerError
@@ -145,7 +145,7 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> errors.ShoalError:
     if info is None or info.domain != DOMAIN:
         return _from_code(code, details, address)
     metadata = dict(info.metadata)
-    found = _class_of(info.reason)
+    found = errors.by_reason(info.reason)
     if found is None:
         metadata["reason"] = info.reason
         found = _CLASSES.get(code, errors.ShoalError)
@@ -210,17 +210,6 @@ def _detail(status: status_pb2.Status | None, message: _Detail) -> _Detail | Non
     except DecodeError:
         return None
     return message if found else None
-
-
-def _class_of(reason: str) -> type[errors.ShoalError] | None:
-    """The class with this reason that is nearest to the root; None when there is none."""
-    level: list[type[errors.ShoalError]] = [errors.ShoalError]
-    while level:
-        for cls in level:
-            if cls.reason == reason:
-                return cls
-        level = [child for cls in level for child in cls.__subclasses__()]
-    return None
 
 
 def _rebuild(

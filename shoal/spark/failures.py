@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from shoal.errors import ShoalError, TransientError
+from shoal.errors import ShoalError, TransientError, by_reason
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,7 +31,7 @@ class Failure:
 
     def error(self) -> ShoalError:
         """The error again."""
-        return _class_of(self.reason)(self.message)
+        return (by_reason(self.reason) or ShoalError)(self.message)
 
 
 class TaskError(Exception):
@@ -76,14 +76,3 @@ def marked(text: str) -> ShoalError | None:
         return Failure(str(told["reason"]), str(told["message"])).error()
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _class_of(reason: str) -> type[ShoalError]:
-    """The class with this reason that is nearest to the root."""
-    level: list[type[ShoalError]] = [ShoalError]
-    while level:
-        for cls in level:
-            if cls.reason == reason:
-                return cls
-        level = [sub for cls in level for sub in cls.__subclasses__()]
-    return ShoalError

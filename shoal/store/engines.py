@@ -88,7 +88,7 @@ class EngineRecord(Protocol):
 
 
 class Engine(Protocol):
-    """Fifteen methods of ``QdrantClient``, with the arguments that the gateway passes."""
+    """The methods of ``QdrantClient`` that the gateway calls, with the arguments that it passes."""
 
     def get_collections(self) -> CollectionNames:
         """Every collection."""

@@ -28,7 +28,13 @@ _EXACT_DOUBLE = 2.0**53  # above it a float no longer names one integer
 _INT64 = range(-(2**63), 2**63)
 _MOST_STEPS = 100  # none of 120,000 random doubles needed more than 23, and those tiny ones
 _LARGEST_POWER = 308  # of ten, as a double
+_PATH_SYNTAX = frozenset('."')
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def is_addressable(name: str) -> bool:
+    """Whether ``name`` can be one name of a path: it is not empty, and has no dot and no quote."""
+    return bool(name) and _PATH_SYNTAX.isdisjoint(name)
 
 
 def json_path(field: str) -> str:
@@ -38,7 +44,7 @@ def json_path(field: str) -> str:
         InvalidArgument: an empty part, or a double quote, which a path cannot hold.
     """
     parts = field.split(".")
-    if not all(parts) or '"' in field or not is_text(field):
+    if not all(map(is_addressable, parts)) or not is_text(field):
         raise InvalidArgument(
             f'field {field!r}: expected names joined by ".", each non-empty and without quotes',
             field="field",

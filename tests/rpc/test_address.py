@@ -67,10 +67,18 @@ def test_address_reachable_needs_a_token(host: str) -> None:
     require_token(address, [SecretStr("t")])
 
 
-def test_address_taken_says_so() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "example"])
+def test_address_is_listened_on_as_it_is_written(host: str) -> None:
+    """Only ``localhost`` means something else: 127.0.0.1, and not ::1 as well."""
+    assert Address(host, 1).bind_host == host
+    assert Address("localhost", 1).bind_host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_address_taken_says_so(host: str) -> None:
     """A port that somebody listens on is refused with the system's reason, until it is free."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = Address("127.0.0.1", listener.getsockname()[1])
+        address = Address(host, listener.getsockname()[1])
         with pytest.raises(ConfigError) as caught:
             require_free(address)
         assert caught.value.message == f"cannot listen on {address}: address already in use"

@@ -255,9 +255,10 @@ def _check_fields(fields: dict[str, Json]) -> None:
     """Refuses once, before anything is sent, the fields that would be refused of every image."""
     from shoal.client.messages_ingest import to_struct
     from shoal.store.model import RESERVED_FIELDS
+    from shoal.store.payloads import is_addressable
 
     for name in fields:
-        if name in RESERVED_FIELDS or "." in name or '"' in name:
+        if name in RESERVED_FIELDS or not is_addressable(name):
             reserved = ", ".join(sorted(RESERVED_FIELDS))
             msg = f'--field {name}: expected a name without . and ", and none of {reserved}'
             raise click.UsageError(msg)
