@@ -1,58 +1,56 @@
-"""Messages to the clusterer's domain and back. The stored form of a run is its message."""
+"""The clusterer's messages, translated to its domain and back.
+
+``clusterer.runs.records`` has the message of a run, which is also its stored form.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from typing import Any, Final
 
-import numpy as np
-from google.protobuf.json_format import MessageToDict, ParseDict
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from clusterer.fits import LEAVES_NOISE, FitPlan
-from clusterer.runs.naming import NameSources
-from clusterer.runs.plan import Report
-from clusterer.runs.task import Outcome, Progress, Task
-from shoal.errors import InvalidArgument
-from shoal.store.model import Payload, VectorBlock, check_clustering_name
+from clusterer.fits import METHODS, MethodOptions
+from clusterer.fits.count.asked import DEFAULT_LEAST, DEFAULT_MOST, AskedCount, Auto
+from clusterer.fits.evoc import LEAST_CLUSTER, EvocOptions
+from clusterer.fits.gmm import DEFAULT_DIM, GmmOptions
+from clusterer.fits.hdbscan import DEFAULT_MIN_SAMPLES, MAX_DIM, HdbscanOptions
+from clusterer.fits.head import HeadFitOptions
+from clusterer.fits.kmeans import MAX_ITERATIONS, KMeansOptions
+from clusterer.runs.naming import Word
+from clusterer.runs.task import RunRequest
+from shoal.errors import InvalidArgument, Unsupported
+from shoal.store.model import VectorBlock
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import common_pb2
 from shoal.values import Drift, Gates, VectorInfo
 
-STAGE = {
-    "sample": pb.RUN_STAGE_SAMPLE,
-    "fit": pb.RUN_STAGE_FIT,
-    "assign": pb.RUN_STAGE_ASSIGN,
-    "plan": pb.RUN_STAGE_PLAN,
-    "write": pb.RUN_STAGE_WRITE,
-    "cutover": pb.RUN_STAGE_CUTOVER,
-}
-OUTCOME = {
-    Outcome.SUCCEEDED: pb.RUN_STATE_SUCCEEDED,
-    Outcome.PLANNED: pb.RUN_STATE_PLANNED,
-    Outcome.REFUSED: pb.RUN_STATE_REFUSED,
-}
-KIND = {
-    "continued": pb.LINEAGE_KIND_CONTINUED,
-    "born": pb.LINEAGE_KIND_BORN,
-    "split": pb.LINEAGE_KIND_SPLIT,
-    "merged": pb.LINEAGE_KIND_MERGED,
-    "retired": pb.LINEAGE_KIND_RETIRED,
-}
-MOST_WORDS: Final = 10_000
-"""Assigning words to clusters takes their product in memory: 80 MB with 1,000 clusters."""
-
 _NAMESPACE = uuid.UUID("0b0c0a0e-93a7-5d0f-8f5b-3c1f2b7a9d11")
 
 
-def run_id(request_id: str) -> str:
-    """The id of the run that ``request_id`` asks for; a random one for an empty request id.
+def run_request(request: pb.CreateRunRequest) -> RunRequest:
+    """The run that ``request`` asks for; its id follows from the request id, or is random.
 
     Raises:
-        InvalidArgument: not a UUID.
+        InvalidArgument: the request id is not a UUID, or a value is out of range.
+        Unsupported: a method of the contract that this version does not have.
     """
-    return str(uuid.uuid5(_NAMESPACE, check_request_id(request_id)) if request_id else uuid.uuid4())
+    config, request_id = request.config, check_request_id(request.request_id)
+    return RunRequest(
+        run=str(uuid.uuid5(_NAMESPACE, request_id) if request_id else uuid.uuid4()),
+        repeatable=bool(request_id),
+        collection=request.collection,
+        clustering=request.clustering,
+        method=method_options(config),
+        vector=config.vector,
+        sample_size=config.sample_size,
+        seed=config.seed,
+        duplicate_cosine=config.duplicate_cosine if config.HasField("duplicate_cosine") else None,
+        warm_start=not config.cold_start,
+        plan_only=request.plan_only,
+        force=request.force,
+        gates=gates(request.gates) if request.HasField("gates") else None,
+        noise_only=request.noise_only,
+        fields=tuple(request.naming.fields),
+        vocabulary=tuple(Word(word.text, word.vector) for word in request.naming.vocabulary),
+    )
 
 
 def check_request_id(request_id: str) -> str:
@@ -63,6 +61,68 @@ def check_request_id(request_id: str) -> str:
         raise InvalidArgument(
             f"request_id: expected a UUID, got {request_id!r}", field="request_id"
         ) from exc
+
+
+def method_options(config: pb.ClusteringConfig) -> MethodOptions:
+    """The options of the method that ``config`` names, defaults filled in.
+
+    Raises:
+        InvalidArgument: no method, or a value is out of range.
+        Unsupported: a method of the contract that this version does not have.
+    """
+    match config.WhichOneof("method"):
+        case "kmeans":
+            return KMeansOptions(
+                _count(config.kmeans, "kmeans"),
+                n_init=config.kmeans.n_init,
+                max_iterations=config.kmeans.max_iterations or MAX_ITERATIONS,
+                mini_batch=config.kmeans.mini_batch,
+                seed=config.seed,
+            )
+        case "gmm":
+            return GmmOptions(
+                _count(config.gmm, "gmm"),
+                dim=config.gmm.reduced_dim or DEFAULT_DIM,
+                seed=config.seed,
+            )
+        case "hdbscan":
+            return _hdbscan(config.hdbscan, config.seed)
+        case "evoc":
+            return EvocOptions(
+                layer=config.evoc.layer if config.evoc.HasField("layer") else None,
+                coarsest=config.evoc.coarsest,
+                min_cluster_size=config.evoc.min_cluster_size or LEAST_CLUSTER,
+                seed=config.seed,
+            )
+        case "scp":
+            return HeadFitOptions(config.scp.head, retrain=config.scp.retrain, seed=config.seed)
+        case None:
+            raise InvalidArgument("config: expected a method, got none", field="config.method")
+        case method:
+            known = ", ".join(METHODS)
+            raise Unsupported(f"method {method!r} is not available: expected one of {known}")
+
+
+def _count(message: pb.KMeans | pb.GaussianMixture, method: str) -> AskedCount:
+    match message.WhichOneof("count"):
+        case "k":
+            return message.k
+        case "auto":
+            return Auto(message.auto.min or DEFAULT_LEAST, message.auto.max or DEFAULT_MOST)
+        case _:
+            msg = f"{method}: expected k, a number of clusters, or auto; got neither"
+            raise InvalidArgument(msg, field=f"config.{method}.k")
+
+
+def _hdbscan(message: pb.Hdbscan, seed: int) -> HdbscanOptions:
+    return HdbscanOptions(
+        min_cluster_size=message.min_cluster_size,
+        min_samples=message.min_samples or DEFAULT_MIN_SAMPLES,
+        reduction=message.reduction or "pca",
+        dim=message.reduced_dim or MAX_DIM,
+        noise_threshold=message.noise_threshold if message.HasField("noise_threshold") else None,
+        seed=seed,
+    )
 
 
 def gates(message: pb.Gates) -> Gates:
@@ -90,105 +150,6 @@ def gates(message: pb.Gates) -> Gates:
     )
 
 
-def timestamp(seconds: float) -> Timestamp:
-    """Unix ``seconds`` as a message."""
-    stamp = Timestamp()
-    stamp.FromNanoseconds(round(seconds * 1e9))
-    return stamp
-
-
-def set_progress(run: pb.Run, progress: Progress) -> None:
-    """Copies ``progress`` into ``run``."""
-    run.stage = STAGE.get(progress.stage, pb.RUN_STAGE_UNSPECIFIED)
-    run.stage_done, run.stage_total = progress.done, progress.total
-    run.points_written, run.base_run = progress.points_written, progress.base_run
-    del run.stage_times[:]
-    for name, seconds in dict(progress.stage_s).items():  # a copy: the run adds to it
-        run.stage_times.add(stage=STAGE[name]).duration.FromNanoseconds(round(seconds * 1e9))
-    if progress.report is not None:
-        run.plan.CopyFrom(plan(progress.report, progress.objections))
-        _set_facts(run.plan, progress.facts)
-
-
-def _set_facts(plan: pb.Plan, facts: Mapping[str, Any]) -> None:
-    """What the fit had to say, as far as the contract has a place for it."""
-    plan.duplicates = facts.get("duplicates", 0)
-    plan.layers.extend(facts.get("layers", ()))
-    plan.head = facts.get("head", "")
-    count = facts.get("count")
-    if count is not None:
-        plan.votes_disagree = count["disagree"]
-        for vote in count["votes"]:
-            plan.votes.add(estimator=vote["estimator"], k=vote["k"])
-        for k, inertia in count["elbow"]:
-            plan.elbow.add(k=k, inertia=inertia)
-
-
-def task_of(
-    request: pb.CreateRunRequest,
-    vector: VectorInfo,
-    fit: FitPlan,
-    *,
-    sample_size: int,
-    default_gates: Gates,
-) -> tuple[Task, pb.Run]:
-    """What ``request`` asks for, and the message of its run, defaults filled in.
-
-    Raises:
-        InvalidArgument: something is malformed, or noise_only is not for the method.
-    """
-    if request.noise_only and fit.method not in LEAVES_NOISE:
-        msg = f"noise_only: expected method {' or '.join(LEAVES_NOISE)}, got {fit.method}"
-        raise InvalidArgument(msg, field="noise_only")
-    task = Task(
-        run=run_id(request.request_id),
-        collection=request.collection,
-        clustering=check_clustering_name(request.clustering),
-        vector=vector.name,
-        fit=fit,
-        sample_size=sample_size,
-        seed=request.config.seed,
-        warm_start=not request.config.cold_start,
-        plan_only=request.plan_only,
-        force=request.force,
-        gates=gates(request.gates) if request.HasField("gates") else default_gates,
-        noise_only=request.noise_only,
-        naming=naming(request.naming, vector.dim),
-    )
-    message = pb.Run(
-        id=task.run,
-        collection=task.collection,
-        clustering=task.clustering,
-        config=request.config,
-        noise_only=task.noise_only,
-    )
-    message.config.sample_size, message.config.vector = sample_size, vector.name
-    if "head" in fit.options:  # a name may mean another head tomorrow
-        message.config.scp.head = fit.options["head"]
-    return task, message
-
-
-def naming(message: pb.Naming, dim: int) -> NameSources:
-    """What ``message`` asks for; InvalidArgument for a word without a vector of ``dim`` numbers."""
-    if len(message.vocabulary) > MOST_WORDS:
-        msg = (
-            f"naming.vocabulary: expected at most {MOST_WORDS} words, got {len(message.vocabulary)}"
-        )
-        raise InvalidArgument(msg, field="naming.vocabulary")
-    vectors = np.zeros((len(message.vocabulary), dim), np.float32)
-    for row, word in enumerate(message.vocabulary):
-        vector = np.frombuffer(word.vector, np.dtype("<f4")) if len(word.vector) % 4 == 0 else ()
-        if len(vector) != dim or not np.isfinite(vector).all():
-            msg = (
-                f"naming.vocabulary: {word.text!r}: expected a vector of {dim} finite float32, "
-                f"got {len(word.vector)} bytes"
-            )
-            raise InvalidArgument(msg, field="naming.vocabulary")
-        vectors[row] = vector
-    words = tuple(word.text for word in message.vocabulary)
-    return NameSources(tuple(message.fields), words, vectors)
-
-
 def drift(found: Drift) -> pb.Drift:
     """``found`` as a message."""
     return pb.Drift(
@@ -203,33 +164,6 @@ def drift(found: Drift) -> pb.Drift:
     )
 
 
-def plan(report: Report, objections: tuple[str, ...]) -> pb.Plan:
-    """``report`` as a message."""
-    message = pb.Plan(
-        points=report.points,
-        clusters=report.clusters,
-        moved=report.moved,
-        moved_share=report.moved_share,
-        to_write=report.to_write,
-        noise=report.noise,
-        silhouette=report.quality.silhouette,
-        agreement=report.agreement,
-        inertia=report.quality.inertia,
-        confidence=report.quality.confidence,
-        centroid_drift=report.quality.centroid_drift,
-        objections=objections,
-    )
-    for line in report.lineage:
-        message.lineage.add(
-            cluster=line.cluster,
-            kind=KIND[line.kind],
-            size=line.size,
-            related=line.related,
-            overlap=line.overlap,
-        )
-    return message
-
-
 def vector_info(spec: VectorInfo) -> common_pb2.VectorInfo:
     """``spec`` as a message."""
     return common_pb2.VectorInfo(name=spec.name, dim=spec.dim, fingerprint=spec.fingerprint)
@@ -242,18 +176,3 @@ def sampled(block: VectorBlock, count: int) -> pb.SampledVectors:
         vectors=block.vectors[:count].astype("<f4").tobytes(),
         uris=[str(payload.get("uri") or "") for payload in block.payloads[:count]],
     )
-
-
-def to_record(run: pb.Run) -> Payload:
-    """``run`` as the payload of its record."""
-    return {
-        "clustering": run.clustering,
-        "created_at": run.created_at.ToNanoseconds() / 1e9,
-        "record": MessageToDict(run, preserving_proto_field_name=True),
-    }
-
-
-def from_record(payload: Payload) -> pb.Run:
-    """The run in ``payload``; fields that a later version wrote are left out."""
-    record: Any = payload["record"]
-    return ParseDict(record, pb.Run(), ignore_unknown_fields=True)

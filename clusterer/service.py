@@ -20,9 +20,10 @@ from clusterer.duplicates import DuplicateFinder
 from clusterer.fits import Surroundings, choose_vector, plan_fit
 from clusterer.fits.child import Fitter, fit_in_child
 from clusterer.fits.lsh import DEFAULT_THRESHOLD
+from clusterer.runs import records
 from clusterer.runs.runner import Runner
 from clusterer.runs.sampling import sampled_blocks
-from clusterer.runs.task import Task
+from clusterer.runs.task import RunRequest, Task, task_of
 from clusterer.upkeep import ageing
 from clusterer.upkeep import schedule as schedules
 from clusterer.upkeep.upkeep import Upkeep
@@ -107,19 +108,25 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         return await self._in_thread(self._create, request)
 
     def _create(self, request: pb.CreateRunRequest) -> pb.Run:
-        task, message = self._task_of(request)
-        return self._runner.start(task, message, once=bool(request.request_id))
+        asked = messages.run_request(request)
+        task = self._task_of(asked)
+        message = records.new_run(task, request.config)
+        return self._runner.start(task, message, once=asked.repeatable)
 
-    def _task_of(self, request: pb.CreateRunRequest) -> tuple[Task, pb.Run]:
-        """What ``request`` asks for, checked, and the message of its run."""
-        collection = self._store.collection(request.collection)
-        vector = choose_vector(request.config, collection, self._config.heads)
-        fit = plan_fit(request.config, Surroundings(self._config.heads, vector))
-        return messages.task_of(
-            request,
+    def _task_of(self, asked: RunRequest) -> Task:
+        """The task that ``asked`` describes, checked against the store and the heads."""
+        collection = self._store.collection(asked.collection)
+        vector = choose_vector(asked.vector, asked.method, collection, self._config.heads)
+        fit = plan_fit(
+            asked.method,
+            Surroundings(self._config.heads, vector),
+            duplicate_cosine=asked.duplicate_cosine,
+        )
+        return task_of(
+            asked,
             vector,
             fit,
-            sample_size=self._sample_size(request.config.sample_size, fit.least_points),
+            sample_size=self._sample_size(asked.sample_size, fit.least_points),
             default_gates=self._config.gates,
         )
 
@@ -227,7 +234,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
             message.clusters = clusterings.count_clusters(
                 state.clustering, state.pointer.active_run
             )
-            message.changed_at.CopyFrom(messages.timestamp(state.pointer.changed_at))
+            message.changed_at.CopyFrom(records.timestamp(state.pointer.changed_at))
             with contextlib.suppress(NotFound):  # the run's records are lost
                 message.drift.CopyFrom(
                     messages.drift(ageing.measure(self._store, collection, state))
@@ -250,7 +257,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
             asked = pb.CreateRunRequest()
             asked.CopyFrom(schedule.request)
             asked.collection, asked.clustering = request.collection, name
-            self._task_of(asked)  # what could never run is refused now
+            self._task_of(messages.run_request(asked))  # what could never run is refused now
             clusterings.ensure(name)
         schedules.save(clusterings, name, schedule)
         return self._clustering(request.collection, clusterings.state(name))

@@ -1,56 +1,64 @@
-"""The methods a run can use: one row each, from request message to fit.
+"""The methods a run can use: one row each, from options to fit.
 
-The parent checks the request and turns it into plain options; the child process
-(``clusterer.fits.child_main``) looks the method up by name and runs it. A new method is one module
-with ``plan`` and ``run``, and one row here; its parameters are a message of the contract and
-options of the command line.
+The parent plans a fit; the child process (``clusterer.fits.child_main``) reads the plan as JSON,
+looks the method up by name and runs it. A new method is one module with its options, ``plan`` and
+``run``, and one row here. Its parameters are also a message of the contract, which
+``clusterer.messages`` translates, and options of the command line.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 
 from clusterer.fits import evoc, gmm, hdbscan, head, kmeans
+from clusterer.fits.count.asked import Auto
 from clusterer.fits.lsh import LEAST_THRESHOLD, duplicate_groups
 from clusterer.fits.models import Model
-from clusterer.fits.values import Fit, FitPlan, Surroundings
+from clusterer.fits.values import Fit, FitPlan, MethodOptions, Surroundings
 from clusterer.heads.store import HeadStore
-from shoal.errors import FitFailed, InvalidArgument, Unsupported
+from shoal.errors import FitFailed, InvalidArgument
 from shoal.store.model import Collection
-from shoal.v1 import clusterer_pb2 as pb
 from shoal.values import VectorInfo
 from shoal.vectors import Vectors
 
 __all__ = [
     "LEAVES_NOISE",
+    "METHODS",
     "Fit",
     "FitPlan",
     "Method",
+    "MethodOptions",
     "Surroundings",
     "choose_vector",
     "keep_fit",
     "plan_fit",
+    "plan_from_json",
+    "plan_to_json",
     "run_fit",
 ]
 
 
+_Options = TypeVar("_Options", bound=MethodOptions)
+
+
 @dataclass(frozen=True, slots=True)
-class Method:
-    """``plan`` checks a request; ``run`` fits vectors (N, D) with a plan's options.
+class Method(Generic[_Options]):
+    """One method: ``plan`` prepares a fit with its ``options``, ``run`` fits vectors (N, D).
 
     ``run``'s third argument is the active clusters' centroids, to start from if it can. ``keep``,
     if there is one, gets the plan's options, the fit's model and its facts once the clusters are
     the active ones. ``noise``: its models leave points without a cluster.
     """
 
-    plan: Callable[[pb.ClusteringConfig, Surroundings], FitPlan]
-    run: Callable[[Vectors, Mapping[str, Any], Vectors | None], Fit]
-    keep: Callable[[Mapping[str, Any], Model, Mapping[str, Any]], None] | None = None
+    options: type[_Options]
+    plan: Callable[[_Options, Surroundings], FitPlan]
+    run: Callable[[Vectors, _Options, Vectors | None], Fit]
+    keep: Callable[[_Options, Model, Mapping[str, Any]], None] | None = None
     noise: bool = False
 
 
@@ -58,54 +66,73 @@ DUPLICATE_COSINE: Final = 0.98
 """From here on two vectors count once. A JPEG saved anew is nearer than that to its original; of
 6,400 photographs under two encoders no two different ones were (README)."""
 
-_METHODS: Final[Mapping[str, Method]] = {
-    "kmeans": Method(kmeans.plan, kmeans.run),
-    "gmm": Method(gmm.plan, gmm.run),
-    "hdbscan": Method(hdbscan.plan, hdbscan.run, noise=True),
-    "evoc": Method(evoc.plan, evoc.run, noise=True),
-    "scp": Method(head.plan, head.run, head.keep),
+_METHODS: Final[Mapping[str, Method[Any]]] = {
+    "kmeans": Method(kmeans.KMeansOptions, kmeans.plan, kmeans.run),
+    "gmm": Method(gmm.GmmOptions, gmm.plan, gmm.run),
+    "hdbscan": Method(hdbscan.HdbscanOptions, hdbscan.plan, hdbscan.run, noise=True),
+    "evoc": Method(evoc.EvocOptions, evoc.plan, evoc.run, noise=True),
+    "scp": Method(head.HeadFitOptions, head.plan, head.run, head.keep),
 }
+
+METHODS: Final = tuple(sorted(_METHODS))
+"""The names of the methods."""
 
 LEAVES_NOISE: Final = tuple(name for name, method in _METHODS.items() if method.noise)
 """The methods whose models leave points without a cluster."""
 
 
-def plan_fit(config: pb.ClusteringConfig, surroundings: Surroundings | None = None) -> FitPlan:
-    """Checks the method and its parameters; ``surroundings`` are those of a service.
+def plan_fit(
+    options: MethodOptions,
+    surroundings: Surroundings | None = None,
+    *,
+    duplicate_cosine: float | None = None,
+) -> FitPlan:
+    """The plan of a fit with ``options``; ``surroundings`` are those of a service.
+
+    ``duplicate_cosine``: points as near as this to each other count once; None for the default.
 
     Raises:
-        InvalidArgument: no method, or a parameter out of range.
+        InvalidArgument: ``duplicate_cosine`` is out of range.
         NotFound, EncoderMismatch: a trained head is not there, or not for these vectors.
-        Unsupported: a method of the contract that this version does not have.
+        Unsupported: a trained head is asked for where none are kept.
+        ConfigError: a package that the method needs is not installed.
     """
-    method = config.WhichOneof("method")
-    if method is None:
-        raise InvalidArgument("config: expected a method, got none", field="config.method")
-    if method not in _METHODS:
-        known = ", ".join(sorted(_METHODS))
-        raise Unsupported(f"method {method!r} is not available: expected one of {known}")
-    threshold = DUPLICATE_COSINE
-    if config.HasField("duplicate_cosine"):
-        threshold = config.duplicate_cosine
-        if not threshold >= LEAST_THRESHOLD:
-            msg = f"duplicate_cosine: expected at least {LEAST_THRESHOLD}, got {threshold:g}"
-            raise InvalidArgument(msg, field="config.duplicate_cosine")
-    plan = _METHODS[method].plan(config, surroundings or Surroundings())
-    return replace(plan, duplicate_cosine=threshold, seed=config.seed)
+    cosine = DUPLICATE_COSINE if duplicate_cosine is None else duplicate_cosine
+    if not cosine >= LEAST_THRESHOLD:
+        msg = f"duplicate_cosine: expected at least {LEAST_THRESHOLD}, got {cosine:g}"
+        raise InvalidArgument(msg, field="config.duplicate_cosine")
+    plan = _METHODS[options.method].plan(options, surroundings or Surroundings())
+    return replace(plan, duplicate_cosine=cosine)
 
 
-def choose_vector(config: pb.ClusteringConfig, collection: Collection, heads: str) -> VectorInfo:
-    """Which vector of ``collection`` to cluster: as ``config`` says, that of a head, or the first.
+def plan_to_json(plan: FitPlan) -> dict[str, Any]:
+    """``plan`` as JSON, for the child process."""
+    return {"method": plan.method, **asdict(plan)}
 
-    A head's is known by its encoder, whatever it is called here.
+
+def plan_from_json(data: Mapping[str, Any]) -> FitPlan:
+    """The plan that ``plan_to_json`` made ``data`` of."""
+    values = dict(data)
+    method, options = _METHODS[values.pop("method")], dict(values.pop("options"))
+    if isinstance(options.get("k"), Mapping):
+        options["k"] = Auto(**options["k"])
+    return FitPlan(method.options(**options), **values)
+
+
+def choose_vector(
+    name: str, options: MethodOptions, collection: Collection, heads: str
+) -> VectorInfo:
+    """Which vector of ``collection`` to cluster: the one called ``name``, a head's, or the first.
+
+    A head's vector is known by its encoder, whatever the vector is called here.
 
     Raises:
         NotFound: there is no such head.
         InvalidArgument: there is no such vector.
     """
-    if config.vector or config.WhichOneof("method") != "scp" or not heads or not config.scp.head:
-        return collection.vector(config.vector)
-    wanted = HeadStore(heads).find(config.scp.head).vector
+    if name or not isinstance(options, head.HeadFitOptions) or not heads:
+        return collection.vector(name)
+    wanted = HeadStore(heads).find(options.head).vector
     known = list(collection.vectors)
     with contextlib.suppress(InvalidArgument):
         known.append(collection.vector(wanted.name))
@@ -133,7 +160,7 @@ def run_fit(plan: FitPlan, vectors: Vectors, warm: Vectors | None) -> Fit:
     method = _METHODS[plan.method]
     if plan.duplicate_cosine > 1:
         return method.run(vectors, plan.options, warm)
-    groups = duplicate_groups(vectors, threshold=plan.duplicate_cosine, seed=plan.seed)
+    groups = duplicate_groups(vectors, threshold=plan.duplicate_cosine, seed=plan.options.seed)
     kept = np.unique(groups)
     if len(kept) < plan.least_points:  # too few different ones: then all count
         return method.run(vectors, plan.options, warm)

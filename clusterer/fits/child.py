@@ -12,13 +12,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from clusterer.fits import Fit, FitPlan
+from clusterer.fits import Fit, FitPlan, plan_to_json
 from clusterer.fits.models import unpack
 from shoal.errors import FitFailed, NotEnoughPoints
 from shoal.vectors import Vectors
@@ -66,7 +65,7 @@ def fit_in_child(
     """
     with tempfile.TemporaryDirectory(prefix="shoal-fit-", dir=scratch) as name:
         directory = Path(name)
-        (directory / "request.json").write_text(json.dumps(asdict(plan)))
+        (directory / "request.json").write_text(json.dumps(plan_to_json(plan)))
         np.save(directory / "sample.npy", sample)
         if warm is not None:
             np.save(directory / "warm.npy", warm)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from clusterer.fits import FitPlan, run_fit
+from clusterer.fits import plan_from_json, run_fit
 from clusterer.fits.models import pack
 from shoal.errors import ShoalError
 
@@ -37,7 +37,7 @@ def main(directory: Path) -> int:
         # Matrix products by one thread each: several wait for each other by spinning, and beside
         # one busy process a fit of 7 seconds took 200. scikit-learn's own loops stay parallel.
         with threadpool_limits(1, user_api="blas"):
-            fit = run_fit(FitPlan(**request), sample, warm)
+            fit = run_fit(plan_from_json(request), sample, warm)
     except ShoalError as exc:
         (directory / "error.json").write_text(
             json.dumps({"reason": exc.reason, "message": exc.message})

@@ -8,16 +8,14 @@ package's own, noise included.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 import numpy as np
 
 from clusterer.fits.prototypes import cover
 from clusterer.fits.values import Fit, FitPlan, Surroundings
 from shoal.errors import ConfigError, FitFailed, InvalidArgument
-from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Labels, Vectors
 
 LEAST_CLUSTER: Final = 5
@@ -30,54 +28,54 @@ _LEAST_POINTS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class EvocOptions:
-    """``layer``: 0 the finest; None the most persistent. ``coarsest`` takes the last."""
+    """``layer``: 0 the finest; None the most persistent. ``coarsest`` takes the last.
+
+    Raises:
+        InvalidArgument: a value is out of range, or both a layer and the coarsest are asked for.
+    """
+
+    method: ClassVar[str] = "evoc"
 
     layer: int | None = None
     coarsest: bool = False
     min_cluster_size: int = LEAST_CLUSTER
     seed: int = 0
 
-
-def plan(config: pb.ClusteringConfig, _: Surroundings) -> FitPlan:
-    """The plan of ``config.evoc``; InvalidArgument for a parameter out of range."""
-    wanted = config.evoc
-    if wanted.min_cluster_size == 1:
-        msg = "min_cluster_size: expected at least 2, got 1"
-        raise InvalidArgument(msg, field="config.evoc.min_cluster_size")
-    if wanted.coarsest and wanted.HasField("layer"):
-        msg = f"expected a layer or coarsest, got both: layer {wanted.layer}"
-        raise InvalidArgument(msg, field="config.evoc.layer")
-    options = EvocOptions(
-        layer=wanted.layer if wanted.HasField("layer") else None,
-        coarsest=wanted.coarsest,
-        min_cluster_size=wanted.min_cluster_size or LEAST_CLUSTER,
-        seed=config.seed,
-    )
-    return FitPlan("evoc", asdict(options), least_points=_LEAST_POINTS)
+    def __post_init__(self) -> None:
+        if self.min_cluster_size < 2:  # noqa: PLR2004 - a cluster of one point is none
+            msg = f"min_cluster_size: expected at least 2, got {self.min_cluster_size}"
+            raise InvalidArgument(msg, field="config.evoc.min_cluster_size")
+        if self.coarsest and self.layer is not None:
+            msg = f"expected a layer or coarsest, got both: layer {self.layer}"
+            raise InvalidArgument(msg, field="config.evoc.layer")
 
 
-def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
+def plan(options: EvocOptions, _: Surroundings) -> FitPlan:
+    """The plan of a fit with ``options``."""
+    return FitPlan(options, least_points=_LEAST_POINTS)
+
+
+def run(vectors: Vectors, options: EvocOptions, warm: Vectors | None) -> Fit:
     """The fit of planned ``options`` on ``vectors`` (N, D); ``warm`` is not used.
 
     Raises:
         FitFailed: there is no such layer, or nothing but noise.
     """
     del warm
-    wanted = EvocOptions(**options)
     if vectors.shape[1] < _LEAST_DIM:
         msg = (
             f"method evoc needs vectors of at least {_LEAST_DIM} dimensions, got {vectors.shape[1]}"
         )
         raise FitFailed(msg)
-    chosen, layers = evoc_layers(vectors, wanted.min_cluster_size, seed=wanted.seed)
-    layer = chosen if wanted.layer is None else wanted.layer
-    if wanted.coarsest:
+    chosen, layers = evoc_layers(vectors, options.min_cluster_size, seed=options.seed)
+    layer = chosen if options.layer is None else options.layer
+    if options.coarsest:
         layer = len(layers) - 1
     if layer >= len(layers):
         msg = f"layer: expected 0 to {len(layers) - 1}, the coarsest that was found, got {layer}"
         raise FitFailed(msg)
     sizes = [int(labels.max(initial=-1)) + 1 for labels in layers]
-    model = cover(vectors, layers[layer], seed=wanted.seed)
+    model = cover(vectors, layers[layer], seed=options.seed)
     return Fit(model, layers[layer], {"layer": layer, "layers": sizes})
 
 

@@ -7,19 +7,17 @@ the vectors are first reduced to at most 64 components.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 import numpy as np
 
-from clusterer.fits.count.asked import Count, checked_count, decide
+from clusterer.fits.count.asked import AskedCount, check_count, decide, fewest
 from clusterer.fits.models import Mixture
-from clusterer.fits.reduction import checked_dim, principal_components
+from clusterer.fits.reduction import check_dim, principal_components
 from clusterer.fits.values import Fit, FitPlan, Surroundings
 from clusterer.nearest import directions
 from shoal.errors import FitFailed, NotEnoughPoints
-from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
 MAX_DIM: Final = 64
@@ -35,36 +33,35 @@ variances of 1e-3 and more."""
 
 @dataclass(frozen=True, slots=True)
 class GmmOptions:
-    """``k`` 0 estimates the number of components, between ``least`` and ``most``."""
+    """``k`` components on ``dim`` principal components.
 
-    k: int
+    Raises:
+        InvalidArgument: a value is out of range.
+    """
+
+    method: ClassVar[str] = "gmm"
+
+    k: AskedCount
     dim: int = DEFAULT_DIM
     seed: int = 0
-    least: int = 0
-    most: int = 0
+
+    def __post_init__(self) -> None:
+        check_count(self.k, method=self.method)
+        check_dim(self.dim, most=MAX_DIM, method=self.method)
 
 
-def plan(config: pb.ClusteringConfig, _: Surroundings) -> FitPlan:
-    """The plan of ``config.gmm``; InvalidArgument for a parameter out of range."""
-    count = checked_count(config.gmm, "gmm")
-    options = GmmOptions(
-        count.k,
-        dim=checked_dim(config.gmm.reduced_dim, DEFAULT_DIM, most=MAX_DIM, method="gmm"),
-        seed=config.seed,
-        least=count.least,
-        most=count.most,
-    )
-    return FitPlan("gmm", asdict(options), least_points=max(2, count.k, count.least))
+def plan(options: GmmOptions, _: Surroundings) -> FitPlan:
+    """The plan of a fit with ``options``."""
+    return FitPlan(options, least_points=max(2, fewest(options.k)))
 
 
-def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
+def run(vectors: Vectors, options: GmmOptions, warm: Vectors | None) -> Fit:
     """The fit of planned ``options`` on ``vectors`` (N, D); ``warm`` is not used."""
     del warm
-    wanted = GmmOptions(**options)
-    k, facts = decide(vectors, Count(wanted.k, wanted.least, wanted.most), seed=wanted.seed)
+    k, facts = decide(vectors, options.k, seed=options.seed)
     if k > len(vectors):
         raise NotEnoughPoints(f"k = {k} is larger than the number of points, {len(vectors)}")
-    model, likelihood = fit_mixture(vectors, k, dim=wanted.dim, seed=wanted.seed)
+    model, likelihood = fit_mixture(vectors, k, dim=options.dim, seed=options.seed)
     return Fit(model, facts={**facts, "log_likelihood": likelihood})
 
 

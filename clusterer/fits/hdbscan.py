@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from clusterer.fits.prototypes import cover
-from clusterer.fits.reduction import checked_dim, principal_components, umap
+from clusterer.fits.reduction import check_dim, principal_components, umap
 from clusterer.fits.values import Fit, FitPlan, Surroundings
 from shoal.errors import ConfigError, InvalidArgument
-from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Labels, Vectors
 
 MAX_DIM: Final = 50
@@ -32,7 +30,13 @@ REDUCTIONS: Final = ("pca", "umap", "none")
 
 @dataclass(frozen=True, slots=True)
 class HdbscanOptions:
-    """``min_cluster_size`` 0 chooses by size; ``noise_threshold`` None by the members."""
+    """``min_cluster_size`` 0 chooses by size; ``noise_threshold`` None by the members.
+
+    Raises:
+        InvalidArgument: a value is out of range.
+    """
+
+    method: ClassVar[str] = "hdbscan"
 
     min_cluster_size: int = 0
     min_samples: int = DEFAULT_MIN_SAMPLES
@@ -41,39 +45,30 @@ class HdbscanOptions:
     noise_threshold: float | None = None
     seed: int = 0
 
-
-def plan(config: pb.ClusteringConfig, _: Surroundings) -> FitPlan:
-    """The plan of ``config.hdbscan``; InvalidArgument for a parameter out of range."""
-    wanted = config.hdbscan
-    reduction = wanted.reduction or "pca"
-    if reduction not in REDUCTIONS:
-        msg = f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}"
-        raise InvalidArgument(msg, field="config.hdbscan.reduction")
-    if wanted.min_cluster_size == 1:
-        msg = "min_cluster_size: expected at least 2, got 1"
-        raise InvalidArgument(msg, field="config.hdbscan.min_cluster_size")
-    threshold = wanted.noise_threshold if wanted.HasField("noise_threshold") else None
-    if threshold is not None and not -1 <= threshold <= 1:
-        msg = f"noise_threshold: expected a cosine, -1 to 1, got {threshold:g}"
-        raise InvalidArgument(msg, field="config.hdbscan.noise_threshold")
-    options = HdbscanOptions(
-        min_cluster_size=wanted.min_cluster_size,
-        min_samples=wanted.min_samples or DEFAULT_MIN_SAMPLES,
-        reduction=reduction,
-        dim=checked_dim(wanted.reduced_dim, MAX_DIM, most=MAX_DIM, method="hdbscan"),
-        noise_threshold=threshold,
-        seed=config.seed,
-    )
-    return FitPlan("hdbscan", asdict(options), least_points=max(2, wanted.min_cluster_size))
+    def __post_init__(self) -> None:
+        if self.reduction not in REDUCTIONS:
+            msg = f"reduction: expected one of {', '.join(REDUCTIONS)}, got {self.reduction!r}"
+            raise InvalidArgument(msg, field="config.hdbscan.reduction")
+        if self.min_cluster_size == 1:
+            msg = "min_cluster_size: expected at least 2, got 1"
+            raise InvalidArgument(msg, field="config.hdbscan.min_cluster_size")
+        check_dim(self.dim, most=MAX_DIM, method=self.method)
+        if self.noise_threshold is not None and not -1 <= self.noise_threshold <= 1:
+            msg = f"noise_threshold: expected a cosine, -1 to 1, got {self.noise_threshold:g}"
+            raise InvalidArgument(msg, field="config.hdbscan.noise_threshold")
 
 
-def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
+def plan(options: HdbscanOptions, _: Surroundings) -> FitPlan:
+    """The plan of a fit with ``options``."""
+    return FitPlan(options, least_points=max(2, options.min_cluster_size))
+
+
+def run(vectors: Vectors, options: HdbscanOptions, warm: Vectors | None) -> Fit:
     """The fit of planned ``options`` on ``vectors`` (N, D); ``warm`` is not used."""
     del warm
-    wanted = HdbscanOptions(**options)
-    size = wanted.min_cluster_size or default_cluster_size(len(vectors))
-    labels = hdbscan_labels(_reduced(vectors, wanted), size, min_samples=wanted.min_samples)
-    model = cover(vectors, labels, threshold=wanted.noise_threshold, seed=wanted.seed)
+    size = options.min_cluster_size or default_cluster_size(len(vectors))
+    labels = hdbscan_labels(_reduced(vectors, options), size, min_samples=options.min_samples)
+    model = cover(vectors, labels, threshold=options.noise_threshold, seed=options.seed)
     return Fit(model, labels, {"min_cluster_size": size})
 
 

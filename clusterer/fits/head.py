@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from clusterer.heads.session import HeadSession
 from clusterer.heads.store import HeadManifest, HeadStore
 from clusterer.nearest import cluster_sums, directions
 from shoal.errors import ConfigError, Conflict, FitFailed, InvalidArgument, Unsupported
-from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
 KEPT_RETRAINED: Final = 10
@@ -25,47 +25,71 @@ KEPT_RETRAINED: Final = 10
 _LOG = logging.getLogger(__name__)
 
 
-def plan(config: pb.ClusteringConfig, surroundings: Surroundings) -> FitPlan:
-    """The plan of ``config.scp``: which head, found and checked.
+@dataclass(frozen=True, slots=True)
+class HeadFitOptions:
+    """Which head to apply, and whether to train it on first.
+
+    Attributes:
+        head: A head's name, its id, or the beginning of its hash. A plan holds the id.
+        retrain: Train it on with the sample.
+        heads: Where heads are kept. A plan fills it in.
+        seed: Of the training.
+
+    Raises:
+        InvalidArgument: no head is named.
+    """
+
+    method: ClassVar[str] = "scp"
+
+    head: str
+    retrain: bool = False
+    heads: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.head:
+            msg = "head: expected a head's name or hash, got none"
+            raise InvalidArgument(msg, field="config.scp")
+
+
+def plan(options: HeadFitOptions, surroundings: Surroundings) -> FitPlan:
+    """The plan of a fit with ``options``: the head is found and checked.
 
     Raises:
         Unsupported: the service keeps no heads.
-        ConfigError: it is to be trained on, and torch is not installed.
-        InvalidArgument: no head is named.
+        ConfigError: the head is to be trained on, and torch is not installed.
         NotFound: there is no such head.
-        EncoderMismatch: it is for the vectors of another encoder.
+        EncoderMismatch: the head is for the vectors of another encoder.
     """
-    if not config.scp.head:
-        raise InvalidArgument("head: expected a head's name or hash, got none", field="config.scp")
     if not surroundings.heads:
         msg = "method scp: this server was told of no place with heads (--heads)"
         raise Unsupported(msg)
-    manifest = HeadStore(surroundings.heads).find(config.scp.head)
+    manifest = HeadStore(surroundings.heads).find(options.head)
     if surroundings.vector is not None:
         manifest.check(surroundings.vector)
-    options = {"heads": surroundings.heads, "head": manifest.id, "seed": config.seed}
-    if config.scp.retrain:
+    planned = replace(options, head=manifest.id, heads=surroundings.heads)
+    if options.retrain:
         # Not imported: a server has better uses for its memory. The fit's own process does.
         if missing := missing_package():
             msg = f"retrain: this server has no {missing}: pip install 'shoal[train]'"
             raise ConfigError(msg, package=missing)
-        return FitPlan("scp", {**options, "retrain": True}, least_points=least_points(manifest))
-    return FitPlan("scp", options, least_points=1)
+        return FitPlan(planned, least_points=least_points(manifest))
+    return FitPlan(planned, least_points=1)
 
 
-def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
+def run(vectors: Vectors, options: HeadFitOptions, warm: Vectors | None) -> Fit:
     """The head that was planned, with the centroids of its clusters on ``vectors`` (N, D).
 
     Clusters that no vector of the sample gets are left out: without members there is no centroid
     to match them by, and their points go to the next likeliest.
     """
     del warm
-    heads = HeadStore(options["heads"])
-    manifest = heads.find(options["head"])
+    heads = HeadStore(options.heads)
+    manifest = heads.find(options.head)
     graph = heads.graph(manifest)
     facts: dict[str, Any] = {"head": manifest.id}
-    if options.get("retrain"):
-        made, graph = train_on(manifest, graph, vectors, seed=options["seed"])
+    if options.retrain:
+        made, graph = train_on(manifest, graph, vectors, seed=options.seed)
         if made is not manifest:
             facts = {"head": made.id, "manifest": made.model_dump()}
     labels = HeadSession(graph).probabilities(vectors).argmax(axis=1).astype(np.int32)
@@ -77,7 +101,7 @@ def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> F
     return Fit(model, facts=facts)
 
 
-def keep(options: Mapping[str, Any], model: Model, facts: Mapping[str, Any]) -> None:
+def keep(options: HeadFitOptions, model: Model, facts: Mapping[str, Any]) -> None:
     """Puts a head that was trained on beside the one that it comes from, under the same name.
 
     Called once its clusters are the active ones: what a gate refused is nobody's next beginning.
@@ -88,7 +112,7 @@ def keep(options: Mapping[str, Any], model: Model, facts: Mapping[str, Any]) -> 
     """
     if "manifest" in facts and isinstance(model, Head):
         manifest = HeadManifest.model_validate(facts["manifest"])
-        heads = HeadStore(options["heads"])
+        heads = HeadStore(options.heads)
         newest = heads.find(manifest.name)
         if newest.id != manifest.parent:
             msg = f"head {manifest.id} comes of {manifest.parent}, and {newest.id} is newer"

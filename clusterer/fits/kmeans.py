@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
-from clusterer.fits.count.asked import Count, checked_count, decide
+from clusterer.fits.count.asked import AskedCount, check_count, decide, fewest
 from clusterer.fits.lloyd import Converged, lloyd
 from clusterer.fits.models import Centroids
 from clusterer.fits.values import Fit, FitPlan, Surroundings
 from shoal.errors import NotEnoughPoints
-from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
+
+MAX_ITERATIONS = 100
+"""Iterations of one start, unless the caller says otherwise."""
 
 WARM_TOLERANCE = 0.005
 """A warm start wins while its inertia is within 0.5% of the best cold one: ids that stay are
@@ -41,63 +43,54 @@ saves two: one start alone is unsafe, and with many clusters each start is less 
 class KMeansOptions:
     """``n_init`` 0 chooses the number of starts by size; ``mini_batch`` 0 is full batches.
 
-    ``k`` 0 estimates the number of clusters, between ``least`` and ``most``.
+    Raises:
+        InvalidArgument: ``k`` is out of range.
     """
 
-    k: int
+    method: ClassVar[str] = "kmeans"
+
+    k: AskedCount
     n_init: int = 0
-    max_iterations: int = 100
+    max_iterations: int = MAX_ITERATIONS
     mini_batch: int = 0
     seed: int = 0
-    least: int = 0
-    most: int = 0
+
+    def __post_init__(self) -> None:
+        check_count(self.k, method=self.method)
 
 
 @dataclass(frozen=True, slots=True)
 class KMeansFit:
-    """``centroids`` float32 (K, D), unit length; ``inertia`` as ``lloyd`` has it."""
+    """``centroids`` float32 (K, D), unit length; ``inertia`` as ``lloyd`` has it.
+
+    ``warm``: the warm start won. ``count``: how the number of clusters was estimated, if it was.
+    """
 
     centroids: Vectors
     inertia: float
     warm: bool
+    count: Mapping[str, Any] = field(default_factory=dict)
 
 
-def plan(config: pb.ClusteringConfig, _: Surroundings) -> FitPlan:
-    """The plan of ``config.kmeans``; InvalidArgument for a parameter out of range."""
-    wanted = config.kmeans
-    count = checked_count(wanted, "kmeans")
-    options = KMeansOptions(
-        count.k,
-        n_init=wanted.n_init,
-        max_iterations=wanted.max_iterations or KMeansOptions(1).max_iterations,
-        mini_batch=wanted.mini_batch,
-        seed=config.seed,
-        least=count.least,
-        most=count.most,
-    )
-    return FitPlan("kmeans", asdict(options), least_points=max(count.k, count.least))
+def plan(options: KMeansOptions, _: Surroundings) -> FitPlan:
+    """The plan of a fit with ``options``."""
+    return FitPlan(options, least_points=fewest(options.k))
 
 
-def run(vectors: Vectors, options: Mapping[str, Any], warm: Vectors | None) -> Fit:
+def run(vectors: Vectors, options: KMeansOptions, warm: Vectors | None) -> Fit:
     """The fit of planned ``options`` on ``vectors`` (N, D)."""
-    wanted = KMeansOptions(**options)
-    decided, facts = decide(vectors, Count(wanted.k, wanted.least, wanted.most), seed=wanted.seed)
-    found = fit(vectors, _with_k(wanted, decided), warm=warm)
-    facts.update(inertia=found.inertia, warm=float(found.warm))
+    found = fit(vectors, options, warm=warm)
+    facts = {**found.count, "inertia": found.inertia, "warm": float(found.warm)}
     return Fit(Centroids(found.centroids), facts=facts)
 
 
-def _with_k(options: KMeansOptions, k: int) -> KMeansOptions:
-    return KMeansOptions(**{**asdict(options), "k": k})
-
-
 def fit(vectors: Vectors, options: KMeansOptions, *, warm: Vectors | None = None) -> KMeansFit:
-    """Clusters ``vectors`` into at most ``options.k`` clusters.
+    """Clusters ``vectors`` into at most k clusters: ``options.k``, or as many as are estimated.
 
     Args:
         vectors: float32 (N, D), unit length.
         options: k, starts, iterations and seed.
-        warm: centroids (K', D) to try as one more start; ignored unless K' is ``options.k``.
+        warm: centroids (K', D) to try as one more start; ignored unless K' is k.
 
     Returns:
         Fewer than k centroids only if there are fewer than k different vectors.
@@ -105,15 +98,14 @@ def fit(vectors: Vectors, options: KMeansOptions, *, warm: Vectors | None = None
     Raises:
         NotEnoughPoints: k > N.
     """
-    if options.k > len(vectors):
-        raise NotEnoughPoints(
-            f"k = {options.k} is larger than the number of points, {len(vectors)}"
-        )
-    usable = warm is not None and len(warm) == options.k
-    starts = options.n_init or default_starts(len(vectors), options.k, warm=usable)
+    k, count = decide(vectors, options.k, seed=options.seed)
+    if k > len(vectors):
+        raise NotEnoughPoints(f"k = {k} is larger than the number of points, {len(vectors)}")
+    usable = warm is not None and len(warm) == k
+    starts = options.n_init or default_starts(len(vectors), k, warm=usable)
     rng = np.random.default_rng(options.seed)
     best = min(
-        (_start(vectors, options, rng) for _ in range(starts)), key=lambda found: found.inertia
+        (_start(vectors, k, options, rng) for _ in range(starts)), key=lambda found: found.inertia
     )
     used_warm = False
     if warm is not None and usable:
@@ -121,7 +113,7 @@ def fit(vectors: Vectors, options: KMeansOptions, *, warm: Vectors | None = None
         if warmed.inertia <= best.inertia * (1 + WARM_TOLERANCE):
             best, used_warm = warmed, True
     best = lloyd(vectors, best.centroids, most_steps=_POLISH_STEPS, tolerance=0)
-    return KMeansFit(best.centroids, best.inertia, used_warm)
+    return KMeansFit(best.centroids, best.inertia, used_warm, count)
 
 
 def default_starts(n: int, k: int, *, warm: bool = False) -> int:
@@ -134,19 +126,19 @@ def default_starts(n: int, k: int, *, warm: bool = False) -> int:
     return 1 if warm else 3
 
 
-def _start(vectors: Vectors, options: KMeansOptions, rng: np.random.Generator) -> Converged:
+def _start(vectors: Vectors, k: int, options: KMeansOptions, rng: np.random.Generator) -> Converged:
     """One start: k-means++ on a sample of the vectors, then Lloyd on all of them."""
     from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus  # noqa: PLC0415 - takes a second
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
 
     state = int(rng.integers(2**32))  # NumPy's old seeds are 32 bits
-    seeds = max(_SEEDS_LEAST, _SEEDS_PER_CLUSTER * options.k)
+    seeds = max(_SEEDS_LEAST, _SEEDS_PER_CLUSTER * k)
     rows = rng.permutation(len(vectors))[:seeds]
-    first, _ = kmeans_plusplus(vectors[rows], options.k, random_state=state)
+    first, _ = kmeans_plusplus(vectors[rows], k, random_state=state)
     if not options.mini_batch:
         return lloyd(vectors, first, most_steps=options.max_iterations)
     model = MiniBatchKMeans(
-        options.k,
+        k,
         init=first,
         n_init=1,
         max_iter=options.max_iterations,

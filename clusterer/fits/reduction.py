@@ -28,12 +28,11 @@ class Reduced:
     axes: npt.NDArray[np.float64]
 
 
-def checked_dim(asked: int, default: int, *, most: int, method: str) -> int:
-    """``asked``, or ``default`` if it is 0; InvalidArgument if it is out of range."""
-    if asked and not LEAST_DIM <= asked <= most:
-        msg = f"reduced_dim: expected {LEAST_DIM} to {most}, got {asked}"
+def check_dim(dim: int, *, most: int, method: str) -> None:
+    """Checks the dimension that a request for ``method`` names; InvalidArgument if out of range."""
+    if not LEAST_DIM <= dim <= most:
+        msg = f"reduced_dim: expected {LEAST_DIM} to {most}, got {dim}"
         raise InvalidArgument(msg, field=f"config.{method}.reduced_dim")
-    return asked or default
 
 
 def principal_components(vectors: Vectors, dim: int, *, seed: int) -> Reduced:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from clusterer.fits.models import Model
 from shoal.values import VectorInfo
@@ -27,23 +27,41 @@ class Surroundings:
     vector: VectorInfo | None = None
 
 
+class MethodOptions(Protocol):
+    """The options of one method: a frozen dataclass that checks its values when it is made."""
+
+    method: ClassVar[str]
+    """The method's name, as in the table of methods."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random in the fit."""
+
+
 @dataclass(frozen=True, slots=True)
 class FitPlan:
-    """What to run.
+    """A fit to run.
 
     Attributes:
-        method: The row's name.
-        options: The method's own options, as JSON.
-        least_points: The fewest points that it can use.
+        options: The method's options.
+        least_points: The fewest points that the method can use.
         duplicate_cosine: Points as near as this to each other count once; above 1 all count.
-        seed: Of everything random outside the method.
     """
 
-    method: str
-    options: Mapping[str, Any]
+    options: MethodOptions
     least_points: int
     duplicate_cosine: float = NO_DUPLICATES
-    seed: int = 0
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.options.method
+
+    @property
+    def clusters(self) -> int | None:
+        """The number of clusters that was asked for; None if the fit finds it."""
+        k = getattr(self.options, "k", None)
+        return k if isinstance(k, int) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ _MOST_DISTINCT: Final = 20_000
 """Different values that are counted, of all fields; one of more (a file name) names nothing."""
 _LONGEST: Final = 100
 """Characters of a value that names: longer ones (a caption) are no names."""
+MOST_WORDS: Final = 10_000
+"""Assigning words to clusters takes their product in memory: 80 MB with 1,000 clusters."""
 _MOST_CELLS: Final = 50_000_000
 """Clusters times words: their cosines are held twice, 600 MB."""
 
@@ -42,6 +44,36 @@ class NameSources:
     fields: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     vectors: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word that may name a cluster; ``vector`` is float32, little-endian."""
+
+    text: str
+    vector: bytes
+
+
+def naming_of(fields: Sequence[str], vocabulary: Sequence[Word], dim: int) -> NameSources:
+    """The naming by ``fields`` and by ``vocabulary``, for vectors of ``dim`` numbers.
+
+    Raises:
+        InvalidArgument: too many words, or a word whose vector is not ``dim`` finite numbers.
+    """
+    if len(vocabulary) > MOST_WORDS:
+        msg = f"naming.vocabulary: expected at most {MOST_WORDS} words, got {len(vocabulary)}"
+        raise InvalidArgument(msg, field="naming.vocabulary")
+    vectors = np.zeros((len(vocabulary), dim), np.float32)
+    for row, word in enumerate(vocabulary):
+        vector = np.frombuffer(word.vector, np.dtype("<f4")) if len(word.vector) % 4 == 0 else ()
+        if len(vector) != dim or not np.isfinite(vector).all():
+            msg = (
+                f"naming.vocabulary: {word.text!r}: expected a vector of {dim} finite float32, "
+                f"got {len(word.vector)} bytes"
+            )
+            raise InvalidArgument(msg, field="naming.vocabulary")
+        vectors[row] = vector
+    return NameSources(tuple(fields), tuple(word.text for word in vocabulary), vectors)
 
 
 class ValueCounts:

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from clusterer import messages
+from clusterer.runs import records
 from clusterer.runs.task import Progress
 from shoal.errors import InvalidArgument, NotFound
 from shoal.store.clusterings import Clusterings, State
@@ -39,13 +39,13 @@ class Runbook:
             record = clusterings.run(str(uuid.UUID(run)))
         except ValueError:
             record = clusterings.run(_complete(clusterings, run))
-        message = messages.from_record(record)
+        message = records.from_record(record)
         return self._current(clusterings, message, clusterings.state(message.clustering))
 
     def runs(self, collection: str, clustering: str) -> list[pb.Run]:
         """The runs of ``collection``, newest first."""
         clusterings = Clusterings(self._store, collection)
-        runs = [messages.from_record(record) for record in clusterings.runs(clustering)]
+        runs = [records.from_record(record) for record in clusterings.runs(clustering)]
         states = {run.clustering: clusterings.state(run.clustering) for run in runs}
         return [self._current(clusterings, run, states[run.clustering]) for run in runs]
 
@@ -56,10 +56,10 @@ class Runbook:
         if run.state != pb.RUN_STATE_RUNNING:
             return run
         if progress is not None:
-            messages.set_progress(run, progress)
+            records.set_progress(run, progress)
         elif not (state.lease.run == run.id and state.lease.held(time.time())):
             # It may have ended since its record was read.
-            run = messages.from_record(clusterings.run(run.id))
+            run = records.from_record(clusterings.run(run.id))
             run.active = state.pointer.active_run == run.id
             if run.state == pb.RUN_STATE_RUNNING:
                 run.state = _fate(run.id, state)
@@ -81,11 +81,11 @@ class Runbook:
         ``state`` is the clustering's, from before anybody else moved the pointer.
         """
         with contextlib.suppress(NotFound):  # a rollback's lease has no record
-            message = messages.from_record(clusterings.run(run))
+            message = records.from_record(clusterings.run(run))
             if message.state == pb.RUN_STATE_RUNNING:
                 message.state = _fate(run, state)
-                message.ended_at.CopyFrom(messages.timestamp(time.time()))
-                clusterings.put_run(run, messages.to_record(message))
+                message.ended_at.CopyFrom(records.timestamp(time.time()))
+                clusterings.put_run(run, records.to_record(message))
 
 
 def _fate(run: str, state: State) -> pb.RunState:

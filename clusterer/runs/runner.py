@@ -14,9 +14,9 @@ from typing import TypeAlias
 
 from prometheus_client import Counter, Histogram
 
-from clusterer import messages
 from clusterer.config import ClustererConfig
 from clusterer.fits.child import Fitter, fit_in_child
+from clusterer.runs import records
 from clusterer.runs.lease import Holder, Lease, acquire, break_lease
 from clusterer.runs.run import Run
 from clusterer.runs.runbook import Runbook
@@ -102,7 +102,7 @@ class Runner:
 
         Args:
             task: what to run.
-            message: the run's message, to be completed.
+            message: the run's message; the run keeps a copy.
             once: if a run with this id is known, return that instead.
 
         Raises:
@@ -123,10 +123,9 @@ class Runner:
             try:
                 if before.lease.run:
                     self.book.close_record(clusterings, before.lease.run, before)
-                message.state = pb.RUN_STATE_RUNNING
-                message.created_at.CopyFrom(messages.timestamp(time.time()))
-                clusterings.put_run(task.run, messages.to_record(message))
-                self._launch(task, message, lease)
+                run = records.begun(message, time.time())
+                clusterings.put_run(task.run, records.to_record(run))
+                self._launch(task, run, lease)
             except BaseException:
                 lease.release()
                 raise
@@ -155,10 +154,9 @@ class Runner:
         live.thread.start()
 
     def _execute(self, task: Task, live: _Live, lease: Lease) -> None:
-        message = pb.Run()
-        message.CopyFrom(live.message)
+        message = records.copied(live.message)
         try:
-            message.state = messages.OUTCOME[live.run.execute()]
+            message.state = records.OUTCOME[live.run.execute()]
         except ShoalError as exc:
             cancelled = isinstance(exc, Cancelled)
             message.state = pb.RUN_STATE_CANCELLED if cancelled else pb.RUN_STATE_FAILED
@@ -171,8 +169,8 @@ class Runner:
 
     def _finish(self, task: Task, live: _Live, message: pb.Run, lease: Lease) -> None:
         clusterings = Clusterings(self._store, task.collection)
-        messages.set_progress(message, live.run.progress)
-        message.ended_at.CopyFrom(messages.timestamp(time.time()))
+        records.set_progress(message, live.run.progress)
+        message.ended_at.CopyFrom(records.timestamp(time.time()))
         try:
             # Whatever failed after the flip, readers see the run: the pointer is the truth.
             if clusterings.state(task.clustering).pointer.active_run == task.run:
@@ -180,7 +178,7 @@ class Runner:
                 message.error_reason = message.error_message = ""
             # First the lease, then the record: who sees the run ended may start the next.
             lease.release()
-            clusterings.put_run(task.run, messages.to_record(message))
+            clusterings.put_run(task.run, records.to_record(message))
             self.book.forget_old(clusterings, task.clustering, self._config.kept_runs)
         except ShoalError as exc:
             # The lease expires by itself, and a run without one is read as ended. Old records are

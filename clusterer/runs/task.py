@@ -9,13 +9,55 @@ from enum import StrEnum
 from typing import Any
 
 from clusterer.config import ClustererConfig
-from clusterer.fits import FitPlan
+from clusterer.fits import LEAVES_NOISE, FitPlan, MethodOptions
 from clusterer.fits.child import Fitter
-from clusterer.runs.naming import NameSources
+from clusterer.runs.naming import NameSources, Word, naming_of
 from clusterer.runs.plan import Report
-from shoal.errors import NotEnoughPoints
+from shoal.errors import InvalidArgument, NotEnoughPoints
 from shoal.store.gateway import Store
-from shoal.values import Gates
+from shoal.store.model import check_clustering_name
+from shoal.values import Gates, VectorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A caller's request for a run, before anything is looked up.
+
+    Attributes:
+        run: The id that the run will have.
+        repeatable: Whether the caller gave the id: the run may be known already.
+        collection: The collection.
+        clustering: The clustering; empty for the default one.
+        method: The options of the method.
+        vector: The name of the vector to cluster; empty for the default one.
+        sample_size: The most points that the fit looks at; 0 for the service's default.
+        seed: Of everything random.
+        duplicate_cosine: Points as near as this count once in the fit; None for the default.
+        warm_start: Start from the active clusters if the method can.
+        plan_only: Stop after the plan.
+        force: Go live even past a gate.
+        gates: When a plan is refused; None for the service's.
+        noise_only: Cluster only the noise of the active run.
+        fields: Payload fields that name clusters.
+        vocabulary: Words that name clusters.
+    """
+
+    run: str
+    repeatable: bool
+    collection: str
+    clustering: str
+    method: MethodOptions
+    vector: str
+    sample_size: int
+    seed: int
+    duplicate_cosine: float | None
+    warm_start: bool
+    plan_only: bool
+    force: bool
+    gates: Gates | None
+    noise_only: bool
+    fields: tuple[str, ...]
+    vocabulary: tuple[Word, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +77,39 @@ class Task:
     gates: Gates
     noise_only: bool = False
     naming: NameSources = field(default_factory=NameSources)
+
+
+def task_of(
+    request: RunRequest,
+    vector: VectorInfo,
+    fit: FitPlan,
+    *,
+    sample_size: int,
+    default_gates: Gates,
+) -> Task:
+    """The task that ``request`` asks for: a fit of ``vector`` on at most ``sample_size`` points.
+
+    Raises:
+        InvalidArgument: something is malformed, or noise_only is not for the method.
+    """
+    if request.noise_only and fit.method not in LEAVES_NOISE:
+        msg = f"noise_only: expected method {' or '.join(LEAVES_NOISE)}, got {fit.method}"
+        raise InvalidArgument(msg, field="noise_only")
+    return Task(
+        run=request.run,
+        collection=request.collection,
+        clustering=check_clustering_name(request.clustering),
+        vector=vector.name,
+        fit=fit,
+        sample_size=sample_size,
+        seed=request.seed,
+        warm_start=request.warm_start,
+        plan_only=request.plan_only,
+        force=request.force,
+        gates=default_gates if request.gates is None else request.gates,
+        noise_only=request.noise_only,
+        naming=naming_of(request.fields, request.vocabulary, vector.dim),
+    )
 
 
 @dataclass(slots=True)
@@ -77,10 +152,10 @@ def not_enough(
     plan: FitPlan, points: int, collection: str, *, noise: bool = False
 ) -> NotEnoughPoints:
     """The error for a method that needs more points than there are."""
-    k = plan.options.get("k")
+    k = plan.clusters
     what = "points of noise" if noise else "points"
     there = f"the number of {what} in collection {collection!r}, which is {points}"
-    if k:
+    if k is not None:
         return NotEnoughPoints(f"k = {k} is larger than {there}", k=str(k), points=str(points))
     return NotEnoughPoints(
         f"{plan.least_points}, the fewest points that method {plan.method} can use, is larger "

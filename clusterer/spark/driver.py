@@ -15,10 +15,11 @@ from clusterer import messages
 from clusterer.config import ClustererConfig
 from clusterer.fits import plan_fit
 from clusterer.fits.values import NO_DUPLICATES
+from clusterer.runs import records
 from clusterer.runs.lease import Lease
 from clusterer.runs.run import Run
 from clusterer.runs.runner import Runner
-from clusterer.runs.task import Progress, RunContext, Task
+from clusterer.runs.task import Progress, RunContext, Task, task_of
 from clusterer.spark.fits import METHODS, check_plan
 from clusterer.spark.run import SparkEngine, SparkRun
 from shoal.errors import TransientError, Unsupported
@@ -53,19 +54,18 @@ def plan_task(
     method = request.config.WhichOneof("method") or "none"
     if method not in METHODS:
         raise Unsupported(f"--engine spark: expected method kmeans or gmm, got {method}")
-    fit = plan_fit(request.config)
-    if request.config.HasField("duplicate_cosine") and fit.duplicate_cosine < 1:
+    asked = messages.run_request(request)
+    fit = plan_fit(asked.method, duplicate_cosine=asked.duplicate_cosine)
+    if asked.duplicate_cosine is not None and fit.duplicate_cosine < 1:
         msg = "duplicate_cosine: --engine spark counts equal vectors once, and no near ones"
         raise Unsupported(f"{msg}: expected 1 or more, got {fit.duplicate_cosine:g}")
     if fit.duplicate_cosine > 1:
         fit = replace(fit, duplicate_cosine=NO_DUPLICATES)
     check_plan(fit, bisecting=bisecting)
-    vector = store.collection(request.collection).vector(request.config.vector)
-    size = max(request.config.sample_size or config.sample_size, fit.least_points)
-    task, message = messages.task_of(
-        request, vector, fit, sample_size=size, default_gates=config.gates
-    )
-    return SparkTask(task, message, bisecting)
+    vector = store.collection(asked.collection).vector(asked.vector)
+    size = max(asked.sample_size or config.sample_size, fit.least_points)
+    task = task_of(asked, vector, fit, sample_size=size, default_gates=config.gates)
+    return SparkTask(task, records.new_run(task, request.config), bisecting)
 
 
 def recluster(  # noqa: PLR0913 - what, where, by whom, and whom to tell
@@ -90,10 +90,9 @@ def recluster(  # noqa: PLR0913 - what, where, by whom, and whom to tell
     clusterings = Clusterings(store, task.collection)
 
     def record(progress: Progress) -> None:
-        now = pb.Run()
-        now.CopyFrom(message)
-        messages.set_progress(now, progress)
-        clusterings.put_run(task.run, messages.to_record(now))
+        now = records.copied(message)
+        records.set_progress(now, progress)
+        clusterings.put_run(task.run, records.to_record(now))
 
     engine = SparkEngine(cluster, store_config, wanted.bisecting, record)
 

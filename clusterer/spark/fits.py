@@ -59,10 +59,16 @@ def check_plan(plan: FitPlan, *, bisecting: bool) -> None:
     """Unsupported for what Spark's engine cannot fit."""
     if bisecting and plan.method != "kmeans":
         raise Unsupported(f"--bisecting is for method kmeans, not {plan.method}")
-    if not plan.options.get("k"):
-        raise Unsupported("--engine spark: expected -k, a number of clusters, got auto")
-    if plan.options.get("mini_batch"):
+    asked_clusters(plan)
+    if isinstance(plan.options, KMeansOptions) and plan.options.mini_batch:
         raise Unsupported("--engine spark: MLlib's k-means knows no mini-batches")
+
+
+def asked_clusters(plan: FitPlan) -> int:
+    """The number of clusters that ``plan`` asks for; Unsupported if it is to be estimated."""
+    if plan.clusters is None:
+        raise Unsupported("--engine spark: expected -k, a number of clusters, got auto")
+    return plan.clusters
 
 
 def fit_mllib(
@@ -83,14 +89,17 @@ def fit_mllib(
         frame = _frame(cluster, request).persist()
         try:
             count = frame.count()
-            k = int(request.plan.options["k"])
+            options, k = request.plan.options, asked_clusters(request.plan)
             if k > count:
                 msg = f"k = {k} is larger than the number of different vectors in the sample"
                 raise NotEnoughPoints(f"{msg}, {count}", k=str(k), points=str(count))
-            if request.plan.method == "gmm":
-                return _mixture(frame, GmmOptions(**request.plan.options))
-            options = KMeansOptions(**request.plan.options)
-            return _bisected(frame, options) if request.bisecting else _kmeans(frame, options, warm)
+            if isinstance(options, GmmOptions):
+                return _mixture(frame, k, options)
+            if not isinstance(options, KMeansOptions):
+                raise Unsupported(f"--engine spark: method {request.plan.method} is not MLlib's")
+            if request.bisecting:
+                return _bisected(frame, k, options)
+            return _kmeans(frame, k, options, warm)
         finally:
             frame.unpersist()
 
@@ -126,14 +135,14 @@ def _frame(cluster: SparkCluster, request: FitRequest) -> Any:
     return found.select(array_to_vector(col("vector")).alias(_COLUMN))
 
 
-def _kmeans(frame: Any, options: KMeansOptions, warm: Vectors | None) -> Fit:
+def _kmeans(frame: Any, k: int, options: KMeansOptions, warm: Vectors | None) -> Fit:
     from pyspark.ml.clustering import KMeans  # noqa: PLC0415 - an extra
 
     found: list[tuple[float, Vectors]] = []
     for start in range(options.n_init or STARTS):
         model = KMeans(
             featuresCol=_COLUMN,
-            k=options.k,
+            k=k,
             distanceMeasure="cosine",
             maxIter=options.max_iterations,
             seed=_seed(options.seed, start),
@@ -141,7 +150,7 @@ def _kmeans(frame: Any, options: KMeansOptions, warm: Vectors | None) -> Fit:
         found.append((float(model.summary.trainingCost), _unit(model.clusterCenters())))
     cost, centroids = min(found, key=lambda one: one[0])
     warmed = False
-    if warm is not None and len(warm) == options.k:
+    if warm is not None and len(warm) == k:
         again, kept = _warmed(frame, options, warm)
         if again <= cost * (1 + WARM_TOLERANCE):
             cost, centroids, warmed = again, kept, True
@@ -160,7 +169,7 @@ def _warmed(frame: Any, options: KMeansOptions, warm: Vectors) -> tuple[float, V
     vectors = frame.rdd.map(lambda row: Old.dense(row[0].toArray()))
     model = KMeans.train(
         vectors,
-        options.k,
+        len(warm),
         maxIterations=options.max_iterations,
         initialModel=KMeansModel([Old.dense(row.astype(float)) for row in warm]),
         distanceMeasure="cosine",
@@ -172,12 +181,12 @@ def _warmed(frame: Any, options: KMeansOptions, warm: Vectors) -> tuple[float, V
     return float(nearest.sum()), centroids
 
 
-def _bisected(frame: Any, options: KMeansOptions) -> Fit:
+def _bisected(frame: Any, k: int, options: KMeansOptions) -> Fit:
     from pyspark.ml.clustering import BisectingKMeans  # noqa: PLC0415 - an extra
 
     model = BisectingKMeans(
         featuresCol=_COLUMN,
-        k=options.k,
+        k=k,
         distanceMeasure="cosine",
         maxIter=min(options.max_iterations, _BISECTIONS),
         seed=_seed(options.seed, 0),
@@ -186,7 +195,7 @@ def _bisected(frame: Any, options: KMeansOptions) -> Fit:
     return Fit(Centroids(_unit(model.clusterCenters())), facts={"inertia": cost})
 
 
-def _mixture(frame: Any, options: GmmOptions) -> Fit:
+def _mixture(frame: Any, k: int, options: GmmOptions) -> Fit:
     from pyspark.ml.clustering import GaussianMixture  # noqa: PLC0415 - an extra
     from pyspark.ml.feature import PCA  # noqa: PLC0415
     from pyspark.ml.stat import Summarizer  # noqa: PLC0415
@@ -197,9 +206,7 @@ def _mixture(frame: Any, options: GmmOptions) -> Fit:
     reduced = pca.transform(frame).select("z").persist()
     try:
         models = [
-            GaussianMixture(featuresCol="z", k=options.k, seed=_seed(options.seed, start)).fit(
-                reduced
-            )
+            GaussianMixture(featuresCol="z", k=k, seed=_seed(options.seed, start)).fit(reduced)
             for start in range(STARTS)
         ]
     finally:

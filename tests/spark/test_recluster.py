@@ -18,6 +18,7 @@ from standalone import Standalone
 
 from clusterer.fits import Fit, plan_fit, run_fit
 from clusterer.fits.models import Centroids, unpack
+from clusterer.messages import method_options
 from clusterer.runs.assign import Rule
 from clusterer.runs.lease import Holder, acquire
 from clusterer.runs.points import pack_ids
@@ -47,7 +48,8 @@ def nearest(pond: Pond, run: Run) -> list[int]:
 
 def local_labels(method: KMeans | GaussianMixture) -> list[int]:
     """What the fit of the engine in one process makes of POINTS, as rows of its model."""
-    plan = plan_fit(to_request(method, "toys", "default", RunOptions()).config)
+    request = to_request(method, "toys", "default", RunOptions())
+    plan = plan_fit(method_options(request.config))
     return run_fit(plan, POINTS, None).model.assign(POINTS).labels.tolist()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from clusterer.config import ClustererConfig
 from clusterer.fits import Fit, FitPlan, run_fit
 from clusterer.fits.child import Fitter
+from clusterer.fits.kmeans import KMeansOptions
 from clusterer.runs.lease import Holder, acquire
 from clusterer.runs.run import Run
 from clusterer.runs.task import Outcome, RunContext, Task
@@ -76,15 +77,15 @@ class Bench:
         )
         return ids
 
-    def task(self, k: int, **changes: object) -> Task:
-        """A k-means task."""
-        options = {"k": k, "n_init": 0, "max_iterations": 100, "seed": changes.get("seed", 0)}
+    def task(self, k: int, *, fit: FitPlan | None = None, **changes: object) -> Task:
+        """A task of k-means with ``k`` clusters, or of ``fit``."""
+        seed = changes.get("seed", 0)
         task = Task(
             run=str(uuid.uuid4()),
             collection=self.collection,
             clustering="default",
             vector=VECTOR,
-            fit=FitPlan("kmeans", options, least_points=k),
+            fit=fit or FitPlan(KMeansOptions(k, seed=seed), least_points=k),  # type: ignore[arg-type]
             sample_size=10_000,
             seed=0,
             warm_start=True,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from shoal.errors import InvalidArgument
-from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
 MAX_CLUSTERS: Final = 100_000
@@ -17,45 +16,44 @@ LARGEST_MOST: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
-    """``k`` clusters; with k 0, as many as are estimated between ``least`` and ``most``."""
+class Auto:
+    """The number of clusters is estimated: at least ``least``, at most ``most``."""
 
-    k: int
-    least: int = 0
-    most: int = 0
+    least: int = DEFAULT_LEAST
+    most: int = DEFAULT_MOST
 
 
-def checked_count(message: pb.KMeans | pb.GaussianMixture, method: str) -> Count:
-    """The count that ``message`` asks for.
+AskedCount: TypeAlias = int | Auto
+"""A number of clusters, or the range in which to estimate one."""
+
+
+def check_count(count: AskedCount, *, method: str) -> None:
+    """Checks the number of clusters that a request for ``method`` names.
 
     Raises:
-        InvalidArgument: neither k nor auto, or out of range.
+        InvalidArgument: the number or the range is outside the limits.
     """
     field = f"config.{method}"
-    match message.WhichOneof("count"):
-        case "k":
-            if not 1 <= message.k <= MAX_CLUSTERS:
-                msg = f"k: expected 1 to {MAX_CLUSTERS}, got {message.k}"
-                raise InvalidArgument(msg, field=f"{field}.k")
-            return Count(message.k)
-        case "auto":
-            least, most = message.auto.min or DEFAULT_LEAST, message.auto.max or DEFAULT_MOST
-            if not DEFAULT_LEAST <= least <= most <= LARGEST_MOST:
-                msg = (
-                    f"auto: expected {DEFAULT_LEAST} <= min <= max <= {LARGEST_MOST}, "
-                    f"got min {least} and max {most}"
-                )
-                raise InvalidArgument(msg, field=f"{field}.auto")
-            return Count(0, least, most)
-        case _:
-            msg = f"{method}: expected k, a number of clusters, or auto; got neither"
-            raise InvalidArgument(msg, field=f"{field}.k")
+    if isinstance(count, Auto):
+        if not DEFAULT_LEAST <= count.least <= count.most <= LARGEST_MOST:
+            msg = (
+                f"auto: expected {DEFAULT_LEAST} <= min <= max <= {LARGEST_MOST}, "
+                f"got min {count.least} and max {count.most}"
+            )
+            raise InvalidArgument(msg, field=f"{field}.auto")
+    elif not 1 <= count <= MAX_CLUSTERS:
+        raise InvalidArgument(f"k: expected 1 to {MAX_CLUSTERS}, got {count}", field=f"{field}.k")
 
 
-def decide(vectors: Vectors, count: Count, *, seed: int) -> tuple[int, dict[str, Any]]:
+def fewest(count: AskedCount) -> int:
+    """The least number of clusters that may come of ``count``."""
+    return count.least if isinstance(count, Auto) else count
+
+
+def decide(vectors: Vectors, count: AskedCount, *, seed: int) -> tuple[int, dict[str, Any]]:
     """The number of clusters for ``vectors`` (N, D), at most N, and what led to it, as facts."""
-    if count.k:
-        return count.k, {}
+    if not isinstance(count, Auto):
+        return count, {}
     from clusterer.fits.count.vote import estimate_count  # noqa: PLC0415 - it imports scikit-learn
 
     most = min(count.most, max(count.least, len(vectors) - 1))

@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from clusterer.fits.count.asked import DEFAULT_LEAST, DEFAULT_MOST, Count, decide
+from clusterer.fits.count.asked import Auto, decide
 from clusterer.heads.options import HeadOptions
 from clusterer.heads.pairs import PairKind, Pairs, Rows, nearest_neighbours
 from clusterer.heads.store import HeadManifest, HeadStore, check_name
@@ -121,8 +121,7 @@ def train_and_keep(
 
 def _clusters(vectors: Vectors, request: Request, console: Console) -> int:
     """The number of clusters, estimated if asked."""
-    auto = request.clusters == "auto"
-    count = Count(0, DEFAULT_LEAST, DEFAULT_MOST) if auto else Count(int(request.clusters))
+    count = Auto() if request.clusters == "auto" else request.clusters
     clusters, facts = decide(vectors, count, seed=request.options.seed)
     if facts:
         votes = ", ".join(f"{vote['estimator']} {vote['k']}" for vote in facts["count"]["votes"])

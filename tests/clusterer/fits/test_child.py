@@ -5,20 +5,22 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from reclustering import blobs
 from threadpoolctl import threadpool_info
 
-from clusterer.fits import Fit, FitPlan, child_main, run_fit
+from clusterer.fits import Fit, FitPlan, child_main, plan_to_json, run_fit
 from clusterer.fits.child import fit_in_child
+from clusterer.fits.kmeans import KMeansOptions
 from clusterer.fits.models import Centroids
 from shoal.errors import Cancelled, FitFailed, NotEnoughPoints
 
-OPTIONS = {"k": 5, "n_init": 1, "max_iterations": 10, "seed": 3}
+OPTIONS = KMeansOptions(5, n_init=1, max_iterations=10, seed=3)
 
 
 def nothing() -> None:
@@ -28,7 +30,7 @@ def nothing() -> None:
 def test_child_fit_equals_the_fit_in_this_process(tmp_path: Path) -> None:
     """The child gives the same centroids, and leaves no files behind."""
     vectors = blobs(200)
-    plan = FitPlan("kmeans", OPTIONS, least_points=5)
+    plan = FitPlan(OPTIONS, least_points=5)
     fit = fit_in_child(plan, vectors, warm=None, scratch=tmp_path, check=nothing)
     here = run_fit(plan, vectors, None)
     np.testing.assert_allclose(fit.model.centroids, here.model.centroids)
@@ -42,7 +44,7 @@ def test_child_fits_with_one_thread_per_matrix_product(
 ) -> None:
     """BLAS threads wait for each other by spinning: beside a busy process a fit would crawl."""
     np.save(tmp_path / "sample.npy", blobs(20))
-    (tmp_path / "request.json").write_text(json.dumps(asdict(FitPlan("kmeans", {}, 1))))
+    (tmp_path / "request.json").write_text(json.dumps(plan_to_json(FitPlan(OPTIONS, 1))))
     pools: list[int] = []
 
     def look(*_: object) -> Fit:
@@ -59,14 +61,20 @@ def test_child_fits_with_one_thread_per_matrix_product(
 
 def test_child_domain_error_comes_back_as_itself(tmp_path: Path) -> None:
     """What the method objects to reaches the caller with its own type and words."""
-    plan = FitPlan("kmeans", OPTIONS, least_points=5)
+    plan = FitPlan(OPTIONS, least_points=5)
     with pytest.raises(NotEnoughPoints, match="k = 5"):
         fit_in_child(plan, blobs(2), warm=None, scratch=tmp_path, check=nothing)
 
 
 def test_child_that_dies_is_a_fit_failed_with_its_last_words(tmp_path: Path) -> None:
     """A crash of the child is an error that carries what it printed."""
-    plan = FitPlan("no-such-method", {}, least_points=1)
+
+    @dataclass(frozen=True)
+    class Unknown:
+        method: ClassVar[str] = "no-such-method"
+        seed: int = 0
+
+    plan = FitPlan(Unknown(), least_points=1)
     with pytest.raises(FitFailed, match="no-such-method"):
         fit_in_child(plan, blobs(2), warm=None, scratch=tmp_path, check=nothing)
 
@@ -77,7 +85,7 @@ def test_child_is_killed_when_the_check_objects(tmp_path: Path) -> None:
     def object_to_it() -> None:
         raise Cancelled("enough")
 
-    plan = FitPlan("kmeans", {**OPTIONS, "n_init": 10_000}, least_points=5)
+    plan = FitPlan(replace(OPTIONS, n_init=10_000), least_points=5)
     with pytest.raises(Cancelled):
         fit_in_child(plan, blobs(5000), warm=None, scratch=tmp_path, check=object_to_it)
     assert list(tmp_path.iterdir()) == []

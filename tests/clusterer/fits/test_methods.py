@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import numpy as np
@@ -14,11 +15,22 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
-from clusterer.fits import DUPLICATE_COSINE, plan_fit, run_fit
-from clusterer.fits.hdbscan import default_cluster_size
+from clusterer.fits import (
+    DUPLICATE_COSINE,
+    Fit,
+    MethodOptions,
+    plan_fit,
+    plan_from_json,
+    plan_to_json,
+    run_fit,
+)
+from clusterer.fits.count.asked import Auto
+from clusterer.fits.evoc import EvocOptions
+from clusterer.fits.gmm import GmmOptions
+from clusterer.fits.hdbscan import HdbscanOptions, default_cluster_size
+from clusterer.fits.kmeans import KMeansOptions
 from clusterer.fits.models import Centroids, Mixture, Prototypes, margin, pack, unpack
-from shoal.errors import FitFailed, InvalidArgument, NotEnoughPoints, Unsupported
-from shoal.v1 import clusterer_pb2 as pb
+from shoal.errors import FitFailed, NotEnoughPoints
 from shoal.vectors import NOISE, Labels, Vectors
 
 ALL_COUNT = 2.0
@@ -33,10 +45,11 @@ def digits() -> Vectors:
     return unit
 
 
-def fit(vectors: Vectors, duplicate_cosine: float = ALL_COUNT, **config: object) -> tuple:
+def fit(
+    vectors: Vectors, options: MethodOptions, *, duplicate_cosine: float = ALL_COUNT
+) -> tuple[Labels, Fit]:
     """The labels that points of the fit get, and the fit."""
-    message = pb.ClusteringConfig(duplicate_cosine=duplicate_cosine, **config)  # type: ignore[arg-type]
-    found = run_fit(plan_fit(message), vectors, None)
+    found = run_fit(plan_fit(options, duplicate_cosine=duplicate_cosine), vectors, None)
     labels = found.labels if found.labels is not None else found.model.assign(vectors).labels
     return labels, found
 
@@ -48,7 +61,7 @@ def same(a: Labels, b: Labels) -> float:
 
 def test_hdbscan_labels_are_the_packages_own(digits: Vectors) -> None:
     """After the same reduction, every point of the fit has hdbscan's label, noise included."""
-    labels, found = fit(digits, hdbscan=pb.Hdbscan(min_cluster_size=15, reduced_dim=20))
+    labels, found = fit(digits, HdbscanOptions(min_cluster_size=15, dim=20))
     reduced = PCA(20, random_state=0).fit_transform(digits.astype(np.float64))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -61,7 +74,7 @@ def test_hdbscan_labels_are_the_packages_own(digits: Vectors) -> None:
 
 def test_gmm_labels_agree_with_scikit_learns(digits: Vectors) -> None:
     """The model's labels and posteriors are those of scikit-learn's mixture on the same input."""
-    labels, found = fit(digits, gmm=pb.GaussianMixture(k=10, reduced_dim=16), seed=3)
+    labels, found = fit(digits, GmmOptions(10, dim=16, seed=3))
     model = found.model
     assert isinstance(model, Mixture)
     z = (digits - model.mean) @ model.axes.T
@@ -87,9 +100,9 @@ def test_kmeans_labels_agree_with_scikit_learns(digits: Vectors, mini_batch: int
         return found
 
     clear = blobs(600, spread=0.1)
-    labels, _ = fit(clear, kmeans=pb.KMeans(k=5, n_init=10, mini_batch=mini_batch))
+    labels, _ = fit(clear, KMeansOptions(k=5, n_init=10, mini_batch=mini_batch))
     assert same(labels, library(clear, 5)) == same(labels, np.arange(600) % 5) == 1
-    labels, _ = fit(digits, kmeans=pb.KMeans(k=10, n_init=10, mini_batch=mini_batch))
+    labels, _ = fit(digits, KMeansOptions(k=10, n_init=10, mini_batch=mini_batch))
     assert same(labels, library(digits, 10)) >= (0.7 if mini_batch else 0.9)
 
 
@@ -97,8 +110,8 @@ def test_kmeans_labels_agree_with_scikit_learns(digits: Vectors, mini_batch: int
 def test_hdbscan_after_umap_finds_and_assigns(digits: Vectors) -> None:
     """The other reduction: more of the digits' classes than PCA shows, and newcomers go by them."""
     classes = load_digits().target
-    config = pb.Hdbscan(min_cluster_size=15, reduction="umap", reduced_dim=10)
-    labels, found = fit(digits, hdbscan=config)
+    config = HdbscanOptions(min_cluster_size=15, reduction="umap", dim=10)
+    labels, found = fit(digits, config)
     kept = labels != NOISE
     assert kept.mean() > 0.7
     assert same(labels[kept], classes[kept]) > 0.75
@@ -110,24 +123,24 @@ def test_hdbscan_after_umap_finds_and_assigns(digits: Vectors) -> None:
 
 def test_evoc_layers_go_from_fine_to_coarse(digits: Vectors) -> None:
     """Each layer has fewer clusters than the one before; the coarsest is the last."""
-    _, first = fit(digits, evoc=pb.EmbeddingVectors(layer=0))
+    _, first = fit(digits, EvocOptions(layer=0))
     layers = first.facts["layers"]
     assert layers == sorted(layers, reverse=True)
     assert len(layers) >= 2
     assert len(first.model.centroids) == layers[0]
-    _, last = fit(digits, evoc=pb.EmbeddingVectors(coarsest=True))
+    _, last = fit(digits, EvocOptions(coarsest=True))
     assert last.facts["layers"] == layers, "the same seed gives the same layers"
     assert len(last.model.centroids) == layers[-1]
     with pytest.raises(FitFailed, match=f"layer: expected 0 to {len(layers) - 1}"):
-        fit(digits, evoc=pb.EmbeddingVectors(layer=len(layers)))
+        fit(digits, EvocOptions(layer=len(layers)))
 
 
 def test_density_methods_assign_what_they_have_not_seen(digits: Vectors) -> None:
     """Held-out points get the cluster that they have when all are fitted, or noise."""
     held = np.arange(len(digits)) % 4 == 0
-    config = pb.Hdbscan(min_cluster_size=15, reduced_dim=20)
-    everything, _ = fit(digits, hdbscan=config)
-    _, found = fit(np.ascontiguousarray(digits[~held]), hdbscan=config)
+    config = HdbscanOptions(min_cluster_size=15, dim=20)
+    everything, _ = fit(digits, config)
+    _, found = fit(np.ascontiguousarray(digits[~held]), config)
     given = found.model.assign(digits[held])
     both = (given.labels != NOISE) & (everything[held] != NOISE)
     assert both.mean() > 0.5
@@ -139,9 +152,7 @@ def test_density_methods_assign_what_they_have_not_seen(digits: Vectors) -> None
 
 def test_noise_threshold_of_the_caller_holds(digits: Vectors) -> None:
     """A cosine given is the border of noise for what comes in later."""
-    _, found = fit(
-        digits, hdbscan=pb.Hdbscan(min_cluster_size=15, reduced_dim=20, noise_threshold=0.8)
-    )
+    _, found = fit(digits, HdbscanOptions(min_cluster_size=15, dim=20, noise_threshold=0.8))
     model = found.model
     assert isinstance(model, Prototypes)
     best = (digits @ model.prototypes.T).max(axis=1)
@@ -156,10 +167,10 @@ def test_near_duplicates_count_once_and_keep_together() -> None:
     copies = one / np.linalg.norm(one) + rng.normal(size=(300, 16)) * 0.001
     copies = (copies / np.linalg.norm(copies, axis=1, keepdims=True)).astype(np.float32)
     vectors = np.concatenate([others, copies])
-    config = pb.Hdbscan(min_cluster_size=20)
-    counted, _ = fit(vectors, hdbscan=config)
+    config = HdbscanOptions(min_cluster_size=20)
+    counted, _ = fit(vectors, config)
     assert len(set(counted[200:].tolist()) - {NOISE}) >= 1
-    labels, found = fit(vectors, DUPLICATE_COSINE, hdbscan=config)
+    labels, found = fit(vectors, config, duplicate_cosine=DUPLICATE_COSINE)
     assert set(labels[200:].tolist()) == {NOISE}
     assert found.facts["duplicates"] >= 299
 
@@ -167,45 +178,25 @@ def test_near_duplicates_count_once_and_keep_together() -> None:
 def test_count_is_estimated_and_its_votes_are_kept() -> None:
     """-k auto finds five well-parted groups, within the bounds, and says who voted for what."""
     vectors = blobs(600, spread=0.05)
-    labels, found = fit(vectors, kmeans=pb.KMeans(auto=pb.AutoCount()))
+    labels, found = fit(vectors, KMeansOptions(Auto()))
     assert len(set(labels.tolist())) == 5
     assert len(found.facts["count"]["votes"]) >= 3
-    bounded, _ = fit(vectors, gmm=pb.GaussianMixture(auto=pb.AutoCount(min=2, max=3)))
+    bounded, _ = fit(vectors, GmmOptions(Auto(least=2, most=3)))
     assert len(set(bounded.tolist())) <= 3
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        ({"kmeans": pb.KMeans()}, "expected k"),
-        ({"kmeans": pb.KMeans(auto=pb.AutoCount(min=9, max=3))}, "got min 9 and max 3"),
-        ({"gmm": pb.GaussianMixture(k=3, reduced_dim=65)}, "2 to 64, got 65"),
-        ({"hdbscan": pb.Hdbscan(reduction="tsne")}, "got 'tsne'"),
-        ({"hdbscan": pb.Hdbscan(min_cluster_size=1)}, "at least 2, got 1"),
-        ({"hdbscan": pb.Hdbscan(reduced_dim=51)}, "2 to 50, got 51"),
-        ({"hdbscan": pb.Hdbscan(noise_threshold=1.5)}, "got 1.5"),
-        ({"evoc": pb.EmbeddingVectors(layer=1, coarsest=True)}, "got both"),
-        ({"evoc": pb.EmbeddingVectors(min_cluster_size=1)}, "at least 2, got 1"),
-        ({"kmeans": pb.KMeans(k=2), "duplicate_cosine": 0.5}, "at least 0.9, got 0.5"),
-        ({}, "expected a method"),
-    ],
-)
-def test_parameters_out_of_range_are_named(config: dict[str, object], words: str) -> None:
-    """What was expected and what was got, before anything is read."""
-    with pytest.raises(InvalidArgument, match=words):
-        plan_fit(pb.ClusteringConfig(**config))  # type: ignore[arg-type]
-
-
-def test_methods_of_later_versions_are_unsupported() -> None:
-    """A method of the contract that is not here is named with those that are."""
-    with pytest.raises(Unsupported, match=r"'text'.*evoc, gmm, hdbscan, kmeans, scp"):
-        plan_fit(pb.ClusteringConfig(text=pb.TextCentroids(texts=["x"])))
+@pytest.mark.parametrize("k", [9, Auto(least=3, most=9)])
+def test_plan_survives_the_way_to_the_child(k: int | Auto) -> None:
+    """A plan is the same after JSON, also one whose number of clusters is to be estimated."""
+    for options in (KMeansOptions(k, n_init=2, seed=7), GmmOptions(k), HdbscanOptions()):
+        plan = plan_fit(options, duplicate_cosine=0.95)
+        assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
 
 
 def test_more_components_than_points_is_refused() -> None:
     """A mixture cannot have more components than there are points."""
     with pytest.raises(NotEnoughPoints, match="k = 9"):
-        fit(blobs(5), gmm=pb.GaussianMixture(k=9))
+        fit(blobs(5), GmmOptions(k=9))
 
 
 def test_only_noise_is_an_error_that_says_what_to_do() -> None:
@@ -214,7 +205,7 @@ def test_only_noise_is_an_error_that_says_what_to_do() -> None:
     scattered = rng.normal(size=(60, 16)).astype(np.float32)
     scattered /= np.linalg.norm(scattered, axis=1, keepdims=True)
     with pytest.raises(FitFailed, match="min_cluster_size, or kmeans"):
-        fit(scattered, hdbscan=pb.Hdbscan(min_cluster_size=25))
+        fit(scattered, HdbscanOptions(min_cluster_size=25))
 
 
 def test_default_cluster_size_is_half_the_root() -> None:
@@ -225,12 +216,8 @@ def test_default_cluster_size_is_half_the_root() -> None:
 def test_model_survives_packing(digits: Vectors) -> None:
     """Each kind of model assigns alike after being packed, and keeps its ids."""
     ids = np.arange(10, 20, dtype=np.int32)
-    for config in (
-        {"kmeans": pb.KMeans(k=10)},
-        {"gmm": pb.GaussianMixture(k=10)},
-        {"hdbscan": pb.Hdbscan(min_cluster_size=15)},
-    ):
-        _, found = fit(digits, **config)
+    for options in (KMeansOptions(10), GmmOptions(10), HdbscanOptions(min_cluster_size=15)):
+        _, found = fit(digits, options)
         model, kept = unpack(pack(found.model, ids))
         assert np.array_equal(kept, ids)
         assert type(model) is type(found.model)
@@ -275,7 +262,7 @@ def test_prototypes_choose_the_cluster_of_the_nearest_one() -> None:
 def test_components_that_nothing_falls_to_are_dropped() -> None:
     """Fewer different vectors than components: as many clusters as there are groups of them."""
     vectors = np.repeat(blobs(3, centres=3, spread=0.0), 20, axis=0)
-    labels, found = fit(vectors, gmm=pb.GaussianMixture(k=5))
+    labels, found = fit(vectors, GmmOptions(k=5))
     assert len(found.model.centroids) == len(set(labels.tolist())) <= 3
 
 
@@ -283,4 +270,4 @@ def test_only_noise_after_duplicates_says_how_many_counted() -> None:
     """A hundred copies of six pictures are six points, and the error says so."""
     vectors = np.repeat(blobs(6, spread=1.0), 20, axis=0)
     with pytest.raises(FitFailed, match="114 near-duplicates of 120 points counted once"):
-        fit(vectors, DUPLICATE_COSINE, hdbscan=pb.Hdbscan(min_cluster_size=5))
+        fit(vectors, HdbscanOptions(min_cluster_size=5), duplicate_cosine=DUPLICATE_COSINE)

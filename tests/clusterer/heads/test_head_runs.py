@@ -15,13 +15,13 @@ from reclustering import DIM, Bench, blobs
 
 from clusterer.fits import FitPlan, Surroundings, plan_fit, run_fit
 from clusterer.fits.child import fit_in_child
+from clusterer.fits.head import HeadFitOptions
 from clusterer.fits.models import Head, pack, unpack
 from clusterer.heads.graph import to_onnx
 from clusterer.heads.network import Branch, Layer, Network
 from clusterer.heads.store import HeadStore
 from clusterer.runs.newcomers import Newcomers
 from shoal.errors import EncoderMismatch, InvalidArgument, NotFound, Unsupported
-from shoal.v1 import clusterer_pb2 as pb
 from shoal.values import VectorInfo
 from shoal.vectors import Vectors
 
@@ -44,8 +44,7 @@ def keep(place: Path, made: Network | None = None, name: str = "toys") -> str:
 
 
 def head_plan(place: Path, head: str = "toys", spec: VectorInfo = SPEC) -> FitPlan:
-    config = pb.ClusteringConfig(scp=pb.ScpHead(head=head))
-    return plan_fit(config, Surroundings(str(place), spec))
+    return plan_fit(HeadFitOptions(head), Surroundings(str(place), spec))
 
 
 def test_a_head_is_applied_without_torch(tmp_path: Path) -> None:
@@ -56,12 +55,11 @@ def test_a_head_is_applied_without_torch(tmp_path: Path) -> None:
 import sys
 import numpy as np
 from clusterer.fits import Surroundings, plan_fit, run_fit
+from clusterer.fits.head import HeadFitOptions
 from shoal.values import VectorInfo
-from shoal.v1 import clusterer_pb2 as pb
 
 spec = VectorInfo("toy", {DIM}, "f" * 64)
-config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys"))
-plan = plan_fit(config, Surroundings(sys.argv[1] + "/heads", spec))
+plan = plan_fit(HeadFitOptions("toys"), Surroundings(sys.argv[1] + "/heads", spec))
 vectors = np.load(sys.argv[1] + "/vectors.npy")
 labels = run_fit(plan, vectors, None).model.assign(vectors)[0]
 assert "onnxruntime" in sys.modules
@@ -125,7 +123,7 @@ def test_what_cannot_be_applied_is_refused(tmp_path: Path) -> None:
     """No place, no name, no such head, another encoder: before anything is read."""
     name = keep(tmp_path)
     with pytest.raises(Unsupported, match="told of no place with heads"):
-        plan_fit(pb.ClusteringConfig(scp=pb.ScpHead(head="toys")))
+        plan_fit(HeadFitOptions("toys"))
     with pytest.raises(InvalidArgument, match="expected a head's name or hash, got none"):
         head_plan(tmp_path, "")
     with pytest.raises(NotFound, match=f"'nope'.*{name}"):
@@ -139,5 +137,5 @@ def test_the_head_that_was_planned_is_the_one_that_runs(tmp_path: Path) -> None:
     first = keep(tmp_path)
     plan = head_plan(tmp_path)
     keep(tmp_path, network(np.roll(CENTRES, 1, axis=0)))
-    assert plan.options["head"] == first
+    assert plan.options.head == first
     assert run_fit(plan, blobs(50), None).facts["head"] == first

@@ -18,6 +18,7 @@ from serving import serving
 from clusterer.config import ClustererConfig
 from clusterer.fits import Fit, FitPlan, Surroundings, choose_vector, keep_fit, plan_fit, run_fit
 from clusterer.fits.child import fit_in_child
+from clusterer.fits.head import HeadFitOptions
 from clusterer.heads.graph import from_onnx, to_onnx
 from clusterer.heads.network import Branch, Layer, Network
 from clusterer.heads.objectives import ObjectiveName
@@ -92,8 +93,7 @@ def keep(place: Path, **options: object) -> str:
 
 
 def plan(place: Path) -> FitPlan:
-    config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys", retrain=True), seed=1)
-    return plan_fit(config, Surroundings(str(place), SPEC))
+    return plan_fit(HeadFitOptions("toys", retrain=True, seed=1), Surroundings(str(place), SPEC))
 
 
 def test_a_graph_gives_back_its_network(trained: Network) -> None:
@@ -171,7 +171,7 @@ def test_a_run_trains_on_and_its_head_is_kept_once_it_is_active(
     expected = from_onnx(HeadStore(tmp_path).graph(newest)).probabilities(drifted).argmax(axis=1)
     pairs = {(int(want), labels[point]) for want, point in zip(expected, ids, strict=True)}
     assert len(pairs) == len(set(labels.values())) == 5
-    assert plan(tmp_path).options["head"] == newest.id
+    assert plan(tmp_path).options.head == newest.id
     # One that comes of the first does not take the newer one's place.
     late = newest.model_copy(update={"name": "toys", "created_at": time.time(), "parent": first})
     with pytest.raises(Conflict, match=rf"comes of {first}, and {newest.id} is newer"):
@@ -265,25 +265,24 @@ def test_a_server_without_torch_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("clusterer.fits.head.missing_package", lambda: "torch")
     with pytest.raises(ConfigError, match="this server has no torch"):
         plan(tmp_path)
-    config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys"))
-    assert plan_fit(config, Surroundings(str(tmp_path), SPEC)).least_points == 1
+    assert plan_fit(HeadFitOptions("toys"), Surroundings(str(tmp_path), SPEC)).least_points == 1
 
 
 def test_a_head_knows_its_vector_by_the_encoder(tmp_path: Path) -> None:
     """Not by its name; what no vector fits is for the check of the head to refuse."""
     keep(tmp_path)
-    config = pb.ClusteringConfig(scp=pb.ScpHead(head="toys"))
+    options = HeadFitOptions("toys")
     other = VectorInfo("other", DIM, "e" * 64)
     renamed = VectorInfo("renamed", DIM, SPEC.fingerprint)
 
-    def found(*specs: VectorInfo) -> str:
-        return choose_vector(config, Collection("c", specs, (), 0.0), str(tmp_path)).name
+    def found(*specs: VectorInfo, name: str = "") -> str:
+        collection = Collection("c", specs, (), 0.0)
+        return choose_vector(name, options, collection, str(tmp_path)).name
 
     assert found(other, SPEC) == "toy"
     assert found(other, renamed) == "renamed"
     assert found(other) == "other"
     with pytest.raises(EncoderMismatch):
-        plan_fit(config, Surroundings(str(tmp_path), other))
-    config.vector = "nope"
+        plan_fit(options, Surroundings(str(tmp_path), other))
     with pytest.raises(InvalidArgument, match="no vector 'nope'"):
-        found(SPEC)
+        found(SPEC, name="nope")

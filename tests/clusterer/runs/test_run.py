@@ -12,6 +12,7 @@ from reclustering import DIM, Bench, blobs
 from sklearn.metrics import adjusted_rand_score
 
 from clusterer.fits import plan_fit, run_fit
+from clusterer.fits.hdbscan import HdbscanOptions
 from clusterer.runs import writeback
 from clusterer.runs.naming import NameSources
 from clusterer.runs.newcomers import Newcomers
@@ -40,7 +41,6 @@ from shoal.store.model import (
     VectorScan,
     point_id,
 )
-from shoal.v1 import clusterer_pb2 as pb
 from shoal.values import Gates, VectorInfo
 from shoal.vectors import NOISE, Vectors, unit
 
@@ -624,12 +624,12 @@ def test_lease_that_expired_is_taken_over(bench: Bench) -> None:
     assert bench.state.lease.owner == ""
 
 
-DENSITY = pb.ClusteringConfig(hdbscan=pb.Hdbscan(min_cluster_size=10), duplicate_cosine=2)
+DENSITY = plan_fit(HdbscanOptions(min_cluster_size=10), duplicate_cosine=2)
 
 
 def density(bench: Bench, **changes: object) -> Run:
     """A run of hdbscan on what is stored."""
-    return bench.recluster(0, fit=plan_fit(DENSITY), **changes)
+    return bench.recluster(0, fit=DENSITY, **changes)
 
 
 def test_run_of_a_density_method_keeps_its_own_labels(bench: Bench) -> None:
@@ -639,12 +639,11 @@ def test_run_of_a_density_method_keeps_its_own_labels(bench: Bench) -> None:
 
     density(bench)
 
-    plan = plan_fit(DENSITY)
     # hdbscan breaks ties by the order of its input, so it is given the run's own.
     sample = sample_vectors(
         bench.store, "toys", VectorScan(vector="toy"), size=1000, seed=0, progress=lambda _: None
     )
-    truth = run_fit(plan, sample.vectors, None).labels
+    truth = run_fit(DENSITY, sample.vectors, None).labels
     assert truth is not None
     assert 0 < (truth == NOISE).sum() < 60
     held = bench.labels()
@@ -720,7 +719,7 @@ def test_noise_of_a_run_that_leaves_none_cannot_be_clustered(bench: Bench) -> No
     """After k-means there is no noise: the run ends in words, and nothing changes."""
     bench.put(blobs(100))
     bench.recluster(4)
-    _, execute = bench.start(bench.task(0, fit=plan_fit(DENSITY), noise_only=True))
+    _, execute = bench.start(bench.task(0, fit=DENSITY, noise_only=True))
     with pytest.raises(Conflict, match="left no noise: it was not of hdbscan or evoc"):
         execute()
 
@@ -729,7 +728,7 @@ def test_replaced_point_does_not_get_the_label_of_its_old_picture(bench: Bench) 
     """Replaced after the sample was read, a point is assigned by its new vector."""
     vectors = blobs(200, spread=0.05)
     bench.put(vectors)
-    run, execute = bench.start(bench.task(0, fit=plan_fit(DENSITY)))
+    run, execute = bench.start(bench.task(0, fit=DENSITY))
     after(run, "_fit", lambda: bench.put(vectors[1:2], age_s=0))  # point 0 moves to group 1
     assert execute() == Outcome.SUCCEEDED
     labels = bench.labels()
@@ -770,7 +769,7 @@ def test_noise_of_another_vector_cannot_be_clustered(store: Store) -> None:
     )
     density(bench)
     before = bench.labels()
-    _, execute = bench.start(bench.task(0, fit=plan_fit(DENSITY), noise_only=True, vector="other"))
+    _, execute = bench.start(bench.task(0, fit=DENSITY, noise_only=True, vector="other"))
     with pytest.raises(Conflict, match="expected the active run's vector, toy, got other"):
         execute()
     assert bench.labels() == before
