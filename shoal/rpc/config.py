@@ -107,21 +107,7 @@ class ServerConfig:
             raise ConfigError(msg)
         if self.tls_cert is None or self.tls_key is None:
             return
-        read_pem(self.tls_cert)
-        read_pem(self.tls_key)
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                self.tls_cert,
-                self.tls_key,
-                password="",  # an encrypted key fails here and does not ask the terminal
-            )
-        except (ssl.SSLError, OSError, ValueError) as exc:
-            why = getattr(exc, "reason", None) or str(exc)
-            msg = (
-                f"TLS certificate {self.tls_cert} and key {self.tls_key} cannot be used: expected "
-                f"a PEM certificate and its own unencrypted key, got {why}"
-            )
-            raise ConfigError(msg) from exc
+        check_pair(self.tls_cert, self.tls_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +162,22 @@ def read_pem(path: Path) -> bytes:
     except OSError as exc:
         msg = f"TLS file {path} cannot be read: {exc.strerror}"
         raise ConfigError(msg, path=str(path)) from exc
+
+
+def check_pair(cert: Path, key: Path) -> None:
+    """ConfigError unless ``cert`` is a PEM certificate and ``key`` its own, unencrypted key."""
+    read_pem(cert)
+    read_pem(key)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            cert,
+            key,
+            password="",  # an encrypted key fails here and does not ask the terminal
+        )
+    except (ssl.SSLError, OSError, ValueError) as exc:
+        why = getattr(exc, "reason", None) or str(exc)
+        msg = (
+            f"TLS certificate {cert} and key {key} cannot be used: expected "
+            f"a PEM certificate and its own unencrypted key, got {why}"
+        )
+        raise ConfigError(msg) from exc

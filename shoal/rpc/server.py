@@ -14,7 +14,8 @@ from grpc_reflection.v1alpha import reflection
 
 from shoal.errors import ConfigError, Unrecoverable
 from shoal.rpc.address import Address, cannot_listen, require_free
-from shoal.rpc.config import ServerConfig, read_pem
+from shoal.rpc.certificates import server_credentials
+from shoal.rpc.config import ServerConfig
 from shoal.rpc.health import HEALTH_SERVICE, Health, add_health
 from shoal.rpc.interceptors import server_interceptors
 
@@ -241,8 +242,8 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     """Certificate and key for gRPC; None without TLS.
 
     Raises:
-        ConfigError: a file cannot be read.
+        ConfigError: the files cannot be used.
     """
     if config.tls_cert is None or config.tls_key is None:
         return None
-    return grpc.ssl_server_credentials([(read_pem(config.tls_key), read_pem(config.tls_cert))])
+    return server_credentials(config.tls_cert, config.tls_key)
