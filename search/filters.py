@@ -1,4 +1,4 @@
-"""Filters of the contract to the store's own. Pure."""
+"""The contract's filters as the store's. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_VALUES = 1000
 
 
 def to_filter(message: pb.Filter) -> Filter:
-    """``message`` as the store takes it.
+    """``message`` as the store's filter.
 
     Raises:
         InvalidArgument: a condition is incomplete or of a type that cannot be compared.
@@ -25,28 +25,28 @@ def to_filter(message: pb.Filter) -> Filter:
         raise InvalidArgument(
             f"filter: expected at most {_MOST_CONDITIONS} conditions, got {count}", field="filter"
         )
-    must, not_empty = _split(message.must)
-    should, should_not_empty = _split(message.should)
-    must_not, not_not_empty = _split(message.must_not)
-    if should_not_empty:
+    must, must_have_value = _split(message.must)
+    should, should_have_value = _split(message.should)
+    must_not, must_not_have_value = _split(message.must_not)
+    if should_have_value:
         raise InvalidArgument(
             "filter: empty = false is not possible in should: put empty = true into must_not",
             field="filter",
         )
-    # "has a value" is the negation of "is empty", and twice negated it is "is empty".
-    return Filter((*must, *not_not_empty), should, (*must_not, *not_empty))
+    # The store knows only "is empty". "Has a value" is its negation, so it changes the list.
+    return Filter((*must, *must_not_have_value), should, (*must_not, *must_have_value))
 
 
 def _split(conditions: Sequence[pb.Condition]) -> tuple[tuple[Condition, ...], tuple[Empty, ...]]:
-    """The conditions to hold as they are, and the fields that must have a value."""
-    plain: list[Condition] = []
-    filled: list[Empty] = []
+    """The ``conditions`` that the store knows, and the fields of those that say "has a value"."""
+    known: list[Condition] = []
+    have_value: list[Empty] = []
     for condition in conditions:
         if condition.WhichOneof("test") == "empty" and not condition.empty:
-            filled.append(Empty(_field(condition)))
+            have_value.append(Empty(_field(condition)))
         else:
-            plain.append(_condition(condition))
-    return tuple(plain), tuple(filled)
+            known.append(_condition(condition))
+    return tuple(known), tuple(have_value)
 
 
 def _field(condition: pb.Condition) -> str:

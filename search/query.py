@@ -61,11 +61,15 @@ class Searcher:
 
         Raises:
             NotFound: no point has this id or key.
+            InvalidArgument: the point does not have the vector that is compared.
         """
         # Read before the point: the pointer says which of the point's slots counts.
         snapshot = self._snapshot(target)
         name = target.vector.name
         record = self.point(target.collection.name, reference, vectors=(name,))
+        if name not in record.vectors:
+            msg = f"point {reference!r} has no vector {name!r} to search by"
+            raise InvalidArgument(msg, field="vector_name")
         others = replace(target.where, must_not=(*target.where.must_not, IdIn([record.id])))
         return self._search(
             replace(target, where=others),

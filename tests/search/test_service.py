@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -8,16 +9,28 @@ import numpy as np
 import pytest
 from google.protobuf.struct_pb2 import Value
 from reclustering import DIM, blobs
+from searching import Scene, searching
 
 from search.listing import farthest_first
 from shoal import vectors
 from shoal.errors import NotFound, Overloaded, ShoalError, Unauthenticated
 from shoal.rpc.status import from_rpc_error
-from shoal.store.model import Filter, IdIn
+from shoal.store import Point, Store, StoreConfig, open_store, point_id
+from shoal.store.model import Collection, Filter, IdIn
 from shoal.v1 import common_pb2
 from shoal.v1 import search_pb2 as pb
+from shoal.values import VectorInfo
 
-Scene = Any  # the fixture's class lives in conftest.py, which cannot be imported
+
+@pytest.fixture(params=["embedded", "memory"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    config = (
+        StoreConfig(path=tmp_path / "store")
+        if request.param == "embedded"
+        else StoreConfig(in_memory=True)
+    )
+    with open_store(config) as store, searching(store) as made:
+        yield made
 
 
 def messages(vector: np.ndarray) -> common_pb2.Vector:
@@ -278,6 +291,59 @@ def test_cluster_point_and_collection_are_read_one_by_one(scene: Scene) -> None:
     collection = scene.stub.GetCollection(pb.GetCollectionRequest(collection="toys"))
     assert (collection.points, collection.vectors[0].dim) == (200, DIM)
     assert list(scene.stub.ListCollections(pb.ListCollectionsRequest()).collections) == [collection]
+
+
+def test_collections_are_listed_by_name_in_pages(scene: Scene) -> None:
+    """Every collection once, whatever the size of a page; a token is the last name before."""
+    for name in ("zoo", "a-b", "a"):
+        scene.bench.store.create_collection(name, [VectorInfo("vit_b.16", 4, "c" * 64)])
+    for size, pages in ((0, 1), (1, 4), (2, 2), (3, 2), (4, 1)):
+        found, token, count = list[str](), "", 0
+        while count == 0 or token:
+            request = pb.ListCollectionsRequest(page_size=size, page_token=token)
+            page = scene.stub.ListCollections(request)
+            found += [each.name for each in page.collections]
+            token, count = page.next_page_token, count + 1
+        assert (found, count) == (["a", "a-b", "toys", "zoo"], pages)
+    past = scene.stub.ListCollections(pb.ListCollectionsRequest(page_token="zoo"))
+    assert (len(past.collections), past.next_page_token) == (0, "")
+    too_many = pb.ListCollectionsRequest(page_size=1001)
+    assert reason(lambda: scene.stub.ListCollections(too_many))[0] == "INVALID_ARGUMENT"
+
+
+def test_a_vectors_name_may_have_dots(scene: Scene) -> None:
+    """Such as encoders have: it is searched, and shown, by that name."""
+    name, vector = "vit_b.16", vectors.unit(np.arange(1, 5))
+    store = scene.bench.store
+    store.create_collection("dots", [VectorInfo(name, 4, "c" * 64)])
+    store.upsert("dots", [Point(point_id("k"), {name: vector}, {"n": 1})])
+    request = pb.SearchRequest(collection="dots", vector=messages(vector), vector_name=name)
+    assert [hit.id for hit in scene.stub.Search(request).hits] == [point_id("k")]
+    point = scene.stub.GetPoint(pb.GetPointRequest(collection="dots", id="k", with_vectors=True))
+    assert list(point.vectors) == [name]
+
+
+def test_search_by_image_reads_the_collection_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a request asks is checked once, before the embedder is troubled."""
+    read = list[str]()
+    collection = type(scene.bench.store).collection
+
+    def spy(store: Store, name: str) -> Collection:
+        read.append(name)
+        return collection(store, name)
+
+    scene.bench.recluster(2)
+    image = common_pb2.Image(data=vectors.encode(scene.vectors[0]))
+    request = pb.SearchRequest(collection="toys", image=image)
+    scene.stub.Search(request)  # the run's clusters are in memory from here on
+    monkeypatch.setattr(type(scene.bench.store), "collection", spy)
+    scene.stub.Search(request)
+    assert read == ["toys"]
+    scene.embedder.failure = Overloaded("not asked")
+    request.limit = 10_001
+    assert reason(lambda: scene.stub.Search(request))[0] == "INVALID_ARGUMENT"
 
 
 def test_search_follows_the_pointer_at_once(scene: Scene) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import grpc.aio
-import numpy as np
-import pytest
 from reclustering import DIM, VECTOR, Bench, blobs
 from serving import serving
 
@@ -19,9 +17,10 @@ from shoal.errors import ImageCorrupt, ShoalError
 from shoal.rpc.channel import ChannelConfig, open_aio_channel
 from shoal.rpc.server import Service
 from shoal.rpc.status import item_error
-from shoal.store import Store, StoreConfig, open_store
+from shoal.store import Store
 from shoal.v1 import common_pb2, embedder_pb2, embedder_pb2_grpc, search_pb2_grpc
 from shoal.values import VectorInfo
+from shoal.vectors import Vectors
 
 FINGERPRINT = "f" * 64
 
@@ -70,24 +69,15 @@ class Scene:
     """200 points in 4 clusters, and a stub that searches them."""
 
     bench: Bench
-    vectors: np.ndarray
+    vectors: Vectors
     ids: list[str]
     stub: search_pb2_grpc.SearchServiceStub
     embedder: ToyEmbedder
 
 
-@pytest.fixture(params=["embedded", "memory"])
-def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
-    config = (
-        StoreConfig(path=tmp_path / "store")
-        if request.param == "embedded"
-        else StoreConfig(in_memory=True)
-    )
-    with open_store(config) as store:
-        yield from _scene(store)
-
-
-def _scene(store: Store) -> Iterator[Scene]:
+@contextmanager
+def searching(store: Store) -> Iterator[Scene]:
+    """A scene in ``store``, which is empty."""
     store.create_collection("toys", [VectorInfo(VECTOR, DIM, FINGERPRINT)])
     bench = Bench(store)
     points = blobs(200, centres=4, spread=0.3)
