@@ -1,5 +1,4 @@
 """The contract's filters as the store's: what each condition becomes, and which points it means."""
-# ruff: noqa: FBT003 - booleans are among the values that conditions compare with
 
 from __future__ import annotations
 
