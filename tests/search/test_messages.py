@@ -13,7 +13,7 @@ from search.query import Found, Target
 from search.snapshots import Snapshot
 from shoal import vectors
 from shoal.errors import EncoderMismatch, InvalidArgument
-from shoal.store.clusterings import State
+from shoal.store.clusterings import Pointer, State
 from shoal.store.model import Collection, Equals, Filter, Hit, Record
 from shoal.v1 import common_pb2
 from shoal.v1 import search_pb2 as pb
@@ -21,7 +21,7 @@ from shoal.v1 import search_pb2 as pb
 TOYS = Collection("toys", (TOY, TINT), ("default", "mine"), 1_700_000_000.5)
 VECTOR = vectors.unit(np.arange(1, DIM + 1))
 SNAPSHOT = Snapshot(
-    State("mine", active_slot="b", active_run="r1"),
+    State("mine", Pointer(active_slot="b", active_run="r1")),
     {},
     [*CLUSTERS],
     np.eye(DIM, dtype=np.float32)[:3],
@@ -224,11 +224,3 @@ def test_collection_tells_what_it_consists_of() -> None:
         ("tint", 3, TINT.fingerprint),
     ]
     assert message.created_at.ToMilliseconds() == 1_700_000_000_500
-
-
-def test_page_size_has_a_default_and_a_limit() -> None:
-    """0 is the default; 1 to 1000 are taken."""
-    assert [messages.page_size(asked, 7) for asked in (0, 1, 1000)] == [7, 1, 1000]
-    with pytest.raises(InvalidArgument, match="page_size: expected 1 to 1000, got 1001") as caught:
-        messages.page_size(1001, 7)
-    assert caught.value.metadata == {"field": "page_size"}

@@ -98,7 +98,7 @@ def test_within_any_looks_at_every_point(scene: Scene) -> None:
     found = scene.searcher.by_vector(scene.target(limit=COUNT), QUERY)
     assert ids(found) == scene.nearest(QUERY, lambda _: True)
     assert found.cluster is None
-    assert found.snapshot.state.active_run == "r1"
+    assert found.snapshot.state.pointer.active_run == "r1"
 
 
 @pytest.mark.parametrize("cluster", [*CLUSTERS, NOISE])
@@ -162,7 +162,7 @@ def test_within_follows_the_active_slot(scene: Scene) -> None:
     named = scene.searcher.by_vector(scene.target(7, limit=COUNT), QUERY)
     assert ids(named) == scene.nearest(QUERY, lambda i: i != UNASSIGNED and cluster_in_b(i) == 7)
     found = scene.searcher.by_id(scene.target("auto"), "4")
-    assert (found.snapshot.state.active_run, found.cluster) == ("r2", cluster_in_b(4))
+    assert (found.snapshot.state.pointer.active_run, found.cluster) == ("r2", cluster_in_b(4))
     assert cluster_in_b(4) != cluster_in_a(4)
 
 
@@ -170,7 +170,7 @@ def test_answer_is_of_one_run_if_another_goes_live_meanwhile(scene: Scene) -> No
     """The pointer is read before the point, so a cutover between the two changes nothing."""
     scene.store.after_point = lambda: make_live(scene.store, "r2", "b")
     found = scene.searcher.by_id(scene.target("auto", limit=COUNT), "4")
-    assert (found.snapshot.state.active_run, found.cluster) == ("r1", cluster_in_a(4))
+    assert (found.snapshot.state.pointer.active_run, found.cluster) == ("r1", cluster_in_a(4))
     assert {found.snapshot.cluster_of(hit.payload) for hit in found.hits} == {cluster_in_a(4)}
 
 
@@ -221,7 +221,7 @@ def test_within_needs_a_run(scene: Scene, within: Scope) -> None:
     with pytest.raises(Conflict, match=r"'other' of 'toys' has no clusters yet: run `shoal"):
         scene.searcher.by_vector(target, QUERY)
     everywhere = scene.searcher.by_vector(replace(target, within="any"), QUERY)
-    assert (len(everywhere.hits), everywhere.snapshot.state.active_run) == (5, "")
+    assert (len(everywhere.hits), everywhere.snapshot.state.pointer.active_run) == (5, "")
 
 
 def test_where_holds_beside_the_cluster(scene: Scene) -> None:

@@ -33,7 +33,7 @@ def store(filled: Spy) -> Spy:
 def test_snapshot_holds_the_active_run(store: Spy) -> None:
     """Ids and centroids are in one order; the slot says which field of a payload counts."""
     found = Snapshots(store, 4).read("toys", "default")
-    assert (found.state.active_run, found.vector, found.ids) == ("r1", "toy", [*CLUSTERS])
+    assert (found.state.pointer.active_run, found.vector, found.ids) == ("r1", "toy", [*CLUSTERS])
     np.testing.assert_array_equal(found.centroids, np.stack(AXES))
     assert [found.clusters[c].cluster for c in CLUSTERS] == [*CLUSTERS]
     assert found.cluster_of({"clusters": {"default": {"a": 2, "b": 7}}}) == 2
@@ -50,7 +50,7 @@ def test_run_is_read_once_and_its_pointer_every_time(store: Spy) -> None:
     again = snapshots.read("toys", "default")
     assert len(store.scanned) == scans
     assert again.clusters == first.clusters
-    assert (first.state.active_slot, again.state.active_slot) == ("a", "b")
+    assert (first.state.pointer.active_slot, again.state.pointer.active_slot) == ("a", "b")
     assert again.cluster_of({"clusters": {"default": {"a": 2, "b": 7}}}) == 7
 
 
@@ -62,7 +62,7 @@ def test_runs_that_were_asked_for_last_are_kept(store: Spy) -> None:
         """Whether asking for ``run`` reads its records."""
         make_live(store, run, "a")
         store.scanned.clear()
-        assert snapshots.read("toys", "default").state.active_run == run
+        assert snapshots.read("toys", "default").state.pointer.active_run == run
         return bool(store.scanned)
 
     assert [reads(run) for run in ("r1", "r2", "r1", "r2")] == [True, True, False, False]
