@@ -158,7 +158,10 @@ def test_encoder_in_use_is_not_closed(others: Any, images: Any) -> None:
     async def scenario() -> None:
         config = EmbedderConfig(run_size=1, encoders=others, idle_encoder_s=0.05)
         async with running(config) as fleet, fleet.use("near") as held:
-            await asyncio.sleep(0.2)
+            await fleet.embed(images.china, ("mix",), Patience())
+            async with asyncio.timeout(30):  # it was used later, and nobody holds it
+                while fleet.is_open("mix"):  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0.01)
             assert fleet.is_open("near")
             found = await fleet.embed(images.china, ("near",), Patience())
             assert held.encoder.name == "near"

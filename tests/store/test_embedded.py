@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -148,7 +147,7 @@ def test_killed_process_loses_no_acknowledged_write(root: Path) -> None:
     while last < 150:
         assert receiver.poll(DEADLINE_S)
         last = receiver.recv()
-    os.kill(child.pid or 0, signal.SIGKILL)
+    child.kill()
     child.join(DEADLINE_S)
     while receiver.poll(0):
         try:

@@ -204,11 +204,12 @@ def test_a_schedule_trains_the_head_on_when_drift_says_so(bench: Bench, tmp_path
         request.config.scp.retrain = True
         schedule = pb.Schedule(request=request, only_if_due=True)
         schedule.interval.FromSeconds(1)
+        asked = pb.GetClusteringRequest(collection="toys")
         stub.SetSchedule(pb.SetScheduleRequest(collection="toys", schedule=schedule))
-        time.sleep(2.5)
-        assert (
-            bench.state.pointer.active_run == run.id
-        )  # its time came, and there was nothing to do
+        first_time = stub.GetClustering(asked).schedule.next_at.ToNanoseconds()
+        wait_until(lambda: stub.GetClustering(asked).schedule.next_at.ToNanoseconds() > first_time)
+        assert stub.GetClustering(asked).schedule.last_run == ""  # there was nothing to do
+        assert bench.state.pointer.active_run == run.id
 
         drifted = unit(blobs(600, seed=3) + 1.8 * unit(np.ones(DIM)))
         late = bench.put(drifted, first=500)
