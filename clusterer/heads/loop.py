@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +31,10 @@ from shoal.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_CHECKPOINT_EVERY_S: Final = 1.0
+"""The least time between two checkpoints: 17 MB at D = 1280, and an epoch of few pictures is
+over in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,8 @@ def train(
         pairs: the pictures' vectors and which of them belong together.
         objective: freshly made, by the training's seed.
         training: how it is trained.
-        checkpoint: the file that keeps the state after each epoch; if it exists, the training goes
-            on from it.
+        checkpoint: the file that keeps the state after an epoch, written once a second at most
+            and at the end; if it exists, the training goes on from it.
         progress: called after each epoch; its exceptions pass on.
 
     Raises:
@@ -154,7 +159,7 @@ def train(
             rate = scheduled_rate(training, epoch * steps + number, epochs * steps)
             take(rows[number].reshape(-1), rate)
         curve.append(tuple((sums / steps).tolist()))
-        saved.save(module, adam, curve)
+        saved.save(module, adam, curve, last=len(curve) == epochs)
         progress(len(curve), epochs)
     module.eval()
     return Trained(objective.network(), tuple(curve), objective.terms)
@@ -237,6 +242,7 @@ class _Checkpoint:
 
     def __init__(self, path: Path | None, pairs: Pairs, training: Training) -> None:
         self._path = path
+        self._saved_at = time.monotonic()
         self._mark = "" if path is None else fingerprint(pairs, training)
 
     def load(self, module: torch.nn.Module, adam: torch.optim.Optimizer) -> list[tuple[float, ...]]:
@@ -257,8 +263,12 @@ class _Checkpoint:
         module: torch.nn.Module,
         adam: torch.optim.Optimizer,
         curve: list[tuple[float, ...]],
+        *,
+        last: bool,
     ) -> None:
-        if self._path is None:
+        """Writes the state if it is the ``last``, or if the file is old enough."""
+        due = last or time.monotonic() - self._saved_at >= _CHECKPOINT_EVERY_S
+        if self._path is None or not due:
             return
         state = {
             "of": self._mark,
@@ -268,3 +278,4 @@ class _Checkpoint:
         }
         with replacing(self._path) as fresh:
             torch.save(state, fresh)
+        self._saved_at = time.monotonic()

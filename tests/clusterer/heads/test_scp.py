@@ -15,7 +15,7 @@ from hard_classes import accuracy, hard_classes
 from sklearn.neighbors import NearestNeighbors
 
 from clusterer.fits import kmeans
-from clusterer.heads import scp, temi
+from clusterer.heads import loop, scp, temi
 from clusterer.heads.ensemble import Quality, best, ensemble, quality
 from clusterer.heads.graph import to_onnx
 from clusterer.heads.loop import Trained, Training, scheduled_rate, train
@@ -279,9 +279,14 @@ def test_one_seed_gives_one_head_and_another_seed_another() -> None:
     ],
 )
 def test_a_killed_training_goes_on_as_if_it_had_not_been(
-    objective: ObjectiveName, first: str, then: str, tmp_path: Path
+    objective: ObjectiveName,
+    first: str,
+    then: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped after an epoch and begun again, also elsewhere: the same head and curve."""
+    """Stopped after an epoch and begun again, on any device: the same head and curve."""
+    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY_S", 0)
     vectors, _ = blobs()
     pairs = neighbour_pairs(vectors)
     training = Training(K, objective=objective, batch=128, epochs=6, device=first)
