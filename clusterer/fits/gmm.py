@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from clusterer.fits.count.asked import AskedCount, check_count, decide, fewest
+from clusterer.fits.count.asked import AskedCount, check_count, count_clusters, fewest
 from clusterer.fits.models import Mixture
 from clusterer.fits.reduction import check_dim, principal_components
 from clusterer.fits.values import Fit, FitPlan, Surroundings
@@ -58,7 +58,7 @@ def plan(options: GmmOptions, _: Surroundings) -> FitPlan:
 def run(vectors: Vectors, options: GmmOptions, warm: Vectors | None) -> Fit:
     """The fit of planned ``options`` on ``vectors`` (N, D); ``warm`` is not used."""
     del warm
-    k, facts = decide(vectors, options.k, seed=options.seed)
+    k, facts = count_clusters(vectors, options.k, seed=options.seed)
     if k > len(vectors):
         raise NotEnoughPoints(f"k = {k} is larger than the number of points, {len(vectors)}")
     model, likelihood = fit_mixture(vectors, k, dim=options.dim, seed=options.seed)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from clusterer.fits.count.asked import AskedCount, check_count, decide, fewest
+from clusterer.fits.count.asked import AskedCount, check_count, count_clusters, fewest
 from clusterer.fits.lloyd import Converged, lloyd
 from clusterer.fits.models import Centroids
 from clusterer.fits.values import Fit, FitPlan, Surroundings
@@ -98,7 +98,7 @@ def fit(vectors: Vectors, options: KMeansOptions, *, warm: Vectors | None = None
     Raises:
         NotEnoughPoints: k > N.
     """
-    k, count = decide(vectors, options.k, seed=options.seed)
+    k, count = count_clusters(vectors, options.k, seed=options.seed)
     if k > len(vectors):
         raise NotEnoughPoints(f"k = {k} is larger than the number of points, {len(vectors)}")
     usable = warm is not None and len(warm) == k

@@ -96,7 +96,7 @@ class Scp:
     def __init__(self, vectors: Tensor, clusters: int, options: ScpOptions, *, seed: int) -> None:
         """A new head for ``vectors`` (N, D) with weights by ``seed``."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seed % 2**63)
             self.module = ScpHead(vectors, clusters, options)
         self._alpha = options.alpha
 

@@ -108,7 +108,7 @@ class Temi:
     def __init__(self, vectors: Tensor, clusters: int, options: TemiOptions, *, seed: int) -> None:
         """New heads for ``vectors`` (N, D) with weights by ``seed``."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seed % 2**63)
             self.module = _Both(LinearHeads(vectors.mean(dim=0), options.heads, clusters))
         self._options = options
 

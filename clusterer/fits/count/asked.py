@@ -50,7 +50,7 @@ def fewest(count: AskedCount) -> int:
     return count.least if isinstance(count, Auto) else count
 
 
-def decide(vectors: Vectors, count: AskedCount, *, seed: int) -> tuple[int, dict[str, Any]]:
+def count_clusters(vectors: Vectors, count: AskedCount, *, seed: int) -> tuple[int, dict[str, Any]]:
     """The number of clusters for ``vectors`` (N, D), at most N, and what led to it, as facts."""
     if not isinstance(count, Auto):
         return count, {}

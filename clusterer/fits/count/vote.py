@@ -81,7 +81,7 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class CountEstimate:
     """What the estimators said.
 
     ``k`` is the decision. ``votes`` are all votes, by name, also those that do not count in the
@@ -97,7 +97,7 @@ class Count:
     elbow: tuple[tuple[int, float], ...]
 
 
-def estimate_count(vectors: Vectors, *, least: int, most: int, seed: int) -> Count:
+def estimate_count(vectors: Vectors, *, least: int, most: int, seed: int) -> CountEstimate:
     """The number of clusters in ``vectors``, between ``least`` and ``most``.
 
     HDBSCAN and the k-means of all k dominate, with ``most`` in the hundreds the eigenvalues: on
@@ -116,15 +116,15 @@ def estimate_count(vectors: Vectors, *, least: int, most: int, seed: int) -> Cou
     if not 1 <= least <= most:
         raise InvalidArgument(f"least, most: expected 1 <= least <= most, got {least}, {most}")
     if least == most:
-        return Count(least, (), disagree=False, elbow=())
+        return CountEstimate(least, (), disagree=False, elbow=())
     sample = _sample(vectors, seed)
     supported = len(np.unique(sample, axis=0)) // _MEMBERS
     if supported <= least:
-        return Count(least, (), disagree=False, elbow=())
+        return CountEstimate(least, (), disagree=False, elbow=())
     return _poll(sample, _Range(least, min(most, supported), supported), seed)
 
 
-def decide(votes: Iterable[Vote]) -> tuple[int, bool]:
+def verdict(votes: Iterable[Vote]) -> tuple[int, bool]:
     """The median of the votes that count, on a scale of ratios, and whether they disagree.
 
     At least one of ``votes`` must be of COUNTED.
@@ -176,7 +176,7 @@ def _steps(first: int, last: int, count: int) -> list[int]:
     return sorted({round(float(k)) for k in np.geomspace(first, last, count)})
 
 
-def _poll(sample: Vectors, wanted: _Range, seed: int) -> Count:
+def _poll(sample: Vectors, wanted: _Range, seed: int) -> CountEstimate:
     """Asks all estimators."""
     features = _principal(sample, seed)
     graph = neighbour_graph(features)
@@ -203,8 +203,10 @@ def _poll(sample: Vectors, wanted: _Range, seed: int) -> Count:
         for name, k in found.items()
         if k is not None
     )
-    k, disagree = decide(votes)
-    return Count(k, votes, disagree, _decreasing({k: partitions[k].inertia for k in wanted.shown}))
+    k, disagree = verdict(votes)
+    return CountEstimate(
+        k, votes, disagree, _decreasing({k: partitions[k].inertia for k in wanted.shown})
+    )
 
 
 def _principal(sample: Vectors, seed: int) -> Vectors:

@@ -7,12 +7,14 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from tqdm import tqdm
 
+from clusterer.heads.options import HeadOptions
 from shoal.app.cli.command import Command, Group
+from shoal.app.cli.options.derive import configured
 from shoal.app.cli.options.method import CountType
 from shoal.app.cli.options.option import Decorator, decorate, json_option, option
 from shoal.app.cli.options.target import Target, target_options
@@ -22,6 +24,7 @@ from shoal.app.cli.root import Interrupted
 
 if TYPE_CHECKING:
     from clusterer.heads.objectives import ObjectiveName
+    from clusterer.heads.pairs import PairKind
     from clusterer.heads.store import HeadManifest
     from clusterer.heads.training import HeadReport
 
@@ -64,13 +67,6 @@ _OPTIONS: tuple[Decorator, ...] = (
         default=0,
         help="Most points to train on. 0: the server's 50,000.",
     ),
-    option(
-        "--neighbours",
-        type=click.IntRange(min=0),
-        default=0,
-        help="Nearest points that count as a point's own kind. 0: 10 for scp; a quarter "
-        "of a mean cluster for temi, 10 to 50.",
-    ),
     option("--views", type=click.IntRange(1, 16), default=4, help="Augmented views of an image."),
     option(
         "--images",
@@ -78,30 +74,6 @@ _OPTIONS: tuple[Decorator, ...] = (
         metavar="DIR",
         help="Where the images are, if not where their URIs say.",
     ),
-    option(
-        "--learning-rate",
-        type=click.FloatRange(min=0),
-        default=0.0,
-        help="Adam's, at first. 0: 0.001 for scp, 0.01 for temi.",
-    ),
-    option(
-        "--schedule",
-        type=click.Choice(["cosine", "constant"]),
-        default="cosine",
-        help="Of the learning rate: down to 0 by a cosine, or as it is.",
-    ),
-    option(
-        "--epochs",
-        type=click.IntRange(min=0),
-        default=0,
-        help="Passes over the points. 0: 30, or more where points are few.",
-    ),
-    option("--batch", type=click.IntRange(min=2), default=512, help="Pairs of a step."),
-    option("--seed", type=click.IntRange(0, 2**31), default=0, help="Seed of everything random."),
-    option("--seeds", type=click.IntRange(min=1), default=5, help="Heads to train."),
-    option("--keep", type=click.IntRange(min=1), default=3, help="Best heads that vote together."),
-    option("--device", default="auto", metavar="cpu|cuda|auto", help="Where. auto: a GPU if any."),
-    option("--amp", is_flag=True, help="Half precision (bfloat16) in matrix products."),
     option(
         "--work",
         type=click.Path(path_type=Path, file_okay=False),
@@ -121,22 +93,19 @@ def train() -> None:
     """
 
 
-def _head_options(function: Any) -> Any:
-    return decorate(function, _OPTIONS)
+def _options(objective: ObjectiveName, *, without: tuple[str, ...] = ()) -> Decorator:
+    """The options of a training by ``objective``; HeadOptions become the keyword ``options``."""
+    head = configured(
+        HeadOptions, as_="options", default=HeadOptions(objective=objective), without=without
+    )
+    return lambda function: decorate(
+        function, (*_OPTIONS, head, heads_option, json_option, target_options)
+    )
 
 
 @train.command(cls=Command)
-@_head_options
-@option(
-    "--alpha",
-    type=click.FloatRange(min=0),
-    help="Weight of equal sizes. Default: 5, from 100 clusters on 10; 1 or 2 suit unequal ones, "
-    "and with 0 clusters stay unused.",
-)
-@heads_option
-@json_option
-@target_options
-def scp(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
+@_options("scp")
+def scp(**given: Any) -> None:
     """Train a head with SCP's losses: a small network that gives vectors their clusters.
 
     Trains several on a sample of the collection's vectors, without labels, and makes one of the
@@ -148,15 +117,12 @@ def scp(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
       shoal train scp -k 10 --pairs both --images photos/
       shoal train scp -k auto --overcluster 30 --heads s3://bucket/heads
     """
-    _train("scp", target, heads, options, as_json=as_json)
+    _train(**given)
 
 
 @train.command(cls=Command)
-@_head_options
-@heads_option
-@json_option
-@target_options
-def temi(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
+@_options("temi", without=("alpha",))
+def temi(**given: Any) -> None:
     """Train a head with TEMI's loss: linear, on features only. Measured to be the best.
 
     All else is as with `shoal train scp`, the way it is applied too.
@@ -164,42 +130,51 @@ def temi(*, target: Target, heads: str, as_json: bool, **options: Any) -> None:
     Example:
       shoal train temi -k 10
     """
-    _train("temi", target, heads, {**options, "alpha": None}, as_json=as_json)
+    _train(**given)
 
 
 def _train(
-    objective: ObjectiveName, target: Target, heads: str, options: dict[str, Any], *, as_json: bool
+    *,
+    target: Target,
+    options: HeadOptions,
+    k: int | Literal["auto"],
+    overcluster: int,
+    pairs: PairKind,
+    name: str,
+    vector: str,
+    encoders: str,
+    sample_size: int,
+    views: int,
+    images: Path | None,
+    work: Path,
+    heads: str,
+    as_json: bool,
 ) -> None:
-    from clusterer.heads.options import HeadOptions
+    from clusterer.fits.count.asked import Auto
     from clusterer.heads.store import HeadStore
     from clusterer.heads.training import check_torch
     from shoal.app.jobs.training import Console, Request, train_and_keep
     from shoal.store.model import JOINT
 
-    if options["encoders"] and options["vector"]:
+    if encoders and vector:
         msg = "--encoders and --vector both name what to train on: give one"
         raise click.UsageError(msg)
-    if options["overcluster"] and options["k"] != "auto":
+    if overcluster and k != "auto":
         msg = "--overcluster is for -k auto: it finds the number by merging"
         raise click.UsageError(msg)
     check_torch()
     store = HeadStore(heads)
-    names = {each.name for each in dataclasses.fields(HeadOptions)}
     request = Request(
         collection=target.collection,
-        name=options["name"] or target.collection.lower(),
-        clusters=options["overcluster"] or options["k"],
-        options=HeadOptions(
-            objective=objective,
-            merge=bool(options["overcluster"]),
-            **{name: value for name, value in options.items() if name in names},
-        ),
-        pairs=options["pairs"],
-        vector=options["vector"] or options["encoders"].replace(",", JOINT),
-        sample_size=options["sample_size"],
-        views=options["views"],
-        images=options["images"],
-        work=options["work"],
+        name=name or target.collection.lower(),
+        clusters=overcluster or (Auto() if k == "auto" else k),
+        options=dataclasses.replace(options, merge=bool(overcluster)),
+        pairs=pairs,
+        vector=vector or encoders.replace(",", JOINT),
+        sample_size=sample_size,
+        views=views,
+        images=images,
+        work=work,
     )
     try:
         with target.connect() as client:

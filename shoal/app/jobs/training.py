@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
-from clusterer.fits.count.asked import Auto, decide
+from clusterer.fits.count.asked import AskedCount, Auto, count_clusters
 from clusterer.heads.options import HeadOptions
 from clusterer.heads.pairs import PairKind, Pairs, Rows, nearest_neighbours
 from clusterer.heads.store import HeadManifest, HeadStore, check_name
@@ -60,7 +60,7 @@ class Request:
     Attributes:
         collection: The collection that holds the vectors.
         name: The head's name.
-        clusters: The number of clusters, or ``auto``: estimators vote on it.
+        clusters: The number of clusters, or the range in which estimators vote on it.
         options: How the head is trained.
         pairs: What belongs together.
         vector: The named vector, or several as ``A+B``; empty for the collection's first.
@@ -72,7 +72,7 @@ class Request:
 
     collection: str
     name: str
-    clusters: int | Literal["auto"]
+    clusters: AskedCount
     options: HeadOptions
     pairs: PairKind
     vector: str
@@ -94,7 +94,7 @@ def train_and_keep(
     """
     check_name(request.name)
     check_device(request.options.device)
-    if request.clusters != "auto":
+    if not isinstance(request.clusters, Auto):
         check_clusters(request.clusters)
     sample = client.sample_vectors(
         collection=request.collection,
@@ -121,8 +121,7 @@ def train_and_keep(
 
 def _clusters(vectors: Vectors, request: Request, console: Console) -> int:
     """The number of clusters, estimated if asked."""
-    count = Auto() if request.clusters == "auto" else request.clusters
-    clusters, facts = decide(vectors, count, seed=request.options.seed)
+    clusters, facts = count_clusters(vectors, request.clusters, seed=request.options.seed)
     if facts:
         votes = ", ".join(f"{vote['estimator']} {vote['k']}" for vote in facts["count"]["votes"])
         doubt = "; they disagree" if facts["count"]["disagree"] else ""

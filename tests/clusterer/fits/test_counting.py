@@ -16,7 +16,7 @@ from clusterer.fits.count.estimators import (
     neighbour_graph,
     silhouette,
 )
-from clusterer.fits.count.vote import COUNTED, Count, Vote, decide, estimate_count
+from clusterer.fits.count.vote import COUNTED, CountEstimate, Vote, estimate_count, verdict
 from shoal.errors import InvalidArgument
 from shoal.vectors import Labels, Vectors, unit
 
@@ -28,7 +28,7 @@ def sphere_blobs(k: int, each: int, *, spread: float = 0.08, dim: int = 64) -> V
     return unit(np.repeat(centres, each, 0) + spread * random.normal(size=(k * each, dim)))
 
 
-def votes_of(count: Count) -> dict[str, int]:
+def votes_of(count: CountEstimate) -> dict[str, int]:
     return {vote.estimator: vote.k for vote in count.votes}
 
 
@@ -38,7 +38,7 @@ def eight() -> Vectors:
 
 
 @pytest.fixture(scope="module")
-def eight_counted(eight: Vectors) -> Count:
+def eight_counted(eight: Vectors) -> CountEstimate:
     return estimate_count(eight, least=2, most=50, seed=0)
 
 
@@ -70,7 +70,9 @@ def test_count_and_votes_are_within_least_and_most(eight: Vectors, least: int, m
     assert found.k == min(max(8, least), most)
 
 
-def test_count_does_not_depend_on_a_generous_most(eight: Vectors, eight_counted: Count) -> None:
+def test_count_does_not_depend_on_a_generous_most(
+    eight: Vectors, eight_counted: CountEstimate
+) -> None:
     """Blobs that were found below 50 are found below 10,000."""
     assert estimate_count(eight, least=2, most=10_000, seed=0).k == eight_counted.k == 8
 
@@ -78,7 +80,7 @@ def test_count_does_not_depend_on_a_generous_most(eight: Vectors, eight_counted:
 def test_count_with_least_equal_to_most_asks_nobody() -> None:
     """A range of one number is the answer, even for vectors that are no vectors."""
     nothing = np.full((5, 3), np.nan, np.float32)
-    assert estimate_count(nothing, least=7, most=7, seed=0) == Count(7, (), False, ())
+    assert estimate_count(nothing, least=7, most=7, seed=0) == CountEstimate(7, (), False, ())
 
 
 @pytest.mark.parametrize(("least", "most"), [(0, 5), (6, 5)])
@@ -88,7 +90,7 @@ def test_count_refuses_an_empty_range(eight: Vectors, least: int, most: int) -> 
         estimate_count(eight, least=least, most=most, seed=0)
 
 
-def test_count_with_the_same_seed_is_the_same(eight: Vectors, eight_counted: Count) -> None:
+def test_count_with_the_same_seed_is_the_same(eight: Vectors, eight_counted: CountEstimate) -> None:
     """Votes and curve follow from vectors, range and seed."""
     assert estimate_count(eight, least=2, most=50, seed=0) == eight_counted
 
@@ -113,7 +115,7 @@ def test_count_of_fewer_vectors_than_neighbours_is_in_range(n: int) -> None:
 def test_count_of_equal_vectors_is_least() -> None:
     """One vector, however often, is one cluster; nobody is asked."""
     equal = np.full((300, 4), 0.5, np.float32)
-    assert estimate_count(equal, least=1, most=50, seed=0) == Count(1, (), False, ())
+    assert estimate_count(equal, least=1, most=50, seed=0) == CountEstimate(1, (), False, ())
     assert estimate_count(equal, least=3, most=50, seed=0).k == 3
 
 
@@ -123,7 +125,7 @@ def test_count_of_few_different_vectors_is_a_quarter_of_them_at_most() -> None:
     assert estimate_count(copies, least=1, most=50, seed=0).k <= 3
 
 
-def test_count_shows_a_curve_that_falls_from_least_to_most(eight_counted: Count) -> None:
+def test_count_shows_a_curve_that_falls_from_least_to_most(eight_counted: CountEstimate) -> None:
     """About 12 points, both ends among them, inertia falling and within 0 to N."""
     ks, inertia = zip(*eight_counted.elbow, strict=True)
     assert (ks[0], ks[-1]) == (2, 50)
@@ -176,26 +178,28 @@ def test_count_says_that_estimators_disagree_on_blobs_made_of_blobs() -> None:
     assert votes["eigengap"] == found.k == 20
 
 
-def test_decide_takes_the_median_of_those_that_count() -> None:
+def test_verdict_takes_the_median_of_those_that_count() -> None:
     """The middle of three; of two, the middle of their ratio; other votes change nothing."""
     votes = [Vote(name, k) for name, k in zip(COUNTED, [4, 40, 9], strict=True)]
-    assert decide(votes) == (9, True)
-    assert decide([*votes, Vote("silhouette", 1), Vote("elbow", 1)]) == (9, True)
-    assert decide([votes[0], votes[2]]) == (6, True)
-    assert decide(votes[:1]) == (4, False)
+    assert verdict(votes) == (9, True)
+    assert verdict([*votes, Vote("silhouette", 1), Vote("elbow", 1)]) == (9, True)
+    assert verdict([votes[0], votes[2]]) == (6, True)
+    assert verdict(votes[:1]) == (4, False)
 
 
 @pytest.mark.parametrize(("elbow_k", "disagree"), [(8, False), (15, False), (7, True), (16, True)])
-def test_decide_flags_more_than_a_factor_of_one_and_a_half(elbow_k: int, *, disagree: bool) -> None:
+def test_verdict_flags_more_than_a_factor_of_one_and_a_half(
+    elbow_k: int, *, disagree: bool
+) -> None:
     """Votes of 10 to 12 agree with an elbow at 8 or 15, and not at 7 or 16; it stays 11."""
     votes = [Vote(name, k) for name, k in zip(COUNTED, [10, 12, 11], strict=True)]
-    assert decide([*votes, Vote("elbow", elbow_k)]) == (11, disagree)
+    assert verdict([*votes, Vote("elbow", elbow_k)]) == (11, disagree)
 
 
-def test_decide_does_not_hear_the_others_disagree() -> None:
+def test_verdict_does_not_hear_the_others_disagree() -> None:
     """Silhouette and coding length raise no flag: they are nearly always too low."""
     votes = [*(Vote(name, 10) for name in COUNTED), Vote("silhouette", 2)]
-    assert decide([*votes, Vote("coding_length", 2)]) == (10, False)
+    assert verdict([*votes, Vote("coding_length", 2)]) == (10, False)
 
 
 def test_coding_length_is_that_of_the_formula() -> None:

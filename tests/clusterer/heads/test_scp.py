@@ -27,7 +27,7 @@ from clusterer.heads.scp import Scp, ScpOptions
 from clusterer.heads.session import HeadSession
 from clusterer.heads.temi import Temi, TemiOptions
 from clusterer.heads.training import train_head
-from shoal.errors import ArtefactError, FitFailed, InvalidArgument, NotEnoughPoints
+from shoal.errors import ArtefactError, ConfigError, FitFailed, InvalidArgument, NotEnoughPoints
 from shoal.vectors import Vectors
 
 K = 4
@@ -246,8 +246,36 @@ def test_the_rate_falls_by_a_cosine_or_stays() -> None:
     rates = [scheduled_rate(falling, step, 10) for step in (0, 5, 10)]
     assert rates == pytest.approx([1e-3, 0.5e-3, 0])
     assert {scheduled_rate(constant, step, 10) for step in range(10)} == {1e-3}
-    with pytest.raises(InvalidArgument, match=r"schedule: expected cosine or constant, got 'step'"):
-        HeadOptions(schedule="step")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"schedule": "step"}, "schedule: expected one of cosine, constant, got 'step'"),
+        ({"objective": "dec"}, "objective: expected one of scp, temi, got 'dec'"),
+        ({"neighbours": -1}, "neighbours: expected at least 0"),
+        ({"alpha": -0.1}, "alpha: expected at least 0"),
+        ({"alpha": math.nan}, "alpha: expected"),
+        ({"learning_rate": -0.1}, "learning_rate: expected at least 0"),
+        ({"learning_rate": math.inf}, "learning_rate: expected a finite number, got inf"),
+        ({"epochs": -1}, "epochs: expected at least 0"),
+        ({"batch": 1}, "batch: expected at least 2, got 1"),
+        ({"seed": -1}, "seed: expected 0 to"),
+        ({"seed": 2**64}, "seed: expected 0 to"),
+        ({"seeds": 0}, "seeds: expected at least 1"),
+        ({"keep": 0}, "keep: expected at least 1"),
+    ],
+)
+def test_options_out_of_range_are_named(wrong: dict[str, Any], words: str) -> None:
+    """Before anything is read; the border itself is allowed."""
+    with pytest.raises(ConfigError, match=words):
+        HeadOptions(**wrong)
+
+
+def test_options_on_their_borders_are_allowed() -> None:
+    """The least of each."""
+    HeadOptions(neighbours=0, alpha=0, learning_rate=0, epochs=0, batch=2, seed=0, seeds=1, keep=1)
+    HeadOptions(seed=2**64 - 1)
 
 
 def test_alpha_of_zero_is_no_default() -> None:
