@@ -13,9 +13,9 @@ from shoal.values import VectorInfo
 
 
 @pytest.fixture(params=["embedded", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, quick_path: Path) -> Iterator[Store]:
     config = (
-        StoreConfig(path=tmp_path / "store")
+        StoreConfig(path=quick_path / "store")
         if request.param == "embedded"
         else StoreConfig(in_memory=True)
     )

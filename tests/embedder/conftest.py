@@ -120,12 +120,12 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Serve:
-    """Gives a context manager that runs an embedder on a free port, its store on disk."""
+def serve(quick_path: Path) -> Serve:
+    """Gives a context manager that runs an embedder on a free port and its store."""
 
     @asynccontextmanager
     async def running(config: EmbedderConfig | None = None) -> AsyncIterator[Served]:
-        with open_store(StoreConfig(path=tmp_path / "store")) as store:
+        with open_store(StoreConfig(path=quick_path / "store")) as store:
             service = EmbedderService(config or EmbedderConfig(run_size=1), store)
             server = RpcServer(ServerConfig(address="127.0.0.1:0", grace_s=5), [service])
             port = await server.start()

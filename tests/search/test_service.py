@@ -23,9 +23,9 @@ from shoal.values import VectorInfo
 
 
 @pytest.fixture(params=["embedded", "memory"])
-def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+def scene(request: pytest.FixtureRequest, quick_path: Path) -> Iterator[Scene]:
     config = (
-        StoreConfig(path=tmp_path / "store")
+        StoreConfig(path=quick_path / "store")
         if request.param == "embedded"
         else StoreConfig(in_memory=True)
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from quick_disk import quick_directory
 from stand_in import qdrant_server
 
 from shoal.store import (
@@ -72,17 +73,15 @@ def server_url() -> Iterator[tuple[str, int]]:
 
 
 @pytest.fixture(scope="session", params=["embedded", "memory", "server"])
-def config(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    server_url: tuple[str, int],
-) -> StoreConfig:
+def config(request: pytest.FixtureRequest, server_url: tuple[str, int]) -> Iterator[StoreConfig]:
     """Where each engine keeps its points."""
     if request.param == "embedded":
-        return StoreConfig(path=tmp_path_factory.mktemp("embedded") / "store")
-    if request.param == "memory":
-        return StoreConfig(in_memory=True)
-    return StoreConfig(url=server_url[0], grpc_port=server_url[1], timeout_s=20)
+        with quick_directory() as path:
+            yield StoreConfig(path=path / "store")
+    elif request.param == "memory":
+        yield StoreConfig(in_memory=True)
+    else:
+        yield StoreConfig(url=server_url[0], grpc_port=server_url[1], timeout_s=20)
 
 
 @pytest.fixture(scope="session")

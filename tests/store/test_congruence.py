@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from quick_disk import quick_directory
 
 from shoal.errors import InvalidArgument
 from shoal.store import (
@@ -84,10 +85,10 @@ operations = st.one_of(
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Store]]:
-    path = tmp_path_factory.mktemp("congruence") / "store"
+def stores() -> Iterator[tuple[Store, Store]]:
     with (
-        open_store(StoreConfig(path=path)) as embedded,
+        quick_directory() as path,
+        open_store(StoreConfig(path=path / "store")) as embedded,
         open_store(StoreConfig(in_memory=True)) as memory,
     ):
         for store in (embedded, memory):

@@ -39,8 +39,8 @@ DEADLINE_S = 30
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "store"
+def root(quick_path: Path) -> Path:
+    return quick_path / "deep" / "store"
 
 
 @pytest.fixture
@@ -136,8 +136,9 @@ def _write_until_killed(root: str, acknowledged: Connection) -> None:
         acknowledged.send(step)
 
 
-def test_killed_process_loses_no_acknowledged_write(root: Path) -> None:
+def test_killed_process_loses_no_acknowledged_write(tmp_path: Path) -> None:
     """After SIGKILL amid writes the store opens, and every write that returned is there."""
+    root = tmp_path / "store"
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_write_until_killed, args=(str(root), sender), daemon=True)

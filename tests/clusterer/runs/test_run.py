@@ -791,9 +791,9 @@ def test_a_late_clearing_leaves_what_a_later_run_sealed(
     assert [(one.get("a"), one["b"]) for one in held] == [(left, 0)] * 3
 
 
-def test_points_without_the_vector_have_no_label_of_an_earlier_run(tmp_path: Path) -> None:
+def test_points_without_the_vector_have_no_label_of_an_earlier_run(quick_path: Path) -> None:
     """A run of one vector, then one of another that half of the points have: half are clustered."""
-    with open_store(StoreConfig(path=tmp_path / "store")) as store:
+    with open_store(StoreConfig(path=quick_path / "store")) as store:
         specs = [VectorInfo("toy", DIM, "f" * 64), VectorInfo("late", 4, "e" * 64)]
         store.create_collection("toys", specs)
         bench = Bench(store)
