@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 
 from embedder.flow.admission import Capacity, Gate, Turns
 from shoal.errors import Overloaded
+
+pytestmark = pytest.mark.timeout(10)
+"""A gate that lets nobody in is found in seconds."""
 
 
 async def settled() -> None:
@@ -24,9 +28,14 @@ def test_gate_refuses_at_once_past_its_items_or_bytes() -> None:
     with gate.admit(2, 50):
         with pytest.raises(Overloaded) as caught, gate.admit(2, 1):
             pass
-        assert caught.value.retry_after_s > 0
+        assert caught.value.retry_after_s == 1.0
+        assert caught.value.message == (
+            "embed: 2 images (50 bytes) are in process, "
+            "expected at most 3 (100 bytes) with the 2 (1 bytes) of this call"
+        )
         with pytest.raises(Overloaded), gate.admit(1, 51):
             pass
+        assert (gate.items, gate.bytes) == (2, 50)
         with gate.admit(1, 50):
             assert (gate.items, gate.bytes) == (3, 100)
     assert (gate.items, gate.bytes) == (0, 0)
@@ -37,6 +46,112 @@ def test_gate_admits_anything_when_empty() -> None:
     gate = Gate("embed", Capacity(max_items=3, max_bytes=100))
     with gate.admit(5, 1000), pytest.raises(Overloaded), gate.admit(1, 1):
         pass
+    assert (gate.items, gate.bytes) == (0, 0)
+
+
+def test_gate_is_left_by_a_call_that_fails() -> None:
+    """An error inside gives the room back."""
+    gate = Gate("embed", Capacity(max_items=3, max_bytes=100))
+    with pytest.raises(ValueError, match="broken"), gate.admit(2, 50):
+        raise ValueError("broken")
+    assert (gate.items, gate.bytes) == (0, 0)
+
+
+def test_gate_lets_in_what_fits_and_no_more() -> None:
+    """Items enter without waiting up to either bound; each that leaves makes room for one."""
+
+    async def scenario() -> None:
+        for sizes, size in ((Capacity(max_items=3, max_bytes=100), 1), (Capacity(100, 30), 10)):
+            gate = Gate("ingest", sizes)
+            tasks = [asyncio.create_task(gate.enter(size)) for _ in range(5)]
+            for inside in (3, 4, 5):
+                await settled()
+                assert [task.done() for task in tasks] == [True] * inside + [False] * (5 - inside)
+                assert gate.items == 3
+                assert gate.bytes == 3 * size
+                gate.leave(size)
+            gate.leave(size)
+            gate.leave(size)
+            assert (gate.items, gate.bytes) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_gate_that_empties_lets_in_several() -> None:
+    """A large item that leaves makes room for all the small ones that fit instead."""
+
+    async def scenario() -> None:
+        gate = Gate("ingest", Capacity(max_items=10, max_bytes=100))
+        await gate.enter(1000)
+        tasks = [asyncio.create_task(gate.enter(40)) for _ in range(3)]
+        await settled()
+        assert not any(task.done() for task in tasks)
+        gate.leave(1000)
+        await settled()
+        assert [task.done() for task in tasks] == [True, True, False]
+        assert (gate.items, gate.bytes) == (2, 80)
+        tasks[2].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_gate_lets_the_next_in_when_the_first_in_line_gives_up() -> None:
+    """A large item that waits holds up the small ones behind it only as long as it waits."""
+
+    async def scenario() -> None:
+        gate = Gate("ingest", Capacity(max_items=10, max_bytes=100))
+        await gate.enter(60)
+        large, small, smaller = (asyncio.create_task(gate.enter(size)) for size in (80, 10, 5))
+        await settled()
+        assert not small.done()
+        large.cancel()
+        await settled()
+        assert large.cancelled()
+        assert small.done()
+        assert smaller.done()
+        assert (gate.items, gate.bytes) == (3, 75)
+
+    asyncio.run(scenario())
+
+
+def test_gate_forgets_whoever_gives_up_further_back() -> None:
+    """An item whose wait was cancelled is passed over, and takes no room."""
+
+    async def scenario() -> None:
+        gate = Gate("ingest", Capacity(max_items=2, max_bytes=100))
+        await gate.enter(60)
+        first, gone, last = (asyncio.create_task(gate.enter(size)) for size in (50, 30, 40))
+        await settled()
+        gone.cancel()
+        await settled()
+        assert (gate.items, gate.bytes) == (1, 60)
+        gate.leave(60)
+        await settled()
+        assert first.done()
+        assert last.done()
+        assert (gate.items, gate.bytes) == (2, 90)
+
+    asyncio.run(scenario())
+
+
+def test_gate_takes_back_the_room_of_one_let_in_and_cancelled_at_once() -> None:
+    """An item that is cancelled before it learns that it may enter has not entered."""
+
+    async def scenario() -> None:
+        gate = Gate("ingest", Capacity(max_items=1, max_bytes=100))
+        await gate.enter(60)
+        unlucky, after = asyncio.create_task(gate.enter(50)), asyncio.create_task(gate.enter(40))
+        await settled()
+        gate.leave(60)
+        assert (gate.items, gate.bytes) == (1, 50)
+        unlucky.cancel()
+        await settled()
+        assert unlucky.cancelled()
+        assert after.done()
+        assert (gate.items, gate.bytes) == (1, 40)
+
+    asyncio.run(scenario())
 
 
 def test_gate_lets_in_first_come_first_served() -> None:
@@ -51,13 +166,13 @@ def test_gate_lets_in_first_come_first_served() -> None:
             await gate.enter(size)
             order.append(size)
 
-        async with asyncio.TaskGroup() as group:
-            for size in (80, 10, 5):
-                group.create_task(enter(size))
-            await settled()
-            assert order == []
-            gate.leave(60)
+        tasks = [asyncio.create_task(enter(size)) for size in (80, 10, 5)]
+        await settled()
+        assert order == []
+        gate.leave(60)
+        await settled()
         assert order == [80, 10, 5]
+        await asyncio.gather(*tasks)
 
     asyncio.run(scenario())
 
@@ -130,5 +245,37 @@ def test_turns_are_one_at_a_time_in_order_and_leave_nothing() -> None:
         assert len(turns) == 0
         assert first.done()
         assert third.done()
+
+    asyncio.run(scenario())
+
+
+def test_turns_keep_a_key_as_long_as_anybody_uses_it() -> None:
+    """Whoever waits and gives up, or fails while it holds the key, changes nothing for others."""
+
+    async def scenario() -> None:
+        turns = Turns()
+        inside: list[Hashable] = []
+        go_on = asyncio.Event()
+
+        async def hold(name: str) -> None:
+            async with turns.of("key"):
+                inside.append(name)
+                await go_on.wait()
+                raise ValueError(name)
+
+        assert len(turns) == 0
+        first, second = asyncio.create_task(hold("first")), asyncio.create_task(hold("second"))
+        await settled()
+        assert len(turns) == 1
+        second.cancel()
+        await settled()
+        assert len(turns) == 1
+        third = asyncio.create_task(hold("third"))
+        await settled()
+        assert inside == ["first"]
+        go_on.set()
+        answers = await asyncio.gather(first, third, return_exceptions=True)
+        assert [str(answer) for answer in answers] == inside == ["first", "third"]
+        assert len(turns) == 0
 
     asyncio.run(scenario())
