@@ -1,6 +1,6 @@
 """Images to vectors, and vectors into the store.
 
-Edge to core: ``service`` (messages) -> ``ingest`` (the use case) -> ``pipeline`` (decode, then
-batch) -> ``encoder`` -> ``runtime`` (ONNX Runtime). ``batching``, ``admission`` and ``streaming``
-are pure asyncio and know no images.
+Edge to core: ``service`` (messages) -> ``ingest`` (the use case) -> ``inference`` (decode, then
+batch) -> ``encoding`` (the encoder, its artefact, ONNX Runtime). ``flow`` is pure asyncio and knows
+no images.
 """

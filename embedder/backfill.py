@@ -1,28 +1,26 @@
-"""The embedder's ingestion without its server: for tasks that read their images themselves.
+"""The embedder's ingestion without its server, for tasks that read their images themselves.
 
-The same requests, rules and answers as the service's Ingest, so that an image becomes the same
+Requests, rules and answers are those of the service's Ingest, so that an image becomes the same
 point whichever way it came; only the stream is missing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from embedder import messages
 from embedder.config import EmbedderConfig
-from embedder.fleet import Fleet
-from embedder.ingest import Destination, Ingestor, Outcome
+from embedder.inference.fleet import Fleet
+from embedder.ingest.ingestor import Destination, Ingestor
+from embedder.ingest.items import Outcome
+from embedder.ingest.points import Points
 from embedder.locations.reading import Locations
-from embedder.points import Points
 from shoal.errors import LocationUnavailable, ShoalError, TransientError
 from shoal.store import Store
 from shoal.store.model import check_collection_name
 from shoal.v1 import embedder_pb2 as pb
-
-_LOG = logging.getLogger(__name__)
 
 
 def ingest_all(
@@ -35,8 +33,9 @@ def ingest_all(
 ) -> list[pb.IngestResponse]:
     """One answer per request, in no order; a bad image costs only itself.
 
-    ``requests`` are taken when there is room for them, ``config.stream_window`` at a time, and
-    may read files. Without any, the encoders are opened and proven right, and the collection made.
+    ``requests`` may read files: each is taken when there is room for it, and at most
+    ``config.stream_window`` are under way. Without any request, the encoders are opened and proven
+    right, and the collection is made.
 
     Raises:
         ConfigError, ArtefactError, SelfTestFailed: an encoder cannot be opened.
@@ -74,9 +73,9 @@ async def _ingest_all(
                 under_way.add(task)
                 del request, task  # an image is up to 20 MiB
                 if len(under_way) >= config.stream_window:
-                    under_way = await _some(under_way, answers)
+                    under_way = await _wait_for_one(under_way, answers)
             while under_way:
-                under_way = await _some(under_way, answers)
+                under_way = await _wait_for_one(under_way, answers)
         finally:
             for task in under_way:
                 task.cancel()
@@ -84,10 +83,10 @@ async def _ingest_all(
         return answers
 
 
-async def _some(
+async def _wait_for_one(
     under_way: set[asyncio.Task[pb.IngestResponse]], answers: list[pb.IngestResponse]
 ) -> set[asyncio.Task[pb.IngestResponse]]:
-    """Those still under way when one or more have been answered."""
+    """The tasks still under way once one has ended; what has ended goes to ``answers``."""
     done, rest = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
     answers += [task.result() for task in done]
     return rest
@@ -96,14 +95,14 @@ async def _some(
 async def _answer(
     ingestor: Ingestor, to: Destination, request: pb.IngestRequest, limit: int
 ) -> pb.IngestResponse:
+    key = request.key
     answer: Outcome | ShoalError
     try:
-        answer = await ingestor.ingest(to, await messages.to_ingest(request, max_bytes=limit))
-    except ShoalError as exc:
+        item = await messages.to_ingest(request, max_bytes=limit)
+        key = item.key
+        answer = await ingestor.ingest(to, item)
+    except Exception as exc:
         if isinstance(exc, TransientError) and not isinstance(exc, LocationUnavailable):
-            raise  # the store's: whoever sent this task does it again
-        answer = exc
-    except Exception as exc:  # noqa: BLE001 - the edge of an item: a bug costs it alone
-        _LOG.error("an item failed", exc_info=exc)
-        answer = ShoalError(f"internal error: {type(exc).__name__}")
-    return messages.ingest_response(request.sequence, request.key, answer)
+            raise  # the store's error: the sender of this task does the task again
+        answer = messages.item_failure(exc, log="the task's log")
+    return messages.ingest_response(request.sequence, key, answer)

@@ -1,18 +1,20 @@
 """Messages to values and back: what a request may say, and how an answer is put.
 
-The one place that checks the fields of an ``IngestRequest``.
+The one place that checks the fields of an ``IngestRequest``, and the one that says how the error
+of an item looks to its sender.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 
 from google.protobuf import struct_pb2
 
 from embedder.encoding.artefact import Artefact
-from embedder.fleet import has_text
-from embedder.ingest import Item, Outcome, Remote, Status, to_item
-from embedder.pipeline import Vector
+from embedder.inference.fleet import has_text
+from embedder.inference.pipeline import Vector
+from embedder.ingest.items import Item, Outcome, Remote, Status, to_item
 from shoal import vectors
 from shoal.errors import (
     ImageEmpty,
@@ -22,19 +24,23 @@ from shoal.errors import (
 )
 from shoal.rpc.status import item_error
 from shoal.store import RESERVED_FIELDS, Json, Payload
-from shoal.store.payloads import clean_payload, is_addressable
+from shoal.store.payloads import MAX_DEPTH, clean_number, is_addressable
 from shoal.v1 import common_pb2, embedder_pb2
+
+_LOG = logging.getLogger(__name__)
 
 MAX_KEY_CHARS = 2000
 MAX_URI_CHARS = 2000
 MAX_SOURCE_CHARS = 200
 MAX_TEXT_CHARS = 10_000
-_WIRE_FACTOR = 16
-"""A payload's bytes on the wire per byte as JSON, at most: 14 for a list of digits."""
-
 MAX_PAYLOAD_BYTES = 64 * 2**10
-
-"""What has a meaning in the store's field paths: such a name could never be addressed again."""
+"""The most bytes of a payload as JSON."""
+_MOST_ON_WIRE = 16 * MAX_PAYLOAD_BYTES
+"""A payload of more bytes on the wire is too large: a byte of JSON is at most 14 bytes there, in a
+list of digits."""
+_SURELY_FITS = MAX_PAYLOAD_BYTES // 6 - 1
+"""A payload of no more bytes on the wire is small enough: a byte there is at most 6 bytes of JSON,
+for a control character. The 1 is for the outermost braces."""
 
 _STATUS = {
     Status.STORED: embedder_pb2.INGEST_STATUS_STORED,
@@ -71,7 +77,7 @@ def image_source(image: common_pb2.Image, *, max_bytes: int) -> bytes | str:
 
 
 async def to_ingest(request: embedder_pb2.IngestRequest, *, max_bytes: int) -> Item | Remote:
-    """What a request describes: an image, or where it is to be read.
+    """The image that a request brings, or the place where it is to be read.
 
     Raises:
         InvalidArgument: a field is missing, too long, or not what it must be.
@@ -92,21 +98,22 @@ async def to_ingest(request: embedder_pb2.IngestRequest, *, max_bytes: int) -> I
     if request.source:
         fields["source"] = request.source
     if isinstance(image, str):
-        return Remote(request.key, image, fields)
-    return await to_item(request.key, image, fields)
+        return Remote(request.key, image, fields, request.sequence)
+    return await to_item(request.key, image, fields, sequence=request.sequence)
 
 
 def to_payload(message: struct_pb2.Struct) -> Payload:
-    """The sender's own fields as JSON; whole numbers, doubles on the wire, become integers.
+    """The sender's own fields as the store keeps them; whole numbers become integers.
 
-    Top-level nulls are left out.
+    Top-level nulls are left out: to every filter a null is as good as no field, and a merge removes
+    it.
 
     Raises:
-        InvalidArgument: a name is reserved or could not be addressed in the store, a value is
-            not one that the store takes, or the whole is too large.
+        InvalidArgument: a name is reserved or could not be addressed in the store, the store does
+            not take a value, or the whole is too large.
     """
     on_wire = message.ByteSize()
-    if on_wire > _WIRE_FACTOR * MAX_PAYLOAD_BYTES:  # before anything walks through it
+    if on_wire > _MOST_ON_WIRE:  # before anything walks through it
         most = f"at most {MAX_PAYLOAD_BYTES} bytes as JSON"
         msg = f"payload: expected {most}, got {on_wire} on the wire"
         raise InvalidArgument(msg, field="payload")
@@ -119,29 +126,38 @@ def to_payload(message: struct_pb2.Struct) -> Payload:
         if not is_addressable(name):
             msg = f'payload: expected names that are not empty and without . and ", got {name!r}'
             raise InvalidArgument(msg, field="payload")
-    # A top-level null is as good as no field to every filter, and a merge removes it.
-    sent = {name: _to_json(value) for name, value in message.fields.items()}
-    payload = clean_payload({name: value for name, value in sent.items() if value is not None})
-    size = len(json.dumps(payload, ensure_ascii=False).encode()) if payload else 0
-    if size > MAX_PAYLOAD_BYTES:
-        msg = f"payload: expected at most {MAX_PAYLOAD_BYTES} bytes as JSON, got {size}"
-        raise InvalidArgument(msg, field="payload")
+    values = {name: _to_json(value, name, depth=1) for name, value in message.fields.items()}
+    payload: Payload = {name: value for name, value in values.items() if value is not None}
+    if on_wire > _SURELY_FITS:
+        size = len(json.dumps(payload, ensure_ascii=False).encode())
+        if size > MAX_PAYLOAD_BYTES:
+            msg = f"payload: expected at most {MAX_PAYLOAD_BYTES} bytes as JSON, got {size}"
+            raise InvalidArgument(msg, field="payload")
     return payload
 
 
-def _to_json(value: struct_pb2.Value) -> Json:
-    """The JSON value. Protobuf itself bounds the nesting, to 100 messages."""
-    match value.WhichOneof("kind"):
+def _to_json(value: struct_pb2.Value, name: str, *, depth: int) -> Json:
+    """The JSON value of the field ``name``, ``depth`` levels down, in the store's form.
+
+    The store cleans payloads of any origin, which changes nothing more in this one.
+    """
+    kind = value.WhichOneof("kind")
+    if kind in {"struct_value", "list_value"} and depth >= MAX_DEPTH:
+        raise InvalidArgument(f"{name}: expected at most {MAX_DEPTH} levels", field=name)
+    match kind:
         case "number_value":
-            return value.number_value
+            return clean_number(value.number_value, name)
         case "string_value":
             return value.string_value
         case "bool_value":
             return value.bool_value
         case "struct_value":
-            return {name: _to_json(part) for name, part in value.struct_value.fields.items()}
+            fields = value.struct_value.fields
+            if "" in fields:
+                raise InvalidArgument(f"{name}: expected non-empty names, got ''", field=name)
+            return {key: _to_json(part, key, depth=depth + 1) for key, part in fields.items()}
         case "list_value":
-            return [_to_json(part) for part in value.list_value.values]
+            return [_to_json(part, name, depth=depth + 1) for part in value.list_value.values]
         case _:
             return None
 
@@ -154,7 +170,7 @@ def check_text(text: str) -> None:
 
 
 def encoder_info(artefact: Artefact, *, provider: str, loaded: bool) -> embedder_pb2.EncoderInfo:
-    """What a server tells of one of its encoders."""
+    """The message about one encoder of a server."""
     return embedder_pb2.EncoderInfo(
         name=artefact.name,
         dim=artefact.dim,
@@ -169,7 +185,7 @@ def encoder_info(artefact: Artefact, *, provider: str, loaded: bool) -> embedder
 
 
 def embed_result(answer: Vector | ShoalError, *, fingerprint: str) -> embedder_pb2.EmbedResult:
-    """One image's answer: its vector, or why there is none."""
+    """The answer to one image or text: its vector, or why there is none."""
     if isinstance(answer, ShoalError):
         return embedder_pb2.EmbedResult(error=item_error(answer))
     vector = common_pb2.Vector(
@@ -181,7 +197,7 @@ def embed_result(answer: Vector | ShoalError, *, fingerprint: str) -> embedder_p
 def ingest_response(
     sequence: int, key: str, answer: Outcome | ShoalError
 ) -> embedder_pb2.IngestResponse:
-    """One request's answer; ``key`` is the one that was sent, for where there is no outcome."""
+    """The answer to one request; ``key`` is the answer's key where there is no outcome."""
     response = embedder_pb2.IngestResponse(sequence=sequence, key=key)
     if isinstance(answer, ShoalError):
         response.error.CopyFrom(item_error(answer))
@@ -190,3 +206,16 @@ def ingest_response(
         response.result.id = answer.id
         response.result.status = _STATUS[answer.status]
     return response
+
+
+def item_failure(exc: Exception, *, log: str = "the server's log") -> ShoalError:
+    """``exc`` as its item's answer. The details of a bug go to the log, which is called ``log``.
+
+    Without causes and traceback: their frames hold the image, its pixels and the answer itself,
+    in a circle that only the garbage collector would break.
+    """
+    if isinstance(exc, ShoalError):
+        exc.__cause__ = exc.__context__ = None
+        return exc.with_traceback(None)
+    _LOG.error("an item failed", exc_info=exc)
+    return ShoalError(f"internal error; {log} has it")

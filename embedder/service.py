@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,14 +19,15 @@ from google.protobuf.message import DecodeError
 
 from embedder import messages, metrics
 from embedder.config import MAX_CALL_IMAGES, EmbedderConfig
-from embedder.fleet import Fleet
 from embedder.flow.admission import Gate
 from embedder.flow.batching import Lane, Patience
 from embedder.flow.streaming import Flow, answer_stream
-from embedder.ingest import Destination, Ingestor, Item, Outcome, Remote
+from embedder.inference.fleet import Fleet
+from embedder.inference.pipeline import Vector
+from embedder.ingest.ingestor import Ingestor
+from embedder.ingest.items import Item, Outcome, Remote
+from embedder.ingest.points import Points
 from embedder.locations.reading import Locations
-from embedder.pipeline import Vector
-from embedder.points import Points
 from shoal.errors import InvalidArgument, Overloaded, ServiceUnavailable, ShoalError
 from shoal.store import Store
 from shoal.store.model import check_collection_name
@@ -37,18 +38,15 @@ _LOG = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext
 
 
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    """A request of a stream: the item in it, or why there is none."""
+T = TypeVar("T")
 
-    sequence: int
-    key: str
-    item: Item | Remote | ShoalError
+_Asked: TypeAlias = Item | Remote | embedder_pb2.IngestResponse
+"""A request of a stream: the item in it, or its answer already where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """What exists between start and stop."""
+    """The parts that exist between start and stop."""
 
     fleet: Fleet
     points: Points
@@ -62,7 +60,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     name = "shoal.v1.EmbedderService"
 
     def __init__(self, config: EmbedderConfig, store: Store) -> None:
-        """Prepare; the encoders are loaded by ``start``."""
+        """Prepares; ``start`` loads the encoders."""
         self._config = config
         self._store = store
         self._calls = Gate("embed", config.calls)
@@ -71,15 +69,15 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         self._running: _Running | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Add this service to ``server``."""
+        """Adds this service to ``server``."""
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(self, server)
 
     async def start(self) -> None:
-        """Load the default encoder and prove it right; verify the others.
+        """Loads the default encoder and proves it right; verifies the others.
 
         Raises:
-            ConfigError, ArtefactError, SelfTestFailed: an encoder cannot serve, or what reads an
-                object store is not installed.
+            ConfigError, ArtefactError, SelfTestFailed: an encoder cannot serve, or the package that
+                reads an object store is not installed.
         """
         locations = Locations(self._config.locations)
         fleet = Fleet(self._config)
@@ -93,7 +91,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     async def ready(self) -> bool:
         """True when the open models answer rightly and the store answers; raises why not.
 
-        Unrecoverable when a model has not for so long that it never will in this process.
+        Raises Unrecoverable when a model has failed for too long: in this process it always will.
         """
         if self._running is None or self._draining.is_set():
             return False
@@ -108,11 +106,11 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         return () if fleet is None else (fleet.provider(fleet.default),)
 
     def drain(self) -> None:
-        """Refuse new work from now on; streams end once what they have read is answered."""
+        """Refuses new work from now on; a stream ends once it has answered what it has read."""
         self._draining.set()
 
     async def stop(self, grace_s: float) -> None:
-        """Drain for at most ``grace_s`` seconds, then give up threads and sessions."""
+        """Drains for at most ``grace_s`` seconds, then gives up threads and sessions."""
         self.drain()
         running, self._running = self._running, None
         if running is None:
@@ -186,15 +184,19 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         collection = check_collection_name(first.collection)
         destination = await running.ingestor.open(collection, first.encoders)
 
-        async def answer(parsed: _Parsed) -> embedder_pb2.IngestResponse:
-            return await _ingest(running.ingestor, destination, parsed)
+        async def answer(asked: _Asked) -> embedder_pb2.IngestResponse:
+            if isinstance(asked, embedder_pb2.IngestResponse):
+                return asked
+            outcome = await _answered(running.ingestor.ingest(destination, asked))
+            _count("Ingest", outcome)
+            return messages.ingest_response(asked.sequence, asked.key, outcome)
 
-        flow: Flow[_Parsed] = Flow(
+        flow: Flow[_Asked] = Flow(
             self._config.stream_window, self._streams, size=_size, stop=self._draining
         )
         reader = _Reader(first, request_iterator, max_bytes=self._config.limits.max_bytes)
         del first  # up to a whole message, for as long as the stream lives
-        async with aclosing(answer_stream(reader.parsed(), answer, flow=flow)) as responses:
+        async with aclosing(answer_stream(reader.asked(), answer, flow=flow)) as responses:
             async for response in responses:
                 yield response
         if reader.failure is not None:
@@ -216,8 +218,8 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
             msg = "the server is shutting down"
             raise ServiceUnavailable(msg)
         finally:
-            for one in (reading, draining):
-                one.cancel()
+            for waiting in (reading, draining):
+                waiting.cancel()
             await asyncio.gather(reading, draining, return_exceptions=True)
 
     async def GetInfo(
@@ -251,41 +253,59 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     async def _embed(
         self, running: _Running, image: common_pb2.Image, encoder: str, patience: Patience
     ) -> Vector | ShoalError:
-        answer: Vector | ShoalError
-        try:
-            limit = self._config.limits.max_bytes
-            source = messages.image_source(image, max_bytes=limit)
-            async with AsyncExitStack() as held:
-                if isinstance(source, str):
-                    reading = running.locations.read(source, max_bytes=limit)
-                    source = await held.enter_async_context(reading)
-                answer = (await running.fleet.embed(source, (encoder,), patience))[encoder]
-        except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
-            answer = _as_answer(exc)
-        outcome = answer.reason if isinstance(answer, ShoalError) else "embedded"
-        metrics.IMAGES.labels("Embed", outcome.lower()).inc()
+        answer = await _answered(self._vector(running, image, encoder, patience))
+        _count("Embed", answer)
         return answer
+
+    async def _vector(
+        self, running: _Running, image: common_pb2.Image, encoder: str, patience: Patience
+    ) -> Vector:
+        limit = self._config.limits.max_bytes
+        source = messages.image_source(image, max_bytes=limit)
+        async with AsyncExitStack() as held:
+            if isinstance(source, str):
+                reading = running.locations.read(source, max_bytes=limit)
+                source = await held.enter_async_context(reading)
+            return (await running.fleet.embed(source, (encoder,), patience))[encoder]
 
 
 async def _embed_text(
     running: _Running, text: str, encoder: str, patience: Patience
 ) -> Vector | ShoalError:
-    answer: Vector | ShoalError
-    try:
-        messages.check_text(text)
-        answer = await running.fleet.embed_text(text, encoder, patience)
-    except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
-        answer = _as_answer(exc)
-    outcome = answer.reason if isinstance(answer, ShoalError) else "embedded"
-    metrics.TEXTS.labels(outcome.lower()).inc()
+    answer = await _answered(_text_vector(running, text, encoder, patience))
+    metrics.TEXTS.labels(_outcome(answer)).inc()
     return answer
+
+
+async def _text_vector(running: _Running, text: str, encoder: str, patience: Patience) -> Vector:
+    messages.check_text(text)
+    return await running.fleet.embed_text(text, encoder, patience)
+
+
+async def _answered(working: Awaitable[T]) -> T | ShoalError:
+    """The result of an item's work, or the error that its sender is told."""
+    try:
+        return await working
+    except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
+        return messages.item_failure(exc)
+
+
+def _count(rpc: str, answer: Vector | Outcome | ShoalError) -> None:
+    metrics.IMAGES.labels(rpc, _outcome(answer)).inc()
+
+
+def _outcome(answer: Vector | Outcome | ShoalError) -> str:
+    """The label of an answer: a status or an error's reason, in lower case."""
+    if isinstance(answer, ShoalError):
+        return answer.reason.lower()
+    return answer.status.value if isinstance(answer, Outcome) else "embedded"
 
 
 class _Reader:
     """The requests of a stream, checked one after the other, in order.
 
-    ``finished`` tells whether the sender came to its end; ``failure`` is why the stream cannot be
-    read further, to be told when what was read has been answered.
+    ``finished`` tells whether the sender came to its end. ``failure`` is the reason why the stream
+    cannot be read further; its sender is told once all earlier requests are answered.
     """
 
     def __init__(
@@ -302,20 +322,19 @@ class _Reader:
         self.finished = False
         self.failure: ShoalError | None = None
 
-    async def parsed(self) -> AsyncIterator[_Parsed]:
-        """Every request, as an item or as what is wrong with it."""
+    async def asked(self) -> AsyncIterator[_Asked]:
+        """Every request, as an item or as its refusal."""
         while self._next is not None:
             request, self._next = self._next, None
-            item: Item | Remote | ShoalError
+            asked: _Asked
             try:
                 _check_collection(request.collection, self._collection)
-                item = await messages.to_ingest(request, max_bytes=self._max_bytes)
+                asked = await messages.to_ingest(request, max_bytes=self._max_bytes)
             except ShoalError as exc:
-                item = _as_answer(exc)
-            checked = _Parsed(request.sequence, request.key, item)
-            del request, item  # while this waits for room, only what is counted is held
-            yield checked
-            del checked
+                asked = _refused(request, messages.item_failure(exc))
+            del request  # while this waits for room, only the bytes that are counted are held
+            yield asked
+            del asked
             await self._read()
 
     async def _read(self) -> None:
@@ -327,34 +346,9 @@ class _Reader:
         self.finished = self._next is None
 
 
-async def _ingest(
-    ingestor: Ingestor, to: Destination, parsed: _Parsed
-) -> embedder_pb2.IngestResponse:
-    answer: Outcome | ShoalError
-    if isinstance(parsed.item, ShoalError):
-        answer = parsed.item
-    else:
-        try:
-            answer = await ingestor.ingest(to, parsed.item)
-        except Exception as exc:  # noqa: BLE001 - the edge of an item, as the interceptor of a call
-            answer = _as_answer(exc)
-    outcome = answer.reason if isinstance(answer, ShoalError) else answer.status.value
-    metrics.IMAGES.labels("Ingest", outcome.lower()).inc()
-    key = parsed.item.key if isinstance(parsed.item, Item) else parsed.key
-    return messages.ingest_response(parsed.sequence, key, answer)
-
-
-def _as_answer(exc: Exception) -> ShoalError:
-    """The error as its item's answer; a bug's details stay in the log.
-
-    Without causes and traceback: their frames hold the image, its pixels and the answer itself,
-    in a circle that only the garbage collector would break.
-    """
-    if isinstance(exc, ShoalError):
-        exc.__cause__ = exc.__context__ = None
-        return exc.with_traceback(None)
-    _LOG.error("an item failed", exc_info=exc)
-    return ShoalError("internal error; the server's log has it")
+def _refused(request: embedder_pb2.IngestRequest, error: ShoalError) -> embedder_pb2.IngestResponse:
+    _count("Ingest", error)
+    return messages.ingest_response(request.sequence, request.key, error)
 
 
 def _check_count(what: str, count: int) -> None:
@@ -369,8 +363,8 @@ def _check_collection(name: str, opened: str) -> None:
         raise InvalidArgument(msg, field="collection")
 
 
-def _size(parsed: _Parsed) -> int:
-    return len(parsed.item.data) if isinstance(parsed.item, Item) else 0
+def _size(asked: _Asked) -> int:
+    return len(asked.data) if isinstance(asked, Item) else 0
 
 
 def _deadline(context: Context[Any, Any]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -17,6 +18,8 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from embedder.config import EmbedderConfig
+from embedder.encoding import encoder
+from embedder.encoding.runtime import OnnxSession
 from embedder.service import EmbedderService
 from shoal.rpc.channel import ChannelConfig, open_aio_channel
 from shoal.rpc.server import RpcServer, ServerConfig
@@ -116,18 +119,34 @@ class Served:
         return response
 
 
+@pytest.fixture(scope="session")
+def open_session() -> Callable[..., OnnxSession]:
+    """Opens each model once: a session has no state, and may run in many threads."""
+    return functools.cache(OnnxSession)
+
+
+@pytest.fixture
+def shared_sessions(
+    open_session: Callable[..., OnnxSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lets the encoders of all tests that ask for this share the sessions of their models."""
+    monkeypatch.setattr(encoder, "OnnxSession", open_session)
+
+
 Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 
 @pytest.fixture
-def serve(quick_path: Path) -> Serve:
+def serve(quick_path: Path, shared_sessions: None) -> Serve:  # noqa: ARG001 - asked for
     """Gives a context manager that runs an embedder on a free port and its store."""
 
     @asynccontextmanager
     async def running(config: EmbedderConfig | None = None) -> AsyncIterator[Served]:
         with open_store(StoreConfig(path=quick_path / "store")) as store:
             service = EmbedderService(config or EmbedderConfig(run_size=1), store)
-            server = RpcServer(ServerConfig(address="127.0.0.1:0", grace_s=5), [service])
+            server = RpcServer(
+                ServerConfig(address="127.0.0.1:0", grace_s=5, health_interval_s=0.1), [service]
+            )
             port = await server.start()
             channel = open_aio_channel(ChannelConfig(address=f"127.0.0.1:{port}"))
             try:

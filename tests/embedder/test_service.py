@@ -6,6 +6,7 @@ import asyncio
 import gc
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
@@ -181,7 +182,7 @@ def test_embed_is_refused_at_once_when_too_much_is_in_process(serve: Serve, imag
     """Past the limit a call gets RESOURCE_EXHAUSTED with a delay; the service stays ready."""
 
     async def scenario() -> None:
-        config = EmbedderConfig(max_call_images=2, max_call_mib=1)
+        config = EmbedderConfig(run_size=1, max_call_images=2, max_call_mib=1)
         async with serve(config) as served:
             with served.service._calls.admit(2, 0):
                 error = await refused(served.embed(images.digits[0]))
@@ -210,7 +211,8 @@ def test_get_info_tells_encoder_and_limits(serve: Serve) -> None:
     """The answer is what the configuration and the artefact say."""
 
     async def scenario() -> None:
-        config = EmbedderConfig(limits=ImageLimits(max_bytes=1000, max_pixels=2000))
+        limits = ImageLimits(max_bytes=1000, max_pixels=2000)
+        config = EmbedderConfig(run_size=1, limits=limits)
         async with serve(config) as served:
             info = await served.stub.GetInfo(embedder_pb2.GetInfoRequest())
         (encoder,) = info.encoders
@@ -426,7 +428,7 @@ def test_ingest_cancelled_leaves_nothing_behind(serve: Serve, images: Any) -> No
     """A caller who goes away frees all it held; what it was told is stored, is stored."""
 
     async def scenario() -> None:
-        async with serve(EmbedderConfig(stream_images=8)) as served:
+        async with serve(EmbedderConfig(run_size=1, stream_images=8)) as served:
 
             async def endless() -> AsyncIterator[embedder_pb2.IngestRequest]:
                 while True:
@@ -554,7 +556,7 @@ def test_service_is_not_ready_when_the_model_goes_wrong(serve: Serve, images: An
                 return False
 
             fleet = served.service._running.fleet
-            tower = fleet._berths[fleet.default].pipeline.encoder.towers[0]
+            tower = fleet._encoders[fleet.default].pipeline.encoder.towers[0]
             sound = tower._session
             assert await says(health_pb2.HealthCheckResponse.SERVING)
             tower._session = Rotten(sound)
@@ -600,16 +602,19 @@ def test_service_stays_ready_while_the_model_is_slow_but_not_for_ever(serve: Ser
     """The canary waits behind a batch of minutes; one that never ends is a model that hangs."""
 
     async def scenario() -> None:
-        async with serve(EmbedderConfig(canary_interval_s=0.0, canary_timeout_s=2.0)) as served:
+        config = EmbedderConfig(run_size=1, canary_interval_s=0.0, canary_timeout_s=600.0)
+        async with serve(config) as served:
             fleet = served.service._running.fleet
-            tower = fleet._berths[fleet.default].pipeline.encoder.towers[0]
+            pipeline = fleet._encoders[fleet.default].pipeline
+            tower = pipeline.encoder.towers[0]
             slow = Slow(tower._session)
             tower._session = slow
             assert await served.service.ready()
             await asyncio.to_thread(slow.reached.wait, 20)
             assert await served.service.ready()
-            with pytest.raises(OperatorError, match="self-test"):
-                await ready_for(served.service, 20.0)
+            pipeline._canary._clock = lambda: time.monotonic() + 601
+            with pytest.raises(OperatorError, match="has not answered its self-test in 600 s"):
+                await served.service.ready()
             slow.go_on.set()
             for _ in range(200):
                 await asyncio.sleep(0.05)
@@ -630,7 +635,7 @@ def test_service_gives_up_a_run_that_hangs_beside_others_that_do_not(
         times = {"canary_interval_s": 0.0, "give_up_s": 0.5}
         async with serve(EmbedderConfig(run_size=1, inference_workers=2, **times)) as served:
             fleet = served.service._running.fleet
-            tower = fleet._berths[fleet.default].pipeline.encoder.towers[0]
+            tower = fleet._encoders[fleet.default].pipeline.encoder.towers[0]
             sound = tower._session
             tower._session = slow = Slow(sound)
             image = common_pb2.Image(data=images.china)

@@ -28,10 +28,10 @@ from embedder.config import EmbedderConfig
 from embedder.encoding.config import Provider, RuntimeConfig
 from embedder.encoding.encoder import Encoder
 from embedder.encoding.manifest import Preprocessing
-from embedder.fleet import Fleet
 from embedder.flow.batching import Patience
 from embedder.images.limits import ImageLimits
 from embedder.images.preprocess import decode
+from embedder.inference.fleet import Fleet
 from shoal.app.bench import machine
 from shoal.app.bench.callers import Flow, callers, embed_once, ingest_once
 from shoal.app.bench.process import ServerProcess, UpProcess

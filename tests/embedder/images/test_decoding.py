@@ -16,11 +16,11 @@ from embedder.config import EmbedderConfig
 from embedder.encoding.artefact import Artefact, bundled_artefact, load_artefact
 from embedder.encoding.encoder import Encoder
 from embedder.encoding.runtime import RuntimeConfig
-from embedder.fleet import Fleet
 from embedder.flow.batching import Lane, Patience
 from embedder.images import decoding
 from embedder.images.decoding import MAX_BATCH, Decoder
 from embedder.images.preprocess import ImageLimits, decode
+from embedder.inference.fleet import Fleet
 from shoal.errors import DeadlineExceeded, ImageCorrupt, ServiceUnavailable
 
 SPECS = (load_artefact(bundled_artefact()).manifest.preprocessing,)

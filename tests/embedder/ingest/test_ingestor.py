@@ -19,13 +19,14 @@ from embedder.config import EmbedderConfig
 from embedder.encoding.artefact import bundled_artefact, load_artefact
 from embedder.encoding.encoder import Encoder
 from embedder.encoding.runtime import OnnxSession, RuntimeConfig
-from embedder.fleet import Fleet
 from embedder.flow.admission import Capacity
 from embedder.flow.batching import Patience
-from embedder.ingest import Destination, Ingestor, Item, Remote, Status, content_hash
+from embedder.inference.fleet import Fleet
+from embedder.ingest.ingestor import Destination, Ingestor
+from embedder.ingest.items import Item, Remote, Status, content_hash
+from embedder.ingest.points import Patch, Points
 from embedder.locations.config import LocationsConfig
 from embedder.locations.reading import Locations
-from embedder.points import Patch, Points
 from shoal.errors import OperatorError, StoreUnavailable
 from shoal.store import Filter, IdIn, Point, Record, Store, StoreConfig, open_store, point_id
 
@@ -35,8 +36,8 @@ NAME = "efficientnet-lite0"
 class Watched:
     """The real session, which counts what it embeds and chokes on an all-white image."""
 
-    def __init__(self) -> None:
-        self._session = OnnxSession(load_artefact(bundled_artefact()).image_model, RuntimeConfig())
+    def __init__(self, session: OnnxSession) -> None:
+        self._session = session
         self.provider = self._session.provider
         self.inputs = self._session.inputs
         self.outputs = self._session.outputs
@@ -71,13 +72,14 @@ Enter = Callable[[], AbstractAsyncContextManager[Room]]
 
 
 @pytest.fixture
-def enter() -> Enter:
+def enter(open_session: Callable[..., OnnxSession]) -> Enter:
     """Gives a context manager that joins the use case to a store in memory."""
+    model = load_artefact(bundled_artefact()).image_model
 
     @asynccontextmanager
     async def entered() -> AsyncIterator[Room]:
         config = EmbedderConfig(run_size=1)  # or opening it would measure
-        session = Watched()
+        session = Watched(open_session(model, RuntimeConfig()))
         fleet = Fleet(config, open_encoder=lambda artefact, _: Encoder(artefact, [session]))
         with open_store(StoreConfig(in_memory=True)) as store:
             points = Points(store, workers=config.store_workers)
@@ -277,11 +279,11 @@ def test_ingest_of_fields_for_content_that_was_replaced_meanwhile_wins_whole(
             await room.ingest(images.china, "k", colour="red")
             write = room.ingestor._points.write
 
-            async def replaced_first(change: Any) -> None:
+            async def replaced_first(collection: str, change: Any) -> None:
                 if isinstance(change, Patch):
                     where = Filter((IdIn([point_id("k")]),))
                     room.store.set_payload("photos", {"content_hash": "0" * 64}, where=where)
-                await write(change)
+                await write(collection, change)
 
             room.ingestor._points.write = replaced_first  # type: ignore[method-assign]
             assert await room.ingest(images.china, "k", colour="blue") is Status.UPDATED

@@ -1,8 +1,8 @@
-"""The encoders of one server: what there is, opened when needed, closed when idle.
+"""The encoders of one server: opened when they are needed, closed when they are idle.
 
-The first one is the default: it is opened at the start, and stays. Every artefact is verified at
-the start; the others' sessions are opened by the first call that asks for them, and closed when
-nobody has for a while.
+Every artefact is verified at the start. The first encoder is the default: it is opened at the
+start, and stays open. Another one is opened by the first call that asks for it, and closed when no
+call has asked for it for a while.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from embedder.encoding.runtime import PROVIDERS, RuntimeConfig
 from embedder.encoding.tuning import best_run_size, warm_up
 from embedder.flow.batching import Patience
 from embedder.images.decoding import Decoder
-from embedder.pipeline import Picture, Pipeline, Vector
+from embedder.inference.pipeline import Pipeline, Vector
 from shoal.errors import (
     ConfigError,
     NotFound,
@@ -38,91 +38,92 @@ _LOG = logging.getLogger(__name__)
 OpenEncoder: TypeAlias = Callable[[Artefact, RuntimeConfig], Encoder]
 
 _LOOKS_PER_IDLE = 4
-"""How often in the time that makes an encoder idle it is looked for."""
+"""The fleet looks for idle encoders this often in the time after which one is idle."""
 
 
 @dataclass(slots=True)
-class _Berth:
-    """One encoder's place: its artefact, and its pipeline while it is open."""
+class _EncoderState:
+    """What the fleet knows of one encoder: its artefact, and its pipeline while it is open."""
 
     artefact: Artefact
     pipeline: Pipeline | None = None
     opening: asyncio.Task[Pipeline] | None = None
-    """Of all who ask meanwhile, and of none of them: a model may take longer than anybody waits."""
+    """Opens the pipeline for all callers that ask meanwhile. It belongs to none of them, since a
+    model may take longer to load than any caller waits."""
     users: int = 0
     used_at: float = 0.0
     run_size: int = 0
-    """Measured when it was first opened."""
+    """Images of one run of the model, measured when the encoder was first opened; 0 until then."""
 
 
 class Fleet:
     """Images and texts to vectors, by the encoders of a server."""
 
     def __init__(self, config: EmbedderConfig, *, open_encoder: OpenEncoder = Encoder.of) -> None:
-        """Prepare; ``start`` begins."""
+        """Prepares; ``start`` begins."""
         self._config = config
         self._open_encoder = open_encoder
         self._decoder = Decoder(config.limits, threads=config.decoders)
-        self._berths: dict[str, _Berth] = {}
-        self._reaper: asyncio.Task[None] | None = None
+        self._encoders: dict[str, _EncoderState] = {}
+        self._idle_closer: asyncio.Task[None] | None = None
         self._closed = False
 
     async def start(self) -> None:
-        """Verify every artefact and open the default encoder.
+        """Verifies every artefact and opens the default encoder.
 
         Raises:
             ConfigError, ArtefactError, SelfTestFailed: an encoder cannot serve.
         """
         for directory in self._config.encoders or (bundled_artefact(),):
             artefact = await asyncio.to_thread(load_any_artefact, directory)
-            if artefact.name in self._berths:
-                other = self._berths[artefact.name].artefact.directory
+            if artefact.name in self._encoders:
+                other = self._encoders[artefact.name].artefact.directory
                 msg = (
                     f"encoders: {directory} and {other} are both called {artefact.name!r}: "
                     "expected different names"
                 )
                 raise ConfigError(msg, field="encoders")
-            self._berths[artefact.name] = _Berth(artefact)
+            self._encoders[artefact.name] = _EncoderState(artefact)
         async with self.use(self.default):
             pass
         self._decoder.start()
-        if len(self._berths) > 1:
-            self._reaper = asyncio.create_task(self._close_idle(), name="idle-encoders")
+        if len(self._encoders) > 1:
+            self._idle_closer = asyncio.create_task(self._close_idle(), name="idle-encoders")
 
     async def close(self) -> None:
-        """Answer what waits, then give up threads and sessions."""
+        """Answers the items that wait, then gives up threads and sessions."""
         self._closed = True
-        if self._reaper is not None:
-            self._reaper.cancel()
-            await asyncio.gather(self._reaper, return_exceptions=True)
-        open_ones = [b.pipeline for b in self._berths.values() if b.pipeline is not None]
-        await asyncio.gather(self._decoder.close(), *(pipeline.close() for pipeline in open_ones))
+        if self._idle_closer is not None:
+            self._idle_closer.cancel()
+            await asyncio.gather(self._idle_closer, return_exceptions=True)
+        pipelines = [s.pipeline for s in self._encoders.values() if s.pipeline is not None]
+        await asyncio.gather(self._decoder.close(), *(pipeline.close() for pipeline in pipelines))
 
     @property
     def default(self) -> str:
-        """The name of the encoder that a request means which names none."""
-        return next(iter(self._berths))
+        """The name of the default encoder: a request that names none means this one."""
+        return next(iter(self._encoders))
 
     @property
     def artefacts(self) -> tuple[Artefact, ...]:
-        """What there is, the default first."""
-        return tuple(berth.artefact for berth in self._berths.values())
+        """The artefacts of all encoders, the default first."""
+        return tuple(state.artefact for state in self._encoders.values())
 
     def artefact(self, name: str) -> Artefact:
         """The encoder called ``name`` (the default for an empty name), or NotFound."""
-        berth = self._berths.get(name or self.default)
-        if berth is None:
-            known = ", ".join(self._berths)
+        state = self._encoders.get(name or self.default)
+        if state is None:
+            known = ", ".join(self._encoders)
             msg = f"no encoder {name!r}: this server has {known}"
             raise NotFound(msg, encoder=name)
-        return berth.artefact
+        return state.artefact
 
     def with_text(self, name: str) -> Artefact:
         """The encoder called ``name``, or the first with a text tower for an empty name.
 
         Raises:
-            NotFound: there is none of this name.
-            Unsupported: it, or none of them, has a text tower.
+            NotFound: there is no encoder of this name.
+            Unsupported: the encoder, or every one of them, has no text tower.
         """
         if not name:
             name = next((a.name for a in self.artefacts if has_text(a)), self.default)
@@ -133,15 +134,15 @@ class Fleet:
         return artefact
 
     def provider(self, name: str) -> str:
-        """The execution provider of an encoder: in use, or to be used once it is opened."""
-        pipeline = self._berths[name].pipeline
+        """The execution provider that an encoder uses, or will use once it is opened."""
+        pipeline = self._encoders[name].pipeline
         if pipeline is not None:
             return pipeline.encoder.provider
         return PROVIDERS[self._config.runtime.provider]
 
     def is_open(self, name: str) -> bool:
         """Whether the encoder ``name`` is loaded now."""
-        return self._berths[name].pipeline is not None
+        return self._encoders[name].pipeline is not None
 
     @asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[Pipeline]:
@@ -151,57 +152,56 @@ class Fleet:
             ConfigError, ArtefactError, SelfTestFailed: it cannot be opened.
             ServiceUnavailable: the server is shutting down.
         """
-        berth = self._berths[name]
-        berth.users += 1
+        state = self._encoders[name]
+        state.users += 1
         try:
-            yield berth.pipeline or await self._opened(berth)
+            yield state.pipeline or await self._wait_until_open(state)
         finally:
-            berth.users -= 1
-            berth.used_at = asyncio.get_running_loop().time()
+            state.users -= 1
+            state.used_at = asyncio.get_running_loop().time()
 
-    async def _opened(self, berth: _Berth) -> Pipeline:
-        """The pipeline once it is open; who stops waiting for it does not stop that."""
-        self._check_open()
-        if berth.opening is None:
-            berth.opening = asyncio.create_task(
-                self._open(berth), name=f"open {berth.artefact.name}"
-            )
-            berth.opening.add_done_callback(partial(self._log_failure, berth.artefact.name))
-        return await asyncio.shield(berth.opening)
+    async def _wait_until_open(self, state: _EncoderState) -> Pipeline:
+        """The pipeline once it is open; a caller that stops waiting does not stop the opening."""
+        self._check_not_closed()
+        if state.opening is None:
+            name = state.artefact.name
+            state.opening = asyncio.create_task(self._open(state), name=f"open {name}")
+            state.opening.add_done_callback(partial(self._log_failure, name))
+        return await asyncio.shield(state.opening)
 
-    async def _open(self, berth: _Berth) -> Pipeline:
+    async def _open(self, state: _EncoderState) -> Pipeline:
         try:
-            berth.pipeline = await self._make(berth)
-            berth.used_at = asyncio.get_running_loop().time()
-            return berth.pipeline
+            state.pipeline = await self._load_pipeline(state)
+            state.used_at = asyncio.get_running_loop().time()
+            return state.pipeline
         finally:
-            berth.opening = None
+            state.opening = None
 
     def _log_failure(self, name: str, opening: asyncio.Task[Pipeline]) -> None:
-        """Whoever waits is told too, but nobody may wait any more."""
+        """Logs why an encoder did not open: no caller may be left that waits for the error."""
         if opening.cancelled() or (error := opening.exception()) is None or self._closed:
             return
         _LOG.error("encoder not loaded: %s", error, extra={"encoder": name})
 
-    async def _make(self, berth: _Berth) -> Pipeline:
+    async def _load_pipeline(self, state: _EncoderState) -> Pipeline:
         config = self._config
-        encoder = await asyncio.to_thread(self._open_encoder, berth.artefact, config.runtime)
-        if not berth.run_size:
-            berth.run_size = await asyncio.to_thread(_run_size, encoder, config)
-        self._check_open()  # opening takes seconds
-        pipeline = Pipeline(encoder, config, self._decoder, run_size=berth.run_size)
+        encoder = await asyncio.to_thread(self._open_encoder, state.artefact, config.runtime)
+        if not state.run_size:
+            state.run_size = await asyncio.to_thread(_run_size, encoder, config)
+        self._check_not_closed()  # opening takes seconds
+        pipeline = Pipeline(encoder, config, self._decoder, run_size=state.run_size)
         pipeline.start()
         metrics.LOADED.labels(encoder.name, encoder.provider).set(1)
         facts = {
             "encoder": encoder.name,
             "fingerprint": encoder.fingerprint,
             "provider": encoder.provider,
-            "run_size": berth.run_size,
+            "run_size": state.run_size,
         }
         _LOG.info("encoder loaded", extra=facts)
         return pipeline
 
-    def _check_open(self) -> None:
+    def _check_not_closed(self) -> None:
         if self._closed:
             msg = "the embedder is shutting down"
             raise ServiceUnavailable(msg)
@@ -220,26 +220,22 @@ class Fleet:
         if len(names) == 1:
             (name,) = names
             async with self.use(name) as pipeline:
-                picture: Picture = data
-                if not pipeline.decodes:
-                    specs = pipeline.encoder.preprocessings
-                    picture = await self._decoder.decode_in_turn(data, specs, patience)
-                return {name: await pipeline.embed(picture, patience)}
+                return {name: await pipeline.embed(data, patience)}
         async with AsyncExitStack() as stack:
             pipelines = [await stack.enter_async_context(self.use(name)) for name in names]
-            of_each = [pipeline.encoder.preprocessings for pipeline in pipelines]
-            pixels = await self._decoder.decode_in_turn(
-                data, tuple(chain.from_iterable(of_each)), patience
-            )
-            rest = iter(pixels)
-            shares = [tuple(islice(rest, len(of_one))) for of_one in of_each]
-            found = await asyncio.gather(
-                *(
-                    pipeline.embed(share, patience)
-                    for pipeline, share in zip(pipelines, shares, strict=True)
+            specs = [pipeline.encoder.preprocessings for pipeline in pipelines]
+            pixels = iter(
+                await self._decoder.decode_in_turn(
+                    data, tuple(chain.from_iterable(specs)), patience
                 )
             )
-            return dict(zip(names, found, strict=True))
+            vectors = await asyncio.gather(
+                *(
+                    pipeline.embed_pixels(tuple(islice(pixels, len(own_specs))), patience)
+                    for pipeline, own_specs in zip(pipelines, specs, strict=True)
+                )
+            )
+            return dict(zip(names, vectors, strict=True))
 
     async def embed_text(self, text: str, name: str, patience: Patience) -> Vector:
         """The vector (D,) of ``text`` by the encoder ``name``; raises as ``embed``."""
@@ -247,34 +243,34 @@ class Fleet:
             return await pipeline.embed_text(text, patience)
 
     def check(self) -> None:
-        """Return if every open encoder gave its reference vectors when it was last asked.
+        """Returns if the last self-test of every open encoder gave its reference vectors.
 
         Raises:
-            SelfTestFailed, OperatorError: one did not, or does not answer.
-            Unrecoverable: one has been wrong for long, or a run of it does not end.
+            SelfTestFailed, OperatorError: a self-test failed, or does not end.
+            Unrecoverable: an encoder has been wrong for long, or one of its runs does not end.
         """
-        found = list[Exception]()
-        for berth in self._berths.values():
+        failures = list[Exception]()
+        for state in self._encoders.values():
             try:
-                if berth.pipeline is not None:
-                    berth.pipeline.check()
-            except Exception as exc:  # noqa: BLE001 - the others are to be looked at too
-                found.append(exc)
-        if found:
-            raise min(found, key=lambda exc: not isinstance(exc, Unrecoverable))
+                if state.pipeline is not None:
+                    state.pipeline.check()
+            except Exception as exc:  # noqa: BLE001 - the other encoders are checked too
+                failures.append(exc)
+        if failures:
+            raise min(failures, key=lambda exc: not isinstance(exc, Unrecoverable))
 
     async def _close_idle(self) -> None:
-        """Closes encoders, but the default one, that nobody has used for a while."""
+        """Closes each encoder, except the default one, that nobody has used for a while."""
         loop = asyncio.get_running_loop()
         idle_s = self._config.idle_encoder_s
         while True:
             await asyncio.sleep(idle_s / _LOOKS_PER_IDLE)
-            for name, berth in self._berths.items():
-                pipeline = berth.pipeline
-                idle = berth.users == 0 and loop.time() - berth.used_at >= idle_s
+            for name, state in self._encoders.items():
+                pipeline = state.pipeline
+                idle = state.users == 0 and loop.time() - state.used_at >= idle_s
                 if pipeline is None or name == self.default or not idle or _is_ill(pipeline):
                     continue
-                berth.pipeline = None  # whoever comes now opens another
+                state.pipeline = None  # the next caller opens another
                 metrics.LOADED.labels(name, pipeline.encoder.provider).set(0)
                 _LOG.info("encoder unloaded", extra={"encoder": name, "idle_s": idle_s})
                 await pipeline.close()

@@ -20,9 +20,9 @@ from embedder.encoding.artefact import Artefact, bundled_artefact, load_any_arte
 from embedder.encoding.encoder import Encoder
 from embedder.encoding.runtime import RuntimeConfig
 from embedder.encoding.tuning import BUDGET_S, best_run_size, smallest_near_best, warm_up
-from embedder.fleet import Fleet, _Berth, _run_size
 from embedder.flow.batching import Patience
 from embedder.images import decoding
+from embedder.inference.fleet import Fleet, _EncoderState, _run_size
 from shoal import vectors
 from shoal.errors import (
     ArtefactError,
@@ -40,6 +40,8 @@ from shoal.store import point_id
 from shoal.v1 import embedder_pb2
 
 STORED = embedder_pb2.INGEST_STATUS_STORED
+
+pytestmark = pytest.mark.usefixtures("shared_sessions")
 
 
 @pytest.fixture(scope="module")
@@ -340,9 +342,11 @@ def test_ingest_refuses_encoders_that_do_not_fit(others: Any, images: Any, serve
                 "no encoder 'gone': this server has efficientnet-lite0, near",
             )
             await served.ingest(served.request(images.china, encoders=["near"]))
+            specs = served.store.collection("photos").vectors
             code, _ = await failing(served, encoders=[NAME])
             assert code == "FAILED_PRECONDITION"
         async with serve() as served:
+            served.store.create_collection("photos", specs)
             code, message = await failing(served)
             assert code == "FAILED_PRECONDITION"
             assert "was made with encoder 'near'" in message
@@ -383,10 +387,10 @@ def test_check_looks_at_every_encoder_and_tells_the_worst(others: Any) -> None:
 
     fleet = Fleet(EmbedderConfig(encoders=others))
     fleet.check()
-    fleet._berths = {
-        "wrong": _Berth(None, ill("wrong", RuntimeError("wrong"))),  # type: ignore[arg-type]
-        "lost": _Berth(None, ill("lost", Unrecoverable("lost"))),  # type: ignore[arg-type]
-        "late": _Berth(None, ill("late", OperatorError("late"))),  # type: ignore[arg-type]
+    fleet._encoders = {
+        "wrong": _EncoderState(None, ill("wrong", RuntimeError("wrong"))),  # type: ignore[arg-type]
+        "lost": _EncoderState(None, ill("lost", Unrecoverable("lost"))),  # type: ignore[arg-type]
+        "late": _EncoderState(None, ill("late", OperatorError("late"))),  # type: ignore[arg-type]
     }
     with pytest.raises(Unrecoverable):
         fleet.check()

@@ -2,108 +2,34 @@
 
 Knows the rules of identity and change; knows no messages.
 
-- A point is its key's: the same key is always the same point. Without a key, the content's hash
+- A key makes a point: the same key is always the same point. Without a key, the content's hash
   stands in, so the same image under two keys is two points.
 - The same bytes and fields again change nothing: nothing is decoded, embedded or written.
 - The same bytes with other fields change the payload; the vector and the clusters stay.
-- Other bytes replace the point; its clusters go, since they were the old vector's.
+- Other bytes replace the point; its clusters go, since they belonged to the old vector.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from embedder.fleet import Fleet
 from embedder.flow.admission import Turns
 from embedder.flow.batching import Lane, Patience
+from embedder.inference.fleet import Fleet
+from embedder.ingest.items import Item, Outcome, Remote, Status, to_item
+from embedder.ingest.points import Patch, Points
 from embedder.locations.reading import Locations
-from embedder.points import Patch, Points, Put
 from shoal.errors import EncoderMismatch, NotFound
 from shoal.store import Payload, Point, VectorInfo, point_id
 
-_OURS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
-"""Payload fields that say nothing about what the sender said."""
-
-_HASH_INLINE_BYTES = 2**20
-"""Hashing this much takes the event loop about 1 ms; more goes to a thread."""
-
-_BY_CONTENT = "sha256:"
-"""How a key begins that is the hash of the content."""
+_SERVERS_FIELDS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
+"""The payload fields that Shoal writes; all others are the sender's."""
 
 _PATIENCE = Patience(Lane.STREAM)
-
-
-class Status(Enum):
-    """What was done with an item."""
-
-    STORED = "stored"
-    UPDATED = "updated"
-    UNCHANGED = "unchanged"
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """An image to ingest.
-
-    Attributes:
-        key: what makes it itself; not empty.
-        data: the encoded image.
-        content_hash: sha256 of ``data``, 64 hex digits.
-        fields: the sender's own fields, and ``uri`` and ``source`` where given.
-        id: the point's id, made of ``key``.
-    """
-
-    key: str
-    data: bytes
-    content_hash: str
-    fields: Payload
-    id: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Make the id, once: a UUID costs as much as a few messages."""
-        object.__setattr__(self, "id", point_id(self.key))
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """An image to read, and then to ingest.
-
-    Attributes:
-        key: what makes it itself; empty for its content.
-        uri: where it lies.
-        fields: as an Item's.
-    """
-
-    key: str
-    uri: str
-    fields: Payload
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of an item: its key, its point's id, and what was done."""
-
-    key: str
-    id: str
-    status: Status
-
-
-async def to_item(key: str, data: bytes, fields: Payload) -> Item:
-    """The item of an encoded image; the content's hash stands in for an empty ``key``."""
-    inline = len(data) <= _HASH_INLINE_BYTES
-    digest = content_hash(data) if inline else await asyncio.to_thread(content_hash, data)
-    return Item(key or f"{_BY_CONTENT}{digest}", data, digest, fields)
-
-
-def content_hash(data: bytes) -> str:
-    """The sha256 of ``data``, 64 hex digits."""
-    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +46,9 @@ class Ingestor:
     def __init__(
         self, fleet: Fleet, points: Points, locations: Locations, *, max_bytes: int
     ) -> None:
-        """Join the places of images, their way, and where it ends; all are the caller's.
+        """Joins the encoders, the store and the places of images; all stay the caller's.
 
-        ``max_bytes``: of an image that is read, bytes.
+        ``max_bytes`` is the most that an image which is read may have.
         """
         self._fleet = fleet
         self._points = points
@@ -131,15 +57,15 @@ class Ingestor:
         self._turns = Turns()
 
     async def open(self, collection: str, encoders: Sequence[str] = ()) -> Destination:
-        """Make sure that ``collection`` exists and takes the vectors of this server's encoders.
+        """The destination ``collection``, which is made if it is missing.
 
-        ``encoders`` are those that fill it; by default the server's first one if the collection
-        is new, else those that it has.
+        ``encoders`` make its vectors. Without any, an existing collection keeps its own encoders,
+        and a new one gets the server's first encoder.
 
         Raises:
             NotFound: this server has no such encoder.
-            EncoderMismatch: the collection was made with an encoder that this server has not.
-            Unsupported: the collection has not the vectors of all ``encoders``.
+            EncoderMismatch: the collection was made with an encoder that this server lacks.
+            Unsupported: the collection lacks the vector of one of ``encoders``.
         """
         known = None if encoders else await self._points.collection(collection)
         if known is not None:
@@ -153,10 +79,10 @@ class Ingestor:
         return Destination(collection, tuple(spec.name for spec in made.vectors))
 
     async def ingest(self, to: Destination, item: Item | Remote) -> Outcome:
-        """Make the point of ``item`` what its sender says; when this returns, it is stored.
+        """Makes the point of ``item`` what its sender says; when this returns, it is stored.
 
-        Of two items with one id, the one that was given later wins; of two remote ones without a
-        key, or with a hash as theirs, the one that was read later.
+        Of two items with one id, the one that was given later wins. Of two remote items that
+        their content identifies, the one that was read later wins.
 
         Raises:
             ImageInvalid: the bytes are not an image within the limits; nothing was stored.
@@ -165,33 +91,36 @@ class Ingestor:
         if isinstance(item, Item):
             async with self._turns.of((to.collection, item.id)):
                 return await self._settle(to, item)
-        if item.key and not item.key.startswith(_BY_CONTENT):
-            async with (
-                self._turns.of((to.collection, point_id(item.key))),
-                self._locations.read(item.uri, max_bytes=self._max_bytes) as data,
-            ):
-                return await self._settle(to, await to_item(item.key, data, item.fields))
-        # One that has memory may wait for the turn of a hash: who has that turn waits for none.
+        if item.is_content_keyed:
+            # No deadlock: whoever holds a hash's turn never waits for memory.
+            async with self._read(item) as read:
+                return await self.ingest(to, read)
+        async with self._turns.of((to.collection, point_id(item.key))), self._read(item) as read:
+            return await self._settle(to, read)
+
+    @asynccontextmanager
+    async def _read(self, item: Remote) -> AsyncIterator[Item]:
+        """The item with its image, for which there is memory inside the block."""
         async with self._locations.read(item.uri, max_bytes=self._max_bytes) as data:
-            return await self.ingest(to, await to_item(item.key, data, item.fields))
+            yield await to_item(item.key, data, item.fields, sequence=item.sequence)
 
     async def _settle(self, to: Destination, item: Item) -> Outcome:
-        """Ingest ``item``, whose turn it is."""
-        return Outcome(item.key, item.id, await self._make_so(to, item))
+        """Ingests ``item``, whose turn it is."""
+        return Outcome(item.key, item.id, await self._bring_up_to_date(to, item))
 
-    async def _make_so(self, to: Destination, item: Item) -> Status:
+    async def _bring_up_to_date(self, to: Destination, item: Item) -> Status:
         record = await self._points.find(to.collection, item.id)
         known = record.payload if record else {}
         if known.get("content_hash") != item.content_hash:
             await self._replace(to, item)
             return Status.UPDATED if record else Status.STORED
-        patch = _difference(to.collection, item, known)
+        patch = _difference(item, known)
         if patch is None:
             return Status.UNCHANGED
-        await self._points.write(patch)
+        await self._points.write(to.collection, patch)
         record = await self._points.find(to.collection, item.id)
         if record is None or record.payload.get("content_hash") != item.content_hash:
-            # Another process replaced or deleted the point meanwhile. We came later.
+            # Another process has replaced or deleted the point. This item came later, and wins.
             await self._replace(to, item)
         return Status.UPDATED
 
@@ -203,7 +132,7 @@ class Ingestor:
             "content_hash": item.content_hash,
             "ingested_at": time.time(),
         }
-        await self._points.write(Put(to.collection, Point(item.id, vectors, payload)))
+        await self._points.write(to.collection, Point(item.id, vectors, payload))
 
 
 def _check_encoder(fleet: Fleet, spec: VectorInfo, collection: str) -> None:
@@ -224,12 +153,12 @@ def _check_encoder(fleet: Fleet, spec: VectorInfo, collection: str) -> None:
         raise EncoderMismatch(msg, encoder=spec.name)
 
 
-def _difference(collection: str, item: Item, known: Payload) -> Patch | None:
-    """What to write so that the fields of a point are the item's; None if they are.
+def _difference(item: Item, known: Payload) -> Patch | None:
+    """The change that makes the fields of a point the item's; None if they are the same.
 
     ``ingested_at`` stays: it dates the vector, and scans are bounded by it.
     """
-    said = {name: value for name, value in known.items() if name not in _OURS}
+    said = {name: value for name, value in known.items() if name not in _SERVERS_FIELDS}
     changed = {
         name: value
         for name, value in item.fields.items()
@@ -238,9 +167,9 @@ def _difference(collection: str, item: Item, known: Payload) -> Patch | None:
     removed = tuple(name for name in said if name not in item.fields)
     if not changed and not removed:
         return None
-    return Patch(collection, item.id, item.content_hash, changed, removed)
+    return Patch(item.id, item.content_hash, changed, removed)
 
 
 def _canonical(value: object) -> str:
-    """JSON text: tells true from 1, which Python's ``==`` does not."""
+    """The value as JSON text, which tells true from 1; Python's ``==`` does not."""
     return json.dumps(value, sort_keys=True)

@@ -1,11 +1,12 @@
 """One encoder at work: images and texts wait for a worker, and run in batches.
 
-Where the model runs on the same cores that decode, a worker decodes its batch itself: each
-change of threads costs about a tenth of a millisecond, and nothing is won by having twice as many
-threads as cores. Elsewhere (a GPU; several encoders for one image) images come decoded.
+Where the model runs on the cores that also decode, a worker decodes its batch itself: each change
+of threads costs about a tenth of a millisecond, and twice as many threads as cores win nothing. For
+a GPU the decoder's threads decode an image before it waits for the model; for several encoders the
+fleet has one image decoded for all of them.
 
-Owns the threads of one encoder's inference. How many images may be on this way at once is the
-callers' business (``embedder.flow.admission``).
+Owns the threads of one encoder's inference. How many images may be on this way at once is decided
+by the callers (``embedder.flow.admission``).
 """
 
 from __future__ import annotations
@@ -28,12 +29,10 @@ from shoal import vectors
 from shoal.errors import InvalidArgument, OperatorError, ShoalError
 
 Vector = npt.NDArray[np.float32]
-Picture: TypeAlias = bytes | Pixels
+"""float32 (D,), of unit length."""
+
+_Image: TypeAlias = bytes | Pixels
 """One image, encoded or decoded."""
-
-
-_LATER = ShoalError("not yet")
-"""Where a batch's answers wait for the model."""
 
 
 class Pipeline:
@@ -42,15 +41,13 @@ class Pipeline:
     def __init__(
         self, encoder: Encoder, config: EmbedderConfig, decoder: Decoder, *, run_size: int
     ) -> None:
-        """Prepare; ``start`` begins. ``run_size``: images of one run of the model, at most."""
+        """Prepares; ``start`` begins. One run of the model has at most ``run_size`` images."""
         self.encoder = encoder
         self.run_size = run_size
-        self.decodes = config.runtime.on_cpu
-        """Whether it does better to be given images as they came."""
-        self._config = config
+        self._workers_decode = config.runtime.on_cpu
         self._decoder = decoder
         self._inferring = ThreadPoolExecutor(config.inferences, "shoal-infer")
-        self._images: Batcher[Picture, Vector] = Batcher(
+        self._images: Batcher[_Image, Vector] = Batcher(
             self._infer_images,
             name="inference",
             workers=config.inferences,
@@ -72,29 +69,39 @@ class Pipeline:
         )
 
     def start(self) -> None:
-        """Start the workers, as tasks of the running loop."""
+        """Starts the workers, as tasks of the running loop."""
         self._images.start()
         self._texts.start()
 
     async def close(self) -> None:
-        """Answer what waits, then end the threads."""
+        """Answers the items that wait, then ends the threads."""
         try:
             await asyncio.gather(self._images.close(), self._texts.close(), self._canary.close())
         finally:
             self._inferring.shutdown(wait=False, cancel_futures=True)
 
-    async def embed(self, picture: Picture, patience: Patience) -> Vector:
-        """The vector (D,) of an image.
+    async def embed(self, data: bytes, patience: Patience) -> Vector:
+        """The vector (D,) of an encoded image.
 
         Raises:
-            ImageInvalid: it is encoded, and not an image within the limits.
+            ImageInvalid: the bytes are not an image within the limits.
             DeadlineExceeded: its turn came too late.
             OperatorError: the model failed on it.
             ServiceUnavailable: the service is shutting down, or the model fails its self-test.
         """
+        if self._workers_decode:
+            return await self._embed(data, patience)
+        pixels = await self._decoder.decode_in_turn(data, self.encoder.preprocessings, patience)
+        return await self._embed(pixels, patience)
+
+    async def embed_pixels(self, pixels: Pixels, patience: Patience) -> Vector:
+        """The vector (D,) of an image that is decoded for this encoder; raises as ``embed``."""
+        return await self._embed(pixels, patience)
+
+    async def _embed(self, image: _Image, patience: Patience) -> Vector:
         self._canary.trust()
-        vector = await self._images.submit(picture, patience)
-        self._canary.trust()  # it may have gone wrong meanwhile
+        vector = await self._images.submit(image, patience)
+        self._canary.trust()  # the model may have gone wrong meanwhile
         return vector
 
     async def embed_text(self, text: str, patience: Patience) -> Vector:
@@ -105,11 +112,11 @@ class Pipeline:
         return vector
 
     def check(self) -> None:
-        """Return if the model gave its reference vectors when it was last asked, a while ago.
+        """Returns if the model's last self-test gave its reference vectors.
 
         Raises:
-            SelfTestFailed, OperatorError: it did not, or does not answer.
-            Unrecoverable: it has been wrong for long, or a run of it does not end.
+            SelfTestFailed, OperatorError: the self-test failed, or does not end.
+            Unrecoverable: the model has been wrong for long, or one of its runs does not end.
         """
         self._runs.check()
         self._canary.check()
@@ -122,33 +129,26 @@ class Pipeline:
         with self._runs.under_way():
             self.encoder.self_test()
 
-    async def _infer_images(self, batch: Sequence[Picture]) -> list[Vector | Exception]:
+    async def _infer_images(self, batch: Sequence[_Image]) -> list[Vector | Exception]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._inferring, self._run_images, batch)
 
-    def _run_images(self, batch: Sequence[Picture]) -> list[Vector | Exception]:
-        answers = list[Vector | Exception]()
-        good = list[Pixels]()
-        for picture in batch:
-            decoded = self._decoded(picture)
-            if isinstance(decoded, ShoalError):
-                answers.append(decoded)
-            else:
-                answers.append(_LATER)
-                good.append(decoded)
+    def _run_images(self, batch: Sequence[_Image]) -> list[Vector | Exception]:
+        decoded = [self._decoded(image) for image in batch]
+        good = [pixels for pixels in decoded if not isinstance(pixels, ShoalError)]
         found = iter(self._vectors(good))
-        return [next(found) if answer is _LATER else answer for answer in answers]
+        return [one if isinstance(one, ShoalError) else next(found) for one in decoded]
 
-    def _decoded(self, picture: Picture) -> Pixels | ShoalError:
-        if not isinstance(picture, bytes):
-            return picture
+    def _decoded(self, image: _Image) -> Pixels | ShoalError:
+        if not isinstance(image, bytes):
+            return image
         try:
-            return self._decoder.decode_now(picture, self.encoder.preprocessings)
+            return self._decoder.decode_now(image, self.encoder.preprocessings)
         except ShoalError as exc:
             return exc
 
     def _vectors(self, images: Sequence[Pixels]) -> list[Vector | Exception]:
-        """The vectors of ``images``, run in pieces of the size that the model runs best at."""
+        """The vectors of ``images``, which run in pieces of ``run_size``."""
         answers = list[Vector | Exception]()
         for at in range(0, len(images), self.run_size):
             with metrics.INFERENCE_SECONDS.time(), self._runs.under_way():
@@ -167,7 +167,7 @@ class Pipeline:
         return [self._checked(row) for row in rows]
 
     def _checked(self, vector: Vector) -> Vector | Exception:
-        """A vector that may be stored; an image of which the model makes NaN costs only itself."""
+        """The vector if it may be stored: an image that the model turns into NaN fails alone."""
         try:
             # A copy: a view would keep the whole batch alive for as long as one vector is.
             return vectors.check_unit(vector.copy(), self.encoder.dim)

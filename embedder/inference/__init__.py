@@ -1,0 +1,1 @@
+"""Encoders at work: which of them are open, and what waits for each."""

@@ -1,0 +1,1 @@
+"""An image and what its sender says about it become a point of the store."""
