@@ -86,7 +86,7 @@ def recluster(  # noqa: PLR0913 - what, where, by whom, and whom to tell
         LeaseHeld: another run is under way.
         NotEnoughPoints: the method needs more points than there are.
     """
-    task, message = wanted.task, wanted.message
+    task, message = wanted.task, records.begun(wanted.message, time.time())
     clusterings = Clusterings(store, task.collection)
 
     def record(progress: Progress) -> None:
