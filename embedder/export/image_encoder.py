@@ -48,11 +48,13 @@ def write_encoder(
     crop = tower.preprocessing.crop
     example = np.zeros((2, crop.height, crop.width, 3), np.uint8)
     with artefacts.new_directory(output) as directory:
+        files: dict[str, str] = {}
+        text_spec = text(directory, files)  # first: a tokenizer that will not do is soon refused
         graph = write_graph(
             image, example, directory / "image.onnx", names=(IMAGE_INPUT, IMAGE_OUTPUT)
         )
         lowest = gates.check_image_graph(image, graph, tower.preprocessing, tower.transform)
-        files = {"image": graph.file.name}
+        files["image"] = graph.file.name
         if graph.data is not None:
             files["image_data"] = graph.data.name
         draft = artefacts.Draft(
@@ -61,7 +63,7 @@ def write_encoder(
             preprocessing=tower.preprocessing,
             input=IMAGE_INPUT,
             output=IMAGE_OUTPUT,
-            text=text(directory, files),
+            text=text_spec,
             files=files,
             reference=lambda pixels: run(image, pixels),
             measured=Measured(images="scikit-learn's sample photographs", min_cosine=lowest),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -88,14 +89,13 @@ def clusters_kept(vectors: Float32, classes: Sequence[str]) -> float:
 
 def _crops() -> list[bytes]:
     rng = np.random.default_rng(0)
-    made = []
-    for number in range(_CROPS):
-        photo = photographs()[number % 2]
+    crops = []
+    for _, photo in zip(range(_CROPS), cycle(photographs()), strict=False):
         side = int(rng.integers(120, 400))
         left = int(rng.integers(0, photo.width - side))
         top = int(rng.integers(0, photo.height - side))
-        made.append(encoded(photo.crop((left, top, left + side, top + side)), "JPEG", quality=92))
-    return made
+        crops.append(encoded(photo.crop((left, top, left + side, top + side)), "JPEG", quality=92))
+    return crops
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from small_timm import VIT, smaller
 from tiny_clip import make_clip
 
 from embedder.encoding.artefact import EncoderArtefact
@@ -17,8 +18,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> EncoderArtefact:
 
 @pytest.fixture(scope="session")
 def dino(tmp_path_factory: pytest.TempPathFactory) -> EncoderArtefact:
-    """Timm's smallest plain ViT, at 64 pixels."""
+    """Timm's smallest plain ViT, with two blocks and at 64 pixels."""
     root = tmp_path_factory.mktemp("dino")
-    return export_timm(
-        TimmRequest("vit_tiny_patch16_224", root / "dino", random_seed=1, image_size=64)
-    )
+    with smaller(**VIT):
+        return export_timm(
+            TimmRequest("vit_tiny_patch16_224", root / "dino", random_seed=1, image_size=64)
+        )

@@ -126,9 +126,9 @@ def test_activation_is_the_models(clip: EncoderArtefact, tmp_path: Path) -> None
     state = tmp_path / "weights.pt"
     wrapped = {f"module.{name}": tensor for name, tensor in reference().state_dict().items()}
     torch.save({"epoch": 3, "state_dict": wrapped}, state)  # as open_clip's training leaves it
-    plain = export_open_clip(OpenClipRequest("tiny-gelu", tmp_path / "gelu", checkpoint=state))
-    quick = export_open_clip(
-        OpenClipRequest("tiny-quickgelu", tmp_path / "quick", checkpoint=state)
+    plain, quick = (
+        export_open_clip(OpenClipRequest(name, tmp_path / name, checkpoint=state, no_text=True))
+        for name in ("tiny-gelu", "tiny-quickgelu")
     )
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
     vectors = [
@@ -271,7 +271,7 @@ def hugging_face(folder: Path, **text: Any) -> str:
             "tokenizer_kwargs": {"clean": "canonicalize"},
             "width": 64,
             "heads": 2,
-            "layers": 2,
+            "layers": 1,
             "no_causal_mask": True,
             "proj_bias": True,
             "pool_type": "last",
@@ -305,16 +305,24 @@ def test_hugging_face_tokenizer_comes_along(tmp_path: Path) -> None:
         ({"hf_tokenizer_name": "./nowhere"}, "cannot be had"),
     ],
 )
-def test_text_tower_without_a_tokenizer_is_left_out_only_when_told(
-    text: dict[str, Any], why: str, tmp_path: Path
+def test_text_tower_without_a_tokenizer_is_refused(
+    text: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The export is refused, naming the reason and the option; with it, only images remain."""
+    """The reason is named, and the option that leaves it out; no tower is exported for nothing."""
+    monkeypatch.setattr(torch.onnx, "export", None)
     name = hugging_face(tmp_path, **text)
-    with pytest.raises(ExportRefused, match=why):
+    with pytest.raises(ExportRefused, match=why) as refused:
         export_open_clip(OpenClipRequest(name, tmp_path / "out", random_seed=1))
+    assert "--no-text leaves" in refused.value.message
     assert not (tmp_path / "out").exists()
+
+
+def test_text_tower_is_left_out_when_told(tmp_path: Path) -> None:
+    """Only images remain: its tokenizer is not even looked for."""
+    name = hugging_face(tmp_path, hf_tokenizer_name="./nowhere")
     made = export_open_clip(OpenClipRequest(name, tmp_path / "out", random_seed=1, no_text=True))
     assert made.manifest.text is None
+    assert list(made.manifest.files.entries()) == ["image"]
 
 
 def test_tokenizer_cuts_to_the_context(tmp_path: Path) -> None:
