@@ -1,1 +1,1 @@
-"""How work flows: what is let in, what waits, what is run together."""
+"""How work flows: who is let in, who waits, and which items run together."""

@@ -1,7 +1,7 @@
-"""Who may enter: a bound on what is in process, and one at a time per key. Pure asyncio.
+"""Admission: a bound on the items in process, and one holder at a time per key. Pure asyncio.
 
-A unary call that does not fit is refused at once; a stream waits its turn, which, through flow
-control, slows its sender down.
+A unary call that does not fit is refused at once. A stream waits its turn, and through flow control
+its sender becomes as slow.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from dataclasses import dataclass
 from shoal.errors import Overloaded
 
 RETRY_AFTER_S = 1.0
-"""What a refused caller is told to wait: about the time that a few hundred images take on a
-small machine, so that it finds room then."""
+"""A refused caller is told to wait this long, and should find room then: a few hundred images take
+about this long on a small machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Most items and most bytes that may be in process at the same time."""
+    """The most items, and the most bytes, that may be in process at the same time."""
 
     max_items: int
     max_bytes: int
 
 
 class Gate:
-    """Counts what is in process. An empty gate admits anything, or a large call never could."""
+    """Counts the items in process, and their bytes.
+
+    An empty gate admits anything: otherwise it would refuse a very large call for ever.
+    """
 
     def __init__(self, name: str, capacity: Capacity) -> None:
-        """Prepare an empty gate; ``name`` is for messages."""
+        """Prepares an empty gate; ``name`` is for messages."""
         self._name = name
         self._capacity = capacity
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
@@ -40,7 +43,7 @@ class Gate:
 
     @contextmanager
     def admit(self, items: int, size: int) -> Iterator[None]:
-        """Hold room for ``items`` of ``size`` bytes in all; Overloaded if there is none now."""
+        """Holds room for ``items`` of ``size`` bytes in all; Overloaded if there is none now."""
         if not self._fits(items, size):
             limit = self._capacity
             msg = (
@@ -56,10 +59,10 @@ class Gate:
             self.leave(size, items=items)
 
     async def enter(self, size: int) -> None:
-        """Take room for one item of ``size`` bytes, when there is some, first come first served.
+        """Takes room for one item of ``size`` bytes, when there is some, first come first served.
 
-        Whoever entered must ``leave`` with the same size. One whose wait is cancelled has not
-        entered.
+        A caller that has entered must ``leave`` with the same size. A caller whose wait is
+        cancelled has not entered.
         """
         if not self._waiting and self._fits(1, size):
             self._count(1, size)
@@ -76,7 +79,7 @@ class Gate:
             raise
 
     def leave(self, size: int, *, items: int = 1) -> None:
-        """Give the room back."""
+        """Gives the room back."""
         self._count(-items, -size)
         self._let_in()
 
@@ -107,19 +110,19 @@ class _Turn:
 
 
 class Turns:
-    """One at a time per key, first come first served; keys that nobody uses cost nothing."""
+    """One holder at a time per key, first come first served; unused keys are forgotten."""
 
     def __init__(self) -> None:
-        """Prepare; no key is in use."""
+        """Prepares; no key is in use."""
         self._turns: dict[Hashable, _Turn] = {}
 
     def __len__(self) -> int:
-        """How many keys are in use."""
+        """The number of keys in use."""
         return len(self._turns)
 
     @asynccontextmanager
     async def of(self, key: Hashable) -> AsyncIterator[None]:
-        """Hold ``key`` alone."""
+        """Holds ``key`` alone inside the block."""
         turn = self._turns.setdefault(key, _Turn(asyncio.Lock()))
         turn.users += 1
         try:

@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 from typing import Final, Generic, Self, TypeAlias, TypeVar
 
 from shoal.errors import ConfigError, DeadlineExceeded, ServiceUnavailable, TransientError
@@ -34,8 +34,8 @@ how many items wait on."""
 class Lane(Enum):
     """The queues of a batcher, served in turn: a bulk load cannot starve a single query."""
 
-    CALL = "call"
-    STREAM = "stream"
+    CALL = auto()
+    STREAM = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +225,8 @@ class Batcher(Generic[T, R]):
                 if batch and 0 < portion.weight < weight:
                     break
                 batch.append(entry)
+                self._next = Lane.STREAM if lane is Lane.CALL else Lane.CALL
             self._lanes[lane].popleft()
-            self._next = Lane.STREAM if lane is Lane.CALL else Lane.CALL
         if batch:
             self._watch([now - entry.since for entry in batch], len(self))
         return batch

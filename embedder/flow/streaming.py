@@ -19,10 +19,11 @@ class Flow(Generic[A]):
     """How much of one stream may be under way.
 
     Attributes:
-        max_items: requests read whose responses the receiver has not taken, at least 1.
-        gate: shared by all streams; left when the request is answered.
-        size: a request's weight at the gate, bytes.
-        stop: once set, no more requests are read; what has been read is answered.
+        max_items: the most requests that are read before the receiver has taken their responses,
+            at least 1.
+        gate: shared by all streams; a request leaves it when it is answered.
+        size: the weight of a request at the gate, bytes.
+        stop: once set, no more requests are read; those that have been read are answered.
     """
 
     max_items: int
@@ -36,12 +37,12 @@ async def answer_stream(
 ) -> AsyncGenerator[B, None]:
     """One response per request, as they finish; close it (``aclosing``) to end all its tasks.
 
-    A request is read only when there is room, so a sender feels how fast it is served, and a
-    response's room is free only when the next one is asked for, so a receiver that stops reading
-    stops the stream. ``answer`` is started in the order of the requests.
+    A request is read only when there is room, so a sender is slowed down to the speed at which it
+    is served. A response gives its room back only when the next one is asked for, so a receiver
+    that stops reading stops the stream. ``answer`` is started in the order of the requests.
 
     Raises:
-        Exception: whatever ``requests`` or ``answer`` raised; the rest is then cancelled.
+        Exception: whatever ``requests`` or ``answer`` raised; all other tasks are then cancelled.
     """
     done: asyncio.Queue[asyncio.Task[B] | None] = asyncio.Queue()
     room = asyncio.Semaphore(flow.max_items)
@@ -56,7 +57,7 @@ async def answer_stream(
                     return
                 size = flow.size(request)
                 await flow.gate.enter(size)
-                # No await from here to the callback: what has entered will leave.
+                # No await from here to the callback: a request that has entered will leave.
                 task = asyncio.create_task(answer(request))
                 tasks.add(task)
                 task.add_done_callback(partial(leave, size))

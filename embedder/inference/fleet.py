@@ -57,7 +57,7 @@ class _EncoderState:
 
 
 class Fleet:
-    """Images and texts to vectors, by the encoders of a server."""
+    """Turns images and texts into vectors, with the encoders of a server."""
 
     def __init__(self, config: EmbedderConfig, *, open_encoder: OpenEncoder = Encoder.of) -> None:
         """Prepares; ``start`` begins."""
@@ -146,7 +146,7 @@ class Fleet:
 
     @asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[Pipeline]:
-        """The open pipeline of the encoder ``name``, which stays open meanwhile.
+        """The open pipeline of the encoder ``name``, which stays open inside the block.
 
         Raises:
             ConfigError, ArtefactError, SelfTestFailed: it cannot be opened.
@@ -277,7 +277,7 @@ class Fleet:
 
 
 def _is_ill(pipeline: Pipeline) -> bool:
-    """Whether a model may hang: closing it would then never end, and hide that it does."""
+    """Whether a model may hang: closing it would then never end, and would hide that it hangs."""
     try:
         pipeline.check()
     except Exception:  # noqa: BLE001 - whatever its self-test raised

@@ -36,7 +36,7 @@ _Image: TypeAlias = bytes | Pixels
 
 
 class Pipeline:
-    """Pixels and texts to the vectors of one encoder."""
+    """Turns images and texts into the vectors of one encoder."""
 
     def __init__(
         self, encoder: Encoder, config: EmbedderConfig, decoder: Decoder, *, run_size: int
@@ -137,7 +137,7 @@ class Pipeline:
         decoded = [self._decoded(image) for image in batch]
         good = [pixels for pixels in decoded if not isinstance(pixels, ShoalError)]
         found = iter(self._vectors(good))
-        return [one if isinstance(one, ShoalError) else next(found) for one in decoded]
+        return [next(found) if isinstance(image, tuple) else image for image in decoded]
 
     def _decoded(self, image: _Image) -> Pixels | ShoalError:
         if not isinstance(image, bytes):

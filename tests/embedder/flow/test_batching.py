@@ -37,7 +37,11 @@ class Doubler:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            await self.may_run.wait()
+            async with asyncio.timeout(5):  # a test that fails tells nothing, and closes
+                await self.may_run.wait()
+        except TimeoutError:
+            self.may_run.set()
+            raise
         finally:
             self.under_way -= 1
         if any(number < 0 for number in batch):
@@ -142,15 +146,17 @@ def test_batcher_counts_a_busy_worker_half() -> None:
 
 
 def test_batcher_without_a_limit_of_weight_weighs_nothing() -> None:
-    """A weight of 0 is no limit, whatever the items weigh."""
+    """A weight of 0 is no limit, whatever the items weigh; and items weigh nothing by default."""
 
     async def scenario() -> None:
         run = Doubler()
         run.may_run.set()
-        portion: Portion[int] = Portion(8, weigh=lambda number: number)
-        async with Batcher(run, name="doubling", workers=1, portion=portion) as doubling:
-            await asyncio.gather(*map(doubling.submit, (3, 30, 300)))
-        assert run.batches == [[3, 30, 300]]
+        unlimited: Portion[int] = Portion(8, weigh=lambda number: number)
+        weightless: Portion[int] = Portion(8, weight=1)
+        for portion in (unlimited, weightless):
+            async with Batcher(run, name="doubling", workers=1, portion=portion) as doubling:
+                await asyncio.gather(*map(doubling.submit, (3, 30, 300)))
+        assert run.batches == [[3, 30, 300]] * 2
 
     asyncio.run(scenario())
 
@@ -226,6 +232,35 @@ def test_batcher_serves_a_stream_beside_ever_more_calls(max_batch: int) -> None:
             await asyncio.gather(first, *tasks)
         assert list(chain.from_iterable(run.batches)) == [0, 1, 10, 2, 11, 3, 12, 4, 5]
         assert max(map(len, run.batches)) == max_batch
+
+    asyncio.run(scenario())
+
+
+def test_batcher_gives_no_turn_to_items_that_nobody_waits_for() -> None:
+    """A call that comes after expired and cancelled ones is not behind a stream's items too."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        async with batcher(run, max_batch=1) as doubling:
+            first = asyncio.create_task(doubling.submit(0, Patience(Lane.STREAM)))
+            await settled()
+            now = asyncio.get_running_loop().time()
+            late, gone = (
+                asyncio.create_task(doubling.submit(number, patience))
+                for number, patience in ((7, Patience(deadline=now)), (8, FOR_EVER))
+            )
+            tasks = [
+                asyncio.create_task(doubling.submit(number, Patience(lane)))
+                for lane, number in ((Lane.STREAM, 10), (Lane.STREAM, 11), (Lane.CALL, 1))
+            ]
+            await settled()
+            gone.cancel()
+            await settled()
+            run.may_run.set()
+            await asyncio.gather(first, *tasks)
+            with pytest.raises(DeadlineExceeded):
+                await late
+        assert run.batches == [[0], [1], [10], [11]]
 
     asyncio.run(scenario())
 
