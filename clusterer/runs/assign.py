@@ -11,12 +11,10 @@ from clusterer.fits import Fit
 from clusterer.fits.models import Assigned, Model, Prototypes, beside
 from clusterer.nearest import Tally, blocks
 from clusterer.runs.naming import ValueCounts
-from clusterer.runs.points import PointTable, find_ids, pack_ids
+from clusterer.runs.points import find_ids, pack_ids
 from clusterer.runs.sampling import Sample
-from clusterer.runs.writeback import slot_labels
 from shoal.errors import Unsupported
-from shoal.store.clusterings import State
-from shoal.store.model import Block, VectorBlock
+from shoal.store.model import VectorBlock
 from shoal.vectors import NOISE, Labels, Vectors
 
 
@@ -117,13 +115,13 @@ class Totals:
         self.sample_len = 0
         self._confidence = 0.0
 
-    def count(self, block: Block, vectors: Vectors, found: Assigned) -> None:
-        """Counts a block of the scan with its ``vectors`` (B, D) and what was found of them."""
+    def count(self, block: VectorBlock, found: Assigned) -> None:
+        """Counts a block of the scan, whose points got the clusters ``found``."""
         self.values.add(block.payloads, found.labels)
-        self.tally.add(vectors, found.labels)
+        self.tally.add(block.vectors, found.labels)
         self._confidence += float(found.confidence[found.labels >= 0].sum())
         # Ids are hashes, so the first points of a scan are a uniform sample.
-        self._keep(vectors, found.labels)
+        self._keep(block.vectors, found.labels)
 
     def merge(self, other: Totals) -> None:
         """Adds what ``other``, of the same model, has counted."""
@@ -152,25 +150,3 @@ class Totals:
     def confidence(self) -> float:
         """Mean confidence of the points that are not noise; 0 if all are."""
         return self._confidence / max(1, int(self.tally.sizes.sum()))
-
-
-class Assignment(Totals):
-    """The totals, and the table of points."""
-
-    def __init__(self, rule: Rule, sample: int, fields: Sequence[str] = ()) -> None:
-        """Prepare, as ``Totals`` does."""
-        super().__init__(rule.model.centroids, sample, fields)
-        self.rule = rule
-        self.table = PointTable()
-
-    def add(self, block: VectorBlock, state: State) -> None:
-        """Assigns a block of the scan."""
-        active = slot_labels(block.payloads, state.clustering, state.pointer.active_slot)
-        found = self.rule.assign(block.ids, block.vectors, active)
-        self.count(block, block.vectors, found)
-        self.table.append(
-            block.ids,
-            found.labels,
-            active,
-            slot_labels(block.payloads, state.clustering, state.pointer.inactive_slot),
-        )

@@ -49,38 +49,6 @@ class Clusters:
     centroids: Vectors
 
 
-def match(  # noqa: PLR0913 - two sides of labels and centroids, and how to compare them
-    old_labels: Labels,
-    new_labels: Labels,
-    old: Clusters,
-    new_centroids: Vectors,
-    *,
-    next_id: int,
-    thresholds: MatchThresholds,
-) -> Matching:
-    """Gives each new cluster an id.
-
-    Args:
-        old_labels: (N,) ids of old clusters; negative where the old run had none.
-        new_labels: (N,) rows of ``new_centroids``; negative for noise.
-        old: the old run's clusters; a label that is none of them counts for nothing.
-        new_centroids: (K, D).
-        next_id: the first id that no cluster of this clustering ever had.
-        thresholds: when a cluster continues, and which overlaps are worth naming.
-
-    Returns:
-        Ids in which continued clusters keep theirs and all others get unused ones, larger
-        clusters first; the lineage lists the new clusters by size, then the retired ones.
-    """
-    kept = old_labels[old_labels >= 0]
-    overlap = Overlap(
-        _contingency(old_labels, new_labels, old.ids, len(new_centroids)),
-        np.bincount(kept, minlength=int(old.ids.max(initial=0)) + 1)[old.ids],
-        np.bincount(new_labels[new_labels >= 0], minlength=len(new_centroids)),
-    )
-    return match_overlap(overlap, old, new_centroids, next_id=next_id, thresholds=thresholds)
-
-
 @dataclass(frozen=True, slots=True)
 class Overlap:
     """How many points are where, on both sides.
@@ -94,7 +62,26 @@ class Overlap:
     new_sizes: Indices
 
 
-def match_overlap(
+def overlap_of(
+    old_labels: Labels, new_labels: Labels, old_ids: Labels, new_clusters: int
+) -> Overlap:
+    """The overlap of two labellings of the same points.
+
+    Args:
+        old_labels: (N,) ids of old clusters; negative where the old run had none.
+        new_labels: (N,) rows of new clusters; negative for noise.
+        old_ids: the ids of the old clusters; a label that is none of them counts for nothing.
+        new_clusters: the number of new clusters.
+    """
+    kept = old_labels[old_labels >= 0]
+    return Overlap(
+        _contingency(old_labels, new_labels, old_ids, new_clusters),
+        np.bincount(kept, minlength=int(old_ids.max(initial=0)) + 1)[old_ids],
+        np.bincount(new_labels[new_labels >= 0], minlength=new_clusters),
+    )
+
+
+def match(
     overlap: Overlap,
     old: Clusters,
     new_centroids: Vectors,
@@ -102,7 +89,19 @@ def match_overlap(
     next_id: int,
     thresholds: MatchThresholds,
 ) -> Matching:
-    """As ``match``, of points that were counted where they are."""
+    """Gives each new cluster an id.
+
+    Args:
+        overlap: how many points old and new clusters share.
+        old: the old run's clusters.
+        new_centroids: (K, D).
+        next_id: the first id that no cluster of this clustering ever had.
+        thresholds: when a cluster continues, and which overlaps are worth naming.
+
+    Returns:
+        Ids in which continued clusters keep theirs and all others get unused ones, larger
+        clusters first; the lineage lists the new clusters by size, then the retired ones.
+    """
     counts, sizes = overlap.counts, overlap.new_sizes
     if counts.nnz:
         pairs = _by_overlap(counts, thresholds.continued_jaccard)

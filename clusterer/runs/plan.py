@@ -1,4 +1,4 @@
-"""What a run would change, in numbers, and whether it may. Pure."""
+"""The plan of a run: what it would change, in numbers, and whether it may. Pure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """The plan of a run; the fields are those of ``shoal.v1.Plan``."""
+class Plan:
+    """What a run would change; the fields are those of ``shoal.v1.Plan``."""
 
     points: int
     clusters: int
@@ -42,7 +42,18 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is to change, counted: ``known`` points had a cluster; ``sizes`` are the new ones'."""
+    """How the labels that a run wants differ from those that there are.
+
+    Attributes:
+        points: All points.
+        known: Points that have a label now; noise is one.
+        moved: Points among these that get another label.
+        to_write: Points whose inactive slot holds another label, or none.
+        noise: Points that become noise.
+        agreement: The adjusted Rand index of old and new labels of the known points; None
+            without any.
+        sizes: int64 (K,), the points of each new cluster that has any.
+    """
 
     points: int
     known: int
@@ -53,27 +64,26 @@ class Changes:
     sizes: npt.NDArray[np.int64]
 
 
-def report(table: PointTable, lineage: tuple[Lineage, ...], quality: Quality) -> Report:
-    """Compares what ``table`` wants with what its slots hold."""
+def changes_of(table: PointTable, wanted: Labels) -> Changes:
+    """How the labels ``wanted``, int32 (N,), differ from what the slots of ``table`` hold."""
     before = table.active != UNASSIGNED
     known = int(np.count_nonzero(before))
-    changes = Changes(
+    return Changes(
         points=len(table),
         known=known,
-        moved=int(np.count_nonzero(before & (table.active != table.wanted))),
-        to_write=int(np.count_nonzero(table.inactive != table.wanted)),
-        noise=int(np.count_nonzero(table.wanted == NOISE)),
-        agreement=float(adjusted_rand_score(table.active[before], table.wanted[before]))
+        moved=int(np.count_nonzero(before & (table.active != wanted))),
+        to_write=int(np.count_nonzero(table.inactive != wanted)),
+        noise=int(np.count_nonzero(wanted == NOISE)),
+        agreement=float(adjusted_rand_score(table.active[before], wanted[before]))
         if known
         else None,
-        sizes=np.unique(table.wanted[table.wanted >= 0], return_counts=True)[1],
+        sizes=np.unique(wanted[wanted >= 0], return_counts=True)[1],
     )
-    return report_of(changes, lineage, quality)
 
 
-def report_of(changes: Changes, lineage: tuple[Lineage, ...], quality: Quality) -> Report:
-    """The report of changes that were counted already."""
-    return Report(
+def plan_of(changes: Changes, lineage: tuple[Lineage, ...], quality: Quality) -> Plan:
+    """The plan that makes ``changes``."""
+    return Plan(
         points=changes.points,
         clusters=len(changes.sizes),
         moved=changes.moved,
@@ -134,8 +144,8 @@ def sampled_silhouette(vectors: Vectors, labels: Labels) -> float | None:
     return float(silhouette_score(vectors[kept], labels[kept], metric="cosine"))
 
 
-def objections(report: Report, gates: Gates) -> tuple[str, ...]:
-    """The gates that ``report`` is past, one sentence each; empty if it may go live.
+def objections(plan: Plan, gates: Gates) -> tuple[str, ...]:
+    """The gates that ``plan`` is past, one sentence each; empty if it may go live.
 
     Shares of points that move, and agreement, mean nothing before the first run.
     """
@@ -145,16 +155,16 @@ def objections(report: Report, gates: Gates) -> tuple[str, ...]:
         if limit is not None and got > limit:
             found.append(f"{name} is {got:.3f}, more than {limit:.3f}")
 
-    at_most("moved share", report.moved_share, gates.max_moved_share)
-    at_most("noise share", report.noise / max(1, report.points), gates.max_noise_share)
-    at_most("share of the largest cluster", report.largest_share, gates.max_cluster_share)
+    at_most("moved share", plan.moved_share, gates.max_moved_share)
+    at_most("noise share", plan.noise / max(1, plan.points), gates.max_noise_share)
+    at_most("share of the largest cluster", plan.largest_share, gates.max_cluster_share)
     if (
         gates.min_agreement is not None
-        and report.agreement is not None
-        and report.agreement < gates.min_agreement
+        and plan.agreement is not None
+        and plan.agreement < gates.min_agreement
     ):
         found.append(
-            f"agreement with the active run is {report.agreement:.3f}, "
+            f"agreement with the active run is {plan.agreement:.3f}, "
             f"less than {gates.min_agreement:.3f}"
         )
     return tuple(found)

@@ -29,7 +29,7 @@ def unpack_ids(packed: npt.NDArray[np.void]) -> list[str]:
     digits = packed.tobytes().hex()
     cut = (0, 8, 12, 16, 20, 32)
     whole = (digits[at : at + 32] for at in range(0, len(digits), 32))
-    return ["-".join(one[a:b] for a, b in pairwise(cut)) for one in whole]
+    return ["-".join(each[a:b] for a, b in pairwise(cut)) for each in whole]
 
 
 def join_ids(parts: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
@@ -52,15 +52,15 @@ def find_ids(sorted_ids: npt.NDArray[np.void], wanted: npt.NDArray[np.void]) -> 
 class PointTable:
     """Ids and labels of the points that a run has seen, in the order of ids.
 
-    ``wanted``, ``active`` and ``inactive`` are int32 (N,): the label that the run gives, and what
-    the two slots held when the point was read.
+    ``rows``, ``active`` and ``inactive`` are int32 (N,): the row of the run's model, and the
+    labels that the two slots held when the point was read.
     """
 
     def __init__(self) -> None:
         self._ids: list[npt.NDArray[np.void]] = []
         self._labels: list[npt.NDArray[np.int32]] = []
         self.ids = np.zeros(0, _HALVES)
-        self.wanted: Labels = np.zeros(0, np.int32)
+        self.rows: Labels = np.zeros(0, np.int32)
         self.active: Labels = np.zeros(0, np.int32)
         self.inactive: Labels = np.zeros(0, np.int32)
 
@@ -70,17 +70,17 @@ class PointTable:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def append(self, ids: Sequence[str], wanted: Labels, active: Labels, inactive: Labels) -> None:
+    def append(self, ids: Sequence[str], rows: Labels, active: Labels, inactive: Labels) -> None:
         """Adds a block of a scan: ids above all earlier ones, ascending."""
         self._ids.append(pack_ids(ids))
         self.appended += len(ids)
-        self._labels.append(np.stack([wanted, active, inactive]).astype(np.int32))
+        self._labels.append(np.stack([rows, active, inactive]).astype(np.int32))
 
     def seal(self) -> None:
         """Ends the appending; from here on the arrays may be read."""
         if self._ids:
             self.ids = join_ids(self._ids)
-            self.wanted, self.active, self.inactive = np.concatenate(self._labels, axis=1)
+            self.rows, self.active, self.inactive = np.concatenate(self._labels, axis=1)
         self._ids, self._labels = [], []
 
     def find(self, ids: Sequence[str]) -> Rows:

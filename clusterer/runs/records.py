@@ -9,12 +9,13 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from clusterer.fits.head import HeadFitOptions
-from clusterer.runs.plan import Report
-from clusterer.runs.task import Outcome, Progress, Task
+from clusterer.runs.plan import Plan
+from clusterer.runs.task import Outcome, RunProgress, Stage, Task
 from shoal.store.model import Payload
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.values import LineageKind
 
-_STAGE: Final = {
+_STAGE: Final[Mapping[Stage, pb.RunStage]] = {
     "sample": pb.RUN_STAGE_SAMPLE,
     "fit": pb.RUN_STAGE_FIT,
     "assign": pb.RUN_STAGE_ASSIGN,
@@ -22,12 +23,12 @@ _STAGE: Final = {
     "write": pb.RUN_STAGE_WRITE,
     "cutover": pb.RUN_STAGE_CUTOVER,
 }
-OUTCOME: Final = {
+OUTCOME: Final[Mapping[Outcome, pb.RunState]] = {
     Outcome.SUCCEEDED: pb.RUN_STATE_SUCCEEDED,
     Outcome.PLANNED: pb.RUN_STATE_PLANNED,
     Outcome.REFUSED: pb.RUN_STATE_REFUSED,
 }
-_KIND: Final = {
+_KIND: Final[Mapping[LineageKind, pb.LineageKind]] = {
     "continued": pb.LINEAGE_KIND_CONTINUED,
     "born": pb.LINEAGE_KIND_BORN,
     "split": pb.LINEAGE_KIND_SPLIT,
@@ -46,8 +47,8 @@ def new_run(task: Task, config: pb.ClusteringConfig) -> pb.Run:
         noise_only=task.noise_only,
     )
     run.config.sample_size, run.config.vector = task.sample_size, task.vector
-    if isinstance(task.fit.options, HeadFitOptions):  # a name may mean another head tomorrow
-        run.config.scp.head = task.fit.options.head
+    if isinstance(task.fit_plan.options, HeadFitOptions):  # a name may mean another head tomorrow
+        run.config.scp.head = task.fit_plan.options.head
     return run
 
 
@@ -73,36 +74,36 @@ def timestamp(seconds: float) -> Timestamp:
     return stamp
 
 
-def set_progress(run: pb.Run, progress: Progress) -> None:
+def set_progress(run: pb.Run, progress: RunProgress) -> None:
     """Copies ``progress`` into ``run``."""
-    run.stage = _STAGE.get(progress.stage, pb.RUN_STAGE_UNSPECIFIED)
+    run.stage = _STAGE[progress.stage] if progress.stage else pb.RUN_STAGE_UNSPECIFIED
     run.stage_done, run.stage_total = progress.done, progress.total
     run.points_written, run.base_run = progress.points_written, progress.base_run
     del run.stage_times[:]
     for name, seconds in dict(progress.stage_s).items():  # a copy: the run adds to it
         run.stage_times.add(stage=_STAGE[name]).duration.FromNanoseconds(round(seconds * 1e9))
-    if progress.report is not None:
-        run.plan.CopyFrom(_plan(progress.report, progress.objections))
+    if progress.plan is not None:
+        run.plan.CopyFrom(_plan(progress.plan, progress.objections))
         _set_facts(run.plan, progress.facts)
 
 
-def _plan(report: Report, objections: tuple[str, ...]) -> pb.Plan:
-    """``report`` as a message."""
+def _plan(plan: Plan, objections: tuple[str, ...]) -> pb.Plan:
+    """``plan`` as a message."""
     message = pb.Plan(
-        points=report.points,
-        clusters=report.clusters,
-        moved=report.moved,
-        moved_share=report.moved_share,
-        to_write=report.to_write,
-        noise=report.noise,
-        silhouette=report.quality.silhouette,
-        agreement=report.agreement,
-        inertia=report.quality.inertia,
-        confidence=report.quality.confidence,
-        centroid_drift=report.quality.centroid_drift,
+        points=plan.points,
+        clusters=plan.clusters,
+        moved=plan.moved,
+        moved_share=plan.moved_share,
+        to_write=plan.to_write,
+        noise=plan.noise,
+        silhouette=plan.quality.silhouette,
+        agreement=plan.agreement,
+        inertia=plan.quality.inertia,
+        confidence=plan.quality.confidence,
+        centroid_drift=plan.quality.centroid_drift,
         objections=objections,
     )
-    for line in report.lineage:
+    for line in plan.lineage:
         message.lineage.add(
             cluster=line.cluster,
             kind=_KIND[line.kind],

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 
 from clusterer.runs import records
-from clusterer.runs.task import Progress
+from clusterer.runs.task import RunProgress
 from shoal.errors import InvalidArgument, NotFound
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
@@ -16,7 +16,7 @@ from shoal.v1 import clusterer_pb2 as pb
 
 _LEAST_PREFIX = 4
 
-LiveProgress = Callable[[str], Progress | None]
+LiveProgress = Callable[[str], RunProgress | None]
 """The progress of a run under way in this process; None for any other."""
 
 

@@ -10,17 +10,18 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from prometheus_client import Counter, Histogram
 
 from clusterer.config import ClustererConfig
 from clusterer.fits.child import Fitter, fit_in_child
 from clusterer.runs import records
+from clusterer.runs.engine import MakeEngine
+from clusterer.runs.in_memory import InMemoryEngine
 from clusterer.runs.lease import Holder, Lease, acquire, break_lease
-from clusterer.runs.run import Run
+from clusterer.runs.run import Reclustering
 from clusterer.runs.runbook import Runbook
-from clusterer.runs.task import Progress, RunContext, Task, not_enough
+from clusterer.runs.task import RunContext, RunProgress, Task, not_enough
 from shoal.errors import Cancelled, Conflict, NotFound, NothingToRollBack, ShoalError
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
@@ -38,16 +39,12 @@ _STAGE_S = Histogram(
 _WRITTEN = Counter("shoal_clusterer_points_written", "Points whose payload runs wrote.")
 
 
-MakeRun: TypeAlias = Callable[[Task, RunContext, Lease], Run]
-"""What makes a run of its task: ``Run``, or another engine in its place."""
-
-
 @dataclass(slots=True)
 class _Live:
     """A run under way in this process."""
 
     message: pb.Run
-    run: Run
+    run: Reclustering
     cancelled: threading.Event
     thread: threading.Thread | None = None
     watchers: set[Callable[[], object]] = field(default_factory=set)
@@ -62,12 +59,12 @@ class Runner:
         config: ClustererConfig,
         *,
         fit: Fitter = fit_in_child,
-        make_run: MakeRun = Run,
+        make_engine: MakeEngine = InMemoryEngine,
     ) -> None:
         self._store = store
         self._config = config
         self._fit = fit
-        self._make_run = make_run
+        self._make_engine = make_engine
         self._live: dict[str, _Live] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
         self._guard = threading.Lock()
@@ -117,8 +114,8 @@ class Runner:
                 raise Cancelled("the clusterer is shutting down")
             clusterings = Clusterings(self._store, task.collection)
             points = self._store.count(task.collection)
-            if points < task.fit.least_points:
-                raise not_enough(task.fit, points, task.collection)
+            if points < task.fit_plan.least_points:
+                raise not_enough(task.fit_plan, points, task.collection)
             lease, before = acquire(clusterings, self._holder(task.clustering, task.run))
             try:
                 if before.lease.run:
@@ -145,7 +142,8 @@ class Runner:
             changed=lambda: self._tell(task.run),
             fit=self._fit,
         )
-        live = _Live(message, self._make_run(task, context, lease), cancelled)
+        run = Reclustering(task, context, lease, self._make_engine)
+        live = _Live(message, run, cancelled)
         live.thread = threading.Thread(
             target=self._execute, args=(task, live, lease), name=f"run-{task.run}"
         )
@@ -190,7 +188,7 @@ class Runner:
         for watcher in tuple(live.watchers):
             watcher()
 
-    def _report(self, task: Task, message: pb.Run, progress: Progress) -> None:
+    def _report(self, task: Task, message: pb.Run, progress: RunProgress) -> None:
         state = pb.RunState.Name(message.state).removeprefix("RUN_STATE_").lower()
         _RUNS.labels(state).inc()
         _WRITTEN.inc(message.points_written)
@@ -205,7 +203,7 @@ class Runner:
             extra={"run": task.run, "state": state, "error": message.error_message},
         )
 
-    def _progress(self, run: str) -> Progress | None:
+    def _progress(self, run: str) -> RunProgress | None:
         with self._guard:
             live = self._live.get(run)
         return live.run.progress if live else None

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from clusterer.config import ClustererConfig
 from clusterer.fits import LEAVES_NOISE, FitPlan, MethodOptions
 from clusterer.fits.child import Fitter
 from clusterer.runs.naming import NameSources, Word, naming_of
-from clusterer.runs.plan import Report
+from clusterer.runs.plan import Plan
 from shoal.errors import InvalidArgument, NotEnoughPoints
 from shoal.store.gateway import Store
 from shoal.store.model import check_clustering_name
@@ -68,7 +68,7 @@ class Task:
     collection: str
     clustering: str
     vector: str
-    fit: FitPlan
+    fit_plan: FitPlan
     sample_size: int
     seed: int
     warm_start: bool
@@ -82,7 +82,7 @@ class Task:
 def task_of(
     request: RunRequest,
     vector: VectorInfo,
-    fit: FitPlan,
+    fit_plan: FitPlan,
     *,
     sample_size: int,
     default_gates: Gates,
@@ -92,15 +92,15 @@ def task_of(
     Raises:
         InvalidArgument: something is malformed, or noise_only is not for the method.
     """
-    if request.noise_only and fit.method not in LEAVES_NOISE:
-        msg = f"noise_only: expected method {' or '.join(LEAVES_NOISE)}, got {fit.method}"
+    if request.noise_only and fit_plan.method not in LEAVES_NOISE:
+        msg = f"noise_only: expected method {' or '.join(LEAVES_NOISE)}, got {fit_plan.method}"
         raise InvalidArgument(msg, field="noise_only")
     return Task(
         run=request.run,
         collection=request.collection,
         clustering=check_clustering_name(request.clustering),
         vector=vector.name,
-        fit=fit,
+        fit_plan=fit_plan,
         sample_size=sample_size,
         seed=request.seed,
         warm_start=request.warm_start,
@@ -112,20 +112,35 @@ def task_of(
     )
 
 
-@dataclass(slots=True)
-class Progress:
-    """Where a run is. Written by the run's thread, read by anyone; ``changed`` tells of it."""
+Stage: TypeAlias = Literal["sample", "fit", "assign", "plan", "write", "cutover"]
+"""A part of a run, in the order in which they come."""
 
-    stage: str = ""
+
+@dataclass(slots=True)
+class RunProgress:
+    """How far a run is. The run's thread writes it, any thread reads it.
+
+    Attributes:
+        stage: The stage that the run is in, or ended in; None before the first.
+        done: Units of the stage that are done.
+        total: Units of the stage; 0 if not known.
+        stage_s: Seconds spent in each stage.
+        plan: What the run would change, once that is known.
+        objections: The gates that the plan is past.
+        points_written: Points whose slots the run has written.
+        base_run: The run that was active when this one began; empty if none was.
+        facts: What the fit tells besides its model.
+    """
+
+    stage: Stage | None = None
     done: int = 0
     total: int = 0
-    stage_s: dict[str, float] = field(default_factory=dict)
-    report: Report | None = None
+    stage_s: dict[Stage, float] = field(default_factory=dict)
+    plan: Plan | None = None
     objections: tuple[str, ...] = ()
     points_written: int = 0
     base_run: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the fit had to say."""
 
 
 class Outcome(StrEnum):
@@ -138,7 +153,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What a run works with: ``cutover_lock`` keeps newcomers still while the pointer flips."""
+    """What a run works with.
+
+    Attributes:
+        store: Where the points are.
+        config: The settings of the service.
+        cutover_lock: Keeps new points from being assigned while the pointer flips.
+        cancelled: Set to stop the run.
+        changed: Called whenever the progress has changed.
+        fit: Runs a fit.
+    """
 
     store: Store
     config: ClustererConfig

@@ -8,19 +8,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from clusterer.runs.points import UNASSIGNED, PointTable, unpack_ids
+from clusterer.runs.points import UNASSIGNED, PointTable, Rows, unpack_ids
 from shoal.errors import Conflict
 from shoal.store.clusterings import FENCE, State, cluster_of
 from shoal.store.gateway import Store
-from shoal.store.model import Condition, Empty, Filter, IdIn, Payload, Range, Scan, slot_field
+from shoal.store.model import (
+    SLOTS,
+    Condition,
+    Empty,
+    Filter,
+    IdIn,
+    Payload,
+    Range,
+    Scan,
+    slot_field,
+)
 from shoal.vectors import Labels
 
-_VERIFY_ROUNDS = 3
+VERIFY_ROUNDS = 3
 """Scans of a verification: points that change under it are mended and looked at once more."""
+
+Ids: TypeAlias = list[str] | npt.NDArray[np.void]
+"""Ids of points: UUID strings, or as ``pack_ids`` packs them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +55,41 @@ class Seal:
     sealing: bool
 
 
+@dataclass(slots=True)
+class Written:
+    """What writing a slot did, or found done.
+
+    Attributes:
+        points: Points that were written.
+        labels: How many of all points that were looked at have each label by now.
+        gained: How many points have each label since the writing that had not before.
+        lost: How many points had each label before the writing and have not any more.
+    """
+
+    points: int = 0
+    labels: Counter[int] = field(default_factory=Counter)
+    gained: Counter[int] = field(default_factory=Counter)
+    lost: Counter[int] = field(default_factory=Counter)
+
+    def join(self, other: Written) -> Written:
+        """This, with what ``other``, of other points, did."""
+        self.points += other.points
+        self.labels.update(other.labels)
+        self.gained.update(other.gained)
+        self.lost.update(other.lost)
+        return self
+
+    def labels_after(self, later: Written) -> Counter[int]:
+        """The labels, brought up to date by a ``later`` writing; those of no point are left out."""
+        return +Counter({k: n - later.lost[k] for k, n in (self.labels + later.gained).items()})
+
+
 @dataclass(frozen=True, slots=True)
 class SlotWriter:
-    """Writes one collection's slots. ``check`` is called before every operation and may raise.
+    """Writes the slots of one clustering, ``chunk`` points in an operation.
 
-    ``seal`` is None for who holds no lease.
+    ``check`` is called before every operation and may raise. ``seal`` is None for a writer that
+    holds no lease.
     """
 
     store: Store
@@ -56,75 +101,96 @@ class SlotWriter:
 
     def write(
         self,
-        ids: list[str],
+        ids: Ids,
         values: Mapping[str, int],
         *conditions: Condition,
         unless: tuple[Condition, ...] = (),
+        done: Callable[[int], object] | None = None,
     ) -> None:
         """Sets the slots in ``values`` of the points ``ids``.
 
-        Of those only that meet all ``conditions`` and none of ``unless``.
+        Only points that meet every condition, and none of ``unless``, are written. ``done`` gets
+        the number of ids of each operation after it.
         """
         written: Payload = {**values}
         if self.seal is not None and self.seal.sealing:
             written[FENCE] = self.seal.fence
         key = f"clusters.{self.clustering}"
-        for at in range(0, len(ids), self.chunk):
-            self.check()
-            must = (IdIn(ids[at : at + self.chunk]), *conditions)
-            where = Filter(must, must_not=(*unless, *self._sealed))
+        for chunk in self._chunks(ids):
+            where = Filter((IdIn(chunk), *conditions), must_not=(*unless, *self._sealed))
             self.store.set_payload(self.collection, dict(written), where=where, key=key)
+            if done is not None:
+                done(len(chunk))
 
-    def clear(self, ids: list[str], slot: str) -> None:
+    def clear(self, ids: Ids, slot: str) -> None:
         """Empties ``slot`` of the points ``ids``."""
-        field = slot_field(self.clustering, slot)
+        emptied = [slot_field(self.clustering, slot)]
+        for chunk in self._chunks(ids):
+            where = Filter((IdIn(chunk),), must_not=self._sealed)
+            self.store.delete_fields(self.collection, emptied, where=where)
+
+    def _chunks(self, ids: Ids) -> Iterator[list[str]]:
+        """``ids`` by operation, each after a check."""
         for at in range(0, len(ids), self.chunk):
             self.check()
-            where = Filter((IdIn(ids[at : at + self.chunk]),), must_not=self._sealed)
-            self.store.delete_fields(self.collection, [field], where=where)
+            chunk = ids[at : at + self.chunk]
+            yield chunk if isinstance(chunk, list) else unpack_ids(chunk)
 
     @property
     def _sealed(self) -> tuple[Condition, ...]:
-        """What holds of a point that a later run has sealed."""
+        """The condition that a later run has sealed the point."""
         if self.seal is None:
             return ()
         return (Range(slot_field(self.clustering, FENCE), gt=self.seal.fence),)
 
 
-def write_differences(
+def written_slots(state: State) -> tuple[str, ...]:
+    """The slots that a run writes: the inactive one, or both before the first run.
+
+    Then nobody reads either slot, and the next run finds its labels in place.
+    """
+    return (state.pointer.inactive_slot,) if state.pointer.active_run else SLOTS
+
+
+def write_differences(  # noqa: PLR0913 - what is wanted and where, and whom to tell
     writer: SlotWriter,
     table: PointTable,
+    wanted: Labels,
     state: State,
     *,
     began: float,
     progress: Callable[[int], None],
-) -> int:
-    """Makes the inactive slot hold ``table.wanted``; returns the number of points written.
+) -> Written:
+    """Makes the inactive slot of the points of ``table`` hold the labels ``wanted``, int32 (N,).
 
-    Before the first run nobody reads either slot, so both are set at once: the next run then
-    finds them in place. Points that came in after ``began`` are left out: the run catches up with
-    those.
+    Points that came in after ``began`` are left out: the run catches up with them.
     """
-    both = not state.pointer.active_run
     sealing = writer.seal is not None and writer.seal.sealing
-    stale = np.nonzero((table.inactive != table.wanted) | sealing)[0]
+    stale = np.nonzero((table.inactive != wanted) | sealing)[0]
     since = (Range("ingested_at", gt=began),)
-    written = 0
-    for label, rows in _groups(table.wanted, stale):
-        slots = ("a", "b") if both else (state.pointer.inactive_slot,)
-        for at in range(0, len(rows), writer.chunk):
-            chunk = rows[at : at + writer.chunk]
-            writer.write(unpack_ids(table.ids[chunk]), dict.fromkeys(slots, label), unless=since)
-            written += len(chunk)
-            progress(written)
-    table.inactive[stale] = table.wanted[stale]
+    written = Written(labels=count_labels(wanted))
+
+    def count(points: int) -> None:
+        written.points += points
+        progress(written.points)
+
+    for label, rows in by_label(wanted, stale):
+        values = dict.fromkeys(written_slots(state), label)
+        writer.write(table.ids[rows], values, unless=since, done=count)
     return written
 
 
-def verify(writer: SlotWriter, table: PointTable, state: State, *, late: Mapping[int, int]) -> int:
-    """Checks that the inactive slot holds ``table.wanted``, and mends what does not.
+def verify(
+    writer: SlotWriter,
+    table: PointTable,
+    wanted: Labels,
+    state: State,
+    *,
+    expected: Mapping[int, int],
+) -> int:
+    """Checks that the inactive slot holds the labels ``wanted``, and mends those that differ.
 
-    ``late`` counts the labels of points that are not in the table.
+    ``expected`` is how many points of the collection, in the table or not, have each label.
 
     A point of the table whose slot is empty was replaced or deleted since; it is left to the
     assignment of new points. The counts of the store are compared first; only if they differ are
@@ -136,26 +202,32 @@ def verify(writer: SlotWriter, table: PointTable, state: State, *, late: Mapping
     Raises:
         Conflict: points kept changing.
     """
-    if _counts_agree(writer, table, state, late):
+    if writer.store.facet(writer.collection, state.inactive_field) == expected:
         return 0
     mended = 0
-    for _ in range(_VERIFY_ROUNDS):
-        wrong = list(_wrong(writer, table, state))
+    for _ in range(VERIFY_ROUNDS):
+        wrong = list(_wrong(writer, table, wanted, state))
         for label, ids, read in wrong:
             writer.write(ids, {state.pointer.inactive_slot: label}, *read)
         if not wrong:
             return mended
         mended += sum(len(ids) for _, ids, _ in wrong)
-    raise Conflict(
+    raise still_differs(state)
+
+
+def still_differs(state: State) -> Conflict:
+    """The error for a slot that was mended again and again."""
+    return Conflict(
         f"clustering {state.clustering!r}: {state.inactive_field} still differs from the plan "
-        f"after {_VERIFY_ROUNDS} rounds: is another process writing it?"
+        f"after {VERIFY_ROUNDS} rounds: is another process writing it?"
     )
 
 
 def clear_strays(writer: SlotWriter, table: PointTable, state: State, vector: str) -> int:
-    """Empties the inactive slot of points that have no ``vector``: no run of it gives them a label.
+    """Empties the inactive slot of points that have no ``vector``.
 
-    What an earlier run of another vector gave them would look like this one's.
+    No run of that vector gives them a label. A label that a run of another vector gave them would
+    look like one of this run.
 
     Returns:
         The number of points.
@@ -173,7 +245,11 @@ def labelled(state: State) -> Scan:
 
 
 def clear_those_without(writer: SlotWriter, ids: Sequence[str], state: State, vector: str) -> int:
-    """Empties the inactive slot of those of ``ids`` that have no ``vector``; returns how many."""
+    """Empties the inactive slot of the points of ``ids`` that have no ``vector``.
+
+    Returns:
+        The number of points.
+    """
     writer.check()
     found = writer.store.retrieve(writer.collection, ids, vectors=(vector,))
     strays = [record.id for record in found if record and vector not in record.vectors]
@@ -181,21 +257,12 @@ def clear_those_without(writer: SlotWriter, ids: Sequence[str], state: State, ve
     return len(strays)
 
 
-def _counts_agree(
-    writer: SlotWriter, table: PointTable, state: State, late: Mapping[int, int]
-) -> bool:
-    labels, counts = np.unique(table.wanted, return_counts=True)
-    expected = Counter(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
-    expected.update(late)
-    return writer.store.facet(writer.collection, state.inactive_field) == expected
-
-
 def _wrong(
-    writer: SlotWriter, table: PointTable, state: State
+    writer: SlotWriter, table: PointTable, wanted: Labels, state: State
 ) -> Iterator[tuple[int, list[str], tuple[Condition, ...]]]:
     """The points whose inactive slot holds another label than wanted, by wanted label.
 
-    With the condition that they are still what was read.
+    Each group comes with the condition that its points are still those that were read.
     """
     if not len(table):
         return
@@ -206,8 +273,8 @@ def _wrong(
         writer.check()
         held = slot_labels(block.payloads, state.clustering, state.pointer.inactive_slot)
         rows = table.find(block.ids)
-        wrong = np.nonzero((rows >= 0) & (held != table.wanted[rows]))[0]
-        for label, at in _groups(table.wanted[rows], wrong):
+        wrong = np.nonzero((rows >= 0) & (held != wanted[rows]))[0]
+        for label, at in by_label(wanted[rows], wrong):
             yield label, [block.ids[i] for i in at], as_read([block.payloads[i] for i in at])
 
 
@@ -222,13 +289,19 @@ def as_read(payloads: Sequence[Payload]) -> tuple[Condition, ...]:
 
 
 def slot_labels(payloads: Sequence[Payload], clustering: str, slot: str) -> Labels:
-    """What a slot holds in each of ``payloads``, int32 (B,), UNASSIGNED where it is empty."""
+    """The label in one slot of each of ``payloads``, int32 (B,), UNASSIGNED where it is empty."""
     found = (cluster_of(payload, clustering, slot) for payload in payloads)
     return np.array([UNASSIGNED if c is None else c for c in found], dtype=np.int32)
 
 
-def _groups(labels: Labels, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """``rows`` grouped by their label."""
+def count_labels(labels: Labels) -> Counter[int]:
+    """How often each of ``labels`` (N,) occurs."""
+    values, counts = np.unique(labels, return_counts=True)
+    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+
+def by_label(labels: Labels, rows: Rows) -> Iterator[tuple[int, Rows]]:
+    """Each label among ``labels[rows]``, ascending, and the ``rows`` that have it."""
     if not len(rows):
         return
     order = rows[np.argsort(labels[rows], kind="stable")]

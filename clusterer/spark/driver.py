@@ -7,6 +7,7 @@ those of clusterer services over the same store; its record is beside theirs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,12 +17,10 @@ from clusterer.config import ClustererConfig
 from clusterer.fits import plan_fit
 from clusterer.fits.values import NO_DUPLICATES
 from clusterer.runs import records
-from clusterer.runs.lease import Lease
-from clusterer.runs.run import Run
 from clusterer.runs.runner import Runner
-from clusterer.runs.task import Progress, RunContext, Task, task_of
+from clusterer.runs.task import RunProgress, Task, task_of
+from clusterer.spark.engine import SparkEngine, SparkSettings
 from clusterer.spark.fits import METHODS, check_plan
-from clusterer.spark.run import SparkEngine, SparkRun
 from shoal.errors import TransientError, Unsupported
 from shoal.spark.cluster import SparkCluster
 from shoal.store import Store, StoreConfig
@@ -89,17 +88,13 @@ def recluster(  # noqa: PLR0913 - what, where, by whom, and whom to tell
     task, message = wanted.task, records.begun(wanted.message, time.time())
     clusterings = Clusterings(store, task.collection)
 
-    def record(progress: Progress) -> None:
+    def record(progress: RunProgress) -> None:
         now = records.copied(message)
         records.set_progress(now, progress)
         clusterings.put_run(task.run, records.to_record(now))
 
-    engine = SparkEngine(cluster, store_config, wanted.bisecting, record)
-
-    def make_run(made: Task, context: RunContext, lease: Lease) -> Run:
-        return SparkRun(made, context, lease, engine)
-
-    runner = Runner(store, config, make_run=make_run)
+    settings = SparkSettings(cluster, store_config, wanted.bisecting, record)
+    runner = Runner(store, config, make_engine=functools.partial(SparkEngine, settings))
     try:
         now = runner.start(task, message, once=False)
         while now.state == pb.RUN_STATE_RUNNING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,10 +19,14 @@ from clusterer.runs.points import UNASSIGNED
 from clusterer.runs.writeback import (
     Seal,
     SlotWriter,
+    Written,
     as_read,
+    by_label,
     clear_those_without,
+    count_labels,
     labelled,
     slot_labels,
+    written_slots,
 )
 from shoal.errors import LeaseLost
 from shoal.spark.slices import Slice, scan_slice
@@ -80,7 +84,7 @@ class SliceTotals(Totals):
         active = slot_labels(block.payloads, state.clustering, state.pointer.active_slot)
         inactive = slot_labels(block.payloads, state.clustering, state.pointer.inactive_slot)
         found = orders.rule.assign(block.ids, block.vectors, active)
-        self.count(block, block.vectors, found)
+        self.count(block, found)
         self.points += len(block)
         self.active.update(_pairs(active, found.labels))
         self.inactive.update(_pairs(inactive, found.labels))
@@ -111,28 +115,6 @@ def count_slice(orders: Orders, sample: int, part: Slice) -> SliceTotals:
         for block in scan_slice(store, orders.collection, part, options):
             totals.add(orders, block)
     return totals
-
-
-@dataclass(slots=True)
-class Written:
-    """What writing found: points ``written``, and the labels that the slot holds by now.
-
-    ``labels`` counts every point that was seen; ``gained`` and ``lost`` what the writes changed
-    in the slot, by label, so that counts of an earlier pass can be brought up to date.
-    """
-
-    written: int = 0
-    labels: Counter[int] = field(default_factory=Counter)
-    gained: Counter[int] = field(default_factory=Counter)
-    lost: Counter[int] = field(default_factory=Counter)
-
-    def join(self, other: Written) -> Written:
-        """This and ``other``."""
-        self.written += other.written
-        self.labels.update(other.labels)
-        self.gained.update(other.gained)
-        self.lost.update(other.lost)
-        return self
 
 
 def write_slice(orders: Orders, ids: Labels, where: Filter, part: Slice) -> Written:
@@ -195,8 +177,7 @@ class _Waiting:
     def __init__(self, orders: Orders, writer: SlotWriter) -> None:
         self._writer = writer
         self._chunk = orders.write_chunk
-        state = orders.state
-        self._slots = (state.pointer.inactive_slot,) if state.pointer.active_run else ("a", "b")
+        self._slots = written_slots(orders.state)
         self._ids: dict[int, list[str]] = {}
         self._times: dict[int, list[Payload]] = {}
 
@@ -230,13 +211,12 @@ def _write(
     if state.unsettled:
         sealed = slot_labels(block.payloads, state.clustering, FENCE)
         differ |= sealed != orders.fence
-    for label in np.unique(wanted[differ]).tolist():
-        at = np.nonzero(differ & (wanted == label))[0]
+    for label, at in by_label(wanted, np.nonzero(differ)[0]):
         waiting.add(label, [block.ids[i] for i in at], [block.payloads[i] for i in at])
-    done.written += int(np.count_nonzero(differ))
-    done.labels.update(wanted.tolist())
-    done.gained.update(wanted[differ].tolist())
-    done.lost.update(held[differ & (held != UNASSIGNED)].tolist())
+    done.points += int(np.count_nonzero(differ))
+    done.labels.update(count_labels(wanted))
+    done.gained.update(count_labels(wanted[differ]))
+    done.lost.update(count_labels(held[differ & (held != UNASSIGNED)]))
 
 
 def fence_check(store: Store, orders: Orders) -> Callable[[], None]:

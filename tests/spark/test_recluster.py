@@ -23,7 +23,8 @@ from clusterer.runs.assign import Rule
 from clusterer.runs.lease import Holder, acquire
 from clusterer.runs.points import pack_ids
 from clusterer.runs.sampling import Sample
-from clusterer.spark.passes import Orders, Written, write_slice
+from clusterer.runs.writeback import Written
+from clusterer.spark.passes import Orders, write_slice
 from shoal.client import Gates, GaussianMixture, KMeans, Run, RunOptions, RunState
 from shoal.client.messages_runs import to_request
 from shoal.errors import LeaseHeld, LeaseLost, OperatorError
@@ -257,13 +258,13 @@ def test_executor_of_an_overtaken_run_writes_nothing(pond: Pond, spark: SparkClu
     first, second = slices_of(2)
     with lease:
         done = spark.reduce(work, Written.join, [first], check=lambda: None)
-        assert 0 < done.written < N
+        assert 0 < done.points < N
         again = spark.reduce(work, Written.join, [first], check=lambda: None)
-        assert (again.written, again.labels) == (0, done.labels)
+        assert (again.points, again.labels) == (0, done.labels)
         take_over(pond)
         with pytest.raises(LeaseLost, match="a-run is over"):
             spark.reduce(work, Written.join, [second], check=lambda: None)
-    assert sum(label is not None for label in pond.labels("a").values()) == done.written
+    assert sum(label is not None for label in pond.labels("a").values()) == done.points
 
 
 def test_error_of_spark_is_one_line(spark: SparkCluster) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ from clusterer.config import ClustererConfig
 from clusterer.fits import Fit, FitPlan, run_fit
 from clusterer.fits.child import Fitter
 from clusterer.fits.kmeans import KMeansOptions
-from clusterer.runs.lease import Holder, acquire
-from clusterer.runs.run import Run
+from clusterer.runs.engine import MakeEngine, Scope
+from clusterer.runs.in_memory import InMemoryEngine
+from clusterer.runs.lease import Holder, Lease, acquire
+from clusterer.runs.run import Reclustering
 from clusterer.runs.task import Outcome, RunContext, Task
 from shoal.store import Store
 from shoal.store.clusterings import Clusterings, State, cluster_of
@@ -52,6 +54,24 @@ def fit_here(
     return run_fit(plan, sample, warm)
 
 
+def after(**then: Callable[[], object]) -> MakeEngine:
+    """Makes engines that call ``then[step]`` right after the step of that name."""
+
+    class Interrupted:
+        def __init__(self, scope: Scope) -> None:
+            self._engine = InMemoryEngine(scope)
+
+        def __getattr__(self, step: str) -> Callable[..., object]:
+            def stepped(*arguments: object) -> object:
+                result = getattr(self._engine, step)(*arguments)
+                then.get(step, lambda: None)()
+                return result
+
+            return stepped
+
+    return Interrupted  # type: ignore[return-value]
+
+
 @dataclass
 class Bench:
     """A collection and the means to recluster it."""
@@ -60,6 +80,8 @@ class Bench:
     collection: str = "toys"
     config: ClustererConfig = CONFIG
     fit: Fitter = fit_here
+    lease: Lease = field(init=False)
+    """The lease of the run that began last."""
 
     def put(self, vectors: Vectors, *, first: int = 0, age_s: float = 3600.0) -> list[str]:
         """Stores vectors (N, DIM) under the keys first, first + 1, ...; returns their ids.
@@ -85,7 +107,7 @@ class Bench:
             collection=self.collection,
             clustering="default",
             vector=VECTOR,
-            fit=fit or FitPlan(KMeansOptions(k, seed=seed), least_points=k),  # type: ignore[arg-type]
+            fit_plan=fit or FitPlan(KMeansOptions(k, seed=seed), least_points=k),  # type: ignore[arg-type]
             sample_size=10_000,
             seed=0,
             warm_start=True,
@@ -95,21 +117,30 @@ class Bench:
         )
         return replace(task, **changes)  # type: ignore[arg-type]
 
-    def start(self, task: Task, *, fit: Fitter | None = None) -> tuple[Run, Callable[[], Outcome]]:
+    def start(
+        self,
+        task: Task,
+        *,
+        fit: Fitter | None = None,
+        make_engine: MakeEngine = InMemoryEngine,
+        changed: Callable[[], None] = lambda: None,
+        cancelled: threading.Event | None = None,
+    ) -> tuple[Reclustering, Callable[[], Outcome]]:
         """A run under its lease, and what executes it and gives the lease back."""
         holder = Holder("default", str(uuid.uuid4()), task.run, self.config.lease_ttl_s)
         lease, _ = acquire(self.clusterings, holder)
-        self.cancelled = threading.Event()
+        self.lease = lease
+        self.cancelled = cancelled or threading.Event()
         self.cutover_lock = threading.Lock()
         context = RunContext(
             store=self.store,
             config=self.config,
             cutover_lock=self.cutover_lock,
             cancelled=self.cancelled,
-            changed=lambda: None,
+            changed=changed,
             fit=fit or self.fit,
         )
-        run = Run(task, context, lease)
+        run = Reclustering(task, context, lease, make_engine)
 
         def execute() -> Outcome:
             with lease:
@@ -117,7 +148,7 @@ class Bench:
 
         return run, execute
 
-    def recluster(self, k: int, **changes: object) -> Run:
+    def recluster(self, k: int, **changes: object) -> Reclustering:
         """A whole run, which must succeed."""
         run, execute = self.start(self.task(k, **changes))
         assert execute() == Outcome.SUCCEEDED

@@ -78,15 +78,15 @@ def test_a_run_gives_every_point_the_heads_cluster(bench: Bench, tmp_path: Path)
     vectors = blobs(200)
     ids = bench.put(vectors)
     run = bench.recluster(0, fit=head_plan(tmp_path))
-    assert run.progress.report is not None
-    assert run.progress.report.clusters == 5
+    assert run.progress.plan is not None
+    assert run.progress.plan.clusters == 5
     expected = network().probabilities(vectors).argmax(axis=1)
     labels = bench.labels()
     pairs = {(int(want), labels[point]) for want, point in zip(expected, ids, strict=True)}
     assert len(pairs) == len(np.unique(expected)) == 5
     again = bench.recluster(0, fit=head_plan(tmp_path))
-    assert again.progress.report is not None
-    assert again.progress.report.moved == 0
+    assert again.progress.plan is not None
+    assert again.progress.plan.moved == 0
     assert bench.labels() == labels
 
 

@@ -19,6 +19,7 @@ from clusterer.config import ClustererConfig
 from clusterer.fits import Fit, FitPlan, Surroundings, choose_vector, keep_fit, plan_fit, run_fit
 from clusterer.fits.child import fit_in_child
 from clusterer.fits.head import HeadFitOptions
+from clusterer.fits.models import unpack
 from clusterer.heads.graph import from_onnx, to_onnx
 from clusterer.heads.network import Branch, Layer, Network
 from clusterer.heads.objectives import ObjectiveName
@@ -172,14 +173,15 @@ def test_a_run_trains_on_and_its_head_is_kept_once_it_is_active(
     pairs = {(int(want), labels[point]) for want, point in zip(expected, ids, strict=True)}
     assert len(pairs) == len(set(labels.values())) == 5
     assert plan(tmp_path).options.head == newest.id
+    model, _ = unpack(bench.clusterings.model("default", run.task.run))
     # One that comes of the first does not take the newer one's place.
     late = newest.model_copy(update={"name": "toys", "created_at": time.time(), "parent": first})
     with pytest.raises(Conflict, match=rf"comes of {first}, and {newest.id} is newer"):
-        keep_fit(plan(tmp_path), run._rule.model, {"manifest": late.model_dump()})
+        keep_fit(plan(tmp_path), model, {"manifest": late.model_dump()})
     for made in range(1, 12):  # of many that came about so the newest ten stay
         update = {"parent": newest.id, "created_at": newest.created_at + made}
         newest = newest.model_copy(update=update)
-        keep_fit(plan(tmp_path), run._rule.model, {"manifest": newest.model_dump()})
+        keep_fit(plan(tmp_path), model, {"manifest": newest.model_dump()})
     there = HeadStore(tmp_path).manifests()
     assert (len(there), there[0].id, there[-1].id) == (11, newest.id, first)
 

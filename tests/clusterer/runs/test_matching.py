@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterer.config import MatchThresholds
-from clusterer.runs.matching import Clusters, Matching, match
+from clusterer.runs.matching import Clusters, Matching, match, overlap_of
 from clusterer.runs.points import UNASSIGNED
 from shoal.vectors import NOISE
 
@@ -17,9 +17,11 @@ def matched(old: list[int], new: list[int], *, next_id: int = 100) -> Matching:
     old_ids = np.array(sorted({c for c in old if c >= 0}), dtype=np.int32)
     k_new = max(new) + 1
     axes = np.eye(len(old_ids) + k_new, dtype=np.float32)
+    overlap = overlap_of(
+        np.array(old, dtype=np.int32), np.array(new, dtype=np.int32), old_ids, k_new
+    )
     return match(
-        np.array(old, dtype=np.int32),
-        np.array(new, dtype=np.int32),
+        overlap,
         Clusters(old_ids, axes[: len(old_ids)]),
         axes[len(old_ids) :],
         next_id=next_id,
@@ -89,9 +91,8 @@ def test_match_without_shared_points_goes_by_centroids() -> None:
     old = Clusters(np.array([4, 6], np.int32), np.eye(3, dtype=np.float32)[:2])
     near = np.array([[0.95, 0.0, 0.3122499], [0.0, 0.6, 0.8]], np.float32)
     labels = np.array([0, 0, 1], np.int32)
-    found = match(
-        np.full(3, UNASSIGNED, np.int32), labels, old, near, next_id=9, thresholds=THRESHOLDS
-    )
+    overlap = overlap_of(np.full(3, UNASSIGNED, np.int32), labels, old.ids, 2)
+    found = match(overlap, old, near, next_id=9, thresholds=THRESHOLDS)
     assert found.ids.tolist() == [4, 9]
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reclustering import DIM, Bench, blobs
+from reclustering import DIM, Bench, after, blobs, fit_here
 from sklearn.metrics import adjusted_rand_score
 
-from clusterer.fits import plan_fit, run_fit
+from clusterer.fits import Fit, plan_fit, run_fit
 from clusterer.fits.hdbscan import HdbscanOptions
 from clusterer.runs import writeback
 from clusterer.runs.naming import NameSources
 from clusterer.runs.newcomers import Newcomers
 from clusterer.runs.points import unpack_ids
-from clusterer.runs.run import Run
+from clusterer.runs.run import Reclustering
 from clusterer.runs.sampling import sample_vectors
 from clusterer.runs.task import Outcome
 from clusterer.runs.writeback import Seal, SlotWriter
@@ -70,9 +70,9 @@ def test_run_again_keeps_ids_and_writes_only_what_moved(bench: Bench) -> None:
 
     after = bench.labels()
     moved = sum(before[one] != after[one] for one in before)
-    assert run.progress.report is not None
-    assert run.progress.report.moved == run.progress.points_written == moved < 100
-    kinds = [line.kind for line in run.progress.report.lineage]
+    assert run.progress.plan is not None
+    assert run.progress.plan.moved == run.progress.points_written == moved < 100
+    kinds = [line.kind for line in run.progress.plan.lineage]
     assert kinds.count("continued") >= 4
     assert bench.labels(bench.state.pointer.inactive_slot) == before
 
@@ -100,8 +100,8 @@ def test_rollback_state_survives_until_next_run_writes(bench: Bench) -> None:
     state = bench.state
 
     assert (state.pointer.active_run, state.pointer.previous_run) == (
-        second._task.run,
-        first._task.run,
+        second.task.run,
+        first.task.run,
     )
     assert bench.labels(state.pointer.inactive_slot) == before
 
@@ -115,9 +115,9 @@ def test_run_plan_only_writes_nothing(bench: Bench) -> None:
     run, execute = bench.start(bench.task(7, plan_only=True, warm_start=False))
 
     assert execute() == Outcome.PLANNED
-    assert run.progress.report is not None
-    assert run.progress.report.clusters == 7
-    assert run.progress.report.to_write > 0
+    assert run.progress.plan is not None
+    assert run.progress.plan.clusters == 7
+    assert run.progress.plan.to_write > 0
     assert (bench.labels("a"), bench.labels("b")) == before
     assert bench.state.pointer.active_run == state.pointer.active_run
     assert bench.state.pointer.previous_run == state.pointer.previous_run
@@ -141,34 +141,24 @@ def test_run_past_a_gate_is_refused_unless_forced(bench: Bench) -> None:
     assert bench.labels() != before
 
 
-def after(run: Run, step: str, then: Callable[[], object]) -> None:
-    """Calls ``then`` once right after ``step``, a method of ``run``."""
-    original = getattr(run, step)
-
-    def stepped(*arguments: object) -> object:
-        result = original(*arguments)
-        then()
-        return result
-
-    setattr(run, step, stepped)
-
-
 def test_run_catches_up_with_points_that_come_during_it(bench: Bench) -> None:
     """Points stored, replaced or deleted at any time of a run are right in the new slot."""
     vectors = blobs(200)
     ids = bench.put(vectors)
     bench.recluster(5)
     late, later = blobs(40, seed=3), blobs(7, seed=5)
-    run, execute = bench.start(bench.task(5, seed=1, warm_start=False))
-    after(run, "_fit", lambda: bench.put(late, first=1000, age_s=0))
-    after(run, "_plan", lambda: bench.put(-vectors[:20], age_s=0))  # before they are written
+
+    def fit(*arguments: object, **options: object) -> Fit:
+        bench.put(late, first=1000, age_s=0)
+        return fit_here(*arguments, **options)  # type: ignore[arg-type]
 
     def meddle() -> None:
         bench.put(-vectors[20:25], first=20, age_s=0)
         bench.put(later, first=2000, age_s=0)
         bench.store.delete(bench.collection, Filter((IdIn(ids[198:]),)))
 
-    after(run, "_write", meddle)
+    engine = after(changes=lambda: bench.put(-vectors[:20], age_s=0), write=meddle)
+    _, execute = bench.start(bench.task(5, seed=1, warm_start=False), fit=fit, make_engine=engine)
     assert execute() == Outcome.SUCCEEDED
 
     truth = {
@@ -189,14 +179,13 @@ def test_run_verification_mends_a_foreign_write(bench: Bench) -> None:
     """A slot that someone else wrote in between is found by the counts, and mended."""
     ids = bench.put(blobs(200))
     bench.recluster(4)
-    run, execute = bench.start(bench.task(4, seed=2))
     slot = bench.state.pointer.inactive_slot
 
     def spoil() -> None:
         where = Filter((IdIn(ids[:30]),))
         bench.store.set_payload(bench.collection, {slot: 77}, where=where, key="clusters.default")
 
-    after(run, "_write", spoil)
+    _, execute = bench.start(bench.task(4, seed=2), make_engine=after(write=spoil))
     assert execute() == Outcome.SUCCEEDED
     assert 77 not in bench.labels().values()
 
@@ -207,8 +196,8 @@ def test_run_with_newcomers_verifies_by_counts_alone(
     """Points that came in during a run do not make its verification read every point."""
     bench.put(blobs(200))
     bench.recluster(4)
-    run, execute = bench.start(bench.task(4, seed=2))
-    after(run, "_write", lambda: bench.put(blobs(9, seed=4), first=900, age_s=0))
+    engine = after(write=lambda: bench.put(blobs(9, seed=4), first=900, age_s=0))
+    _, execute = bench.start(bench.task(4, seed=2), make_engine=engine)
     monkeypatch.setattr(writeback, "_wrong", lambda *_: pytest.fail("read every point"))
     assert execute() == Outcome.SUCCEEDED
 
@@ -219,8 +208,12 @@ def test_run_killed_in_writing_leaves_nothing_to_roll_back(bench: Bench) -> None
     bench.recluster(3)
     bench.recluster(4, warm_start=False)
     assert bench.state.pointer.previous_run
-    run, execute = bench.start(bench.task(6, warm_start=False))
-    after(run, "_write", bench.cancelled.set)
+    cancelled = threading.Event()
+    _, execute = bench.start(
+        bench.task(6, warm_start=False),
+        make_engine=after(write=cancelled.set),
+        cancelled=cancelled,
+    )
     with pytest.raises(Cancelled):
         execute()
     assert bench.state.pointer.previous_run == ""
@@ -278,17 +271,12 @@ def test_run_cancelled_in_any_stage_leaves_the_active_run_whole(bench: Bench, st
     bench.put(blobs(300))
     bench.recluster(3)
     before, active = bench.labels(), bench.state.pointer.active_run
-    run, execute = bench.start(bench.task(6, warm_start=False))
 
-    original = run._stage
-
-    def cancel_inside(name: str) -> object:
-        manager = original(name)
-        if name == stage:
+    def cancel_inside() -> None:
+        if run.progress.stage == stage:
             bench.cancelled.set()
-        return manager
 
-    run._stage = cancel_inside  # type: ignore[method-assign, assignment]
+    run, execute = bench.start(bench.task(6, warm_start=False), changed=cancel_inside)
     with pytest.raises(Cancelled):
         execute()
 
@@ -327,7 +315,7 @@ def test_run_whose_store_fails_at_any_write_changes_nothing_for_readers(
         _failing_writes(bench, patch, fatal)
         with pytest.raises(StoreUnavailable):
             run.execute()
-    run._lease.release()
+    bench.lease.release()
 
     after = bench.labels()
     assert bench.state.pointer.active_run == active or len(set(after.values())) == 6
@@ -360,7 +348,7 @@ def test_run_whose_store_fails_at_any_change_leaves_a_whole_clustering(bench: Be
                 done = count[0] < fatal
             except StoreUnavailable:
                 pass
-        run._lease.release()
+        bench.lease.release()
         after = bench.labels()
         assert None not in after.values()
         if bench.state.pointer.active_run == active:
@@ -383,6 +371,18 @@ def _counted(bench: Bench, name: str, count: list[int], fatal: int) -> Callable[
     return change
 
 
+class CancelledAtLook(threading.Event):
+    """An event that is set once it was looked at ``looks`` times."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.left = looks
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
 def test_run_cancelled_at_any_look_leaves_the_active_run_whole(bench: Bench) -> None:
     """Wherever a run looks whether it is to stop, it may be told so."""
     bench.put(blobs(120))
@@ -391,17 +391,8 @@ def test_run_cancelled_at_any_look_leaves_the_active_run_whole(bench: Bench) -> 
     looks = 0
     while True:
         looks += 1
-        run, execute = bench.start(bench.task(6, warm_start=False))
-        left, real = [looks], run._check
-
-        def check(left: list[int] = left, real: Callable[[], None] = real) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                bench.cancelled.set()
-            real()
-
-        run._check = check  # type: ignore[method-assign]
-        run._writer = replace(run._writer, check=check)
+        cancelled = CancelledAtLook(looks)
+        _, execute = bench.start(bench.task(6, warm_start=False), cancelled=cancelled)
         try:
             outcome = execute()
         except Cancelled:
@@ -409,7 +400,7 @@ def test_run_cancelled_at_any_look_leaves_the_active_run_whole(bench: Bench) -> 
             assert bench.state.pointer.active_run == active
         else:
             assert outcome == Outcome.SUCCEEDED
-            assert left[0] > 0
+            assert cancelled.left > 0
             break
     assert looks > 15
     assert len(set(bench.labels().values())) == 6
@@ -427,7 +418,8 @@ def test_run_asleep_with_a_write_to_send_changes_nothing_when_it_wakes(
     ids = bench.put(blobs(300))
     if not first:
         bench.recluster(3)
-    run, execute = bench.start(bench.task(6, warm_start=False))
+    _, execute = bench.start(bench.task(6, warm_start=False))
+    lease = bench.lease
     real, sent = bench.store.set_payload, [0]
     replaced = blobs(20, seed=8)
     seen: list[dict[str, int | None]] = []
@@ -437,13 +429,13 @@ def test_run_asleep_with_a_write_to_send_changes_nothing_when_it_wakes(
         if name == bench.collection and sent[0] == write:
             sent[0] += 1_000  # the writes of the other run are nobody's sleep
             bench.clusterings.compare_and_set("default", {"lease_expires": 0.0})
-            run._lease._valid_until = 0.0
+            lease._valid_until = 0.0
             second = bench.recluster(6, seed=4, warm_start=False)
             bench.put(replaced, age_s=-1)
             Newcomers(bench.store, bench.collection, "default").assign(
                 block_size=64, check=lambda: None
             )
-            assert bench.state.pointer.active_run == second._task.run
+            assert bench.state.pointer.active_run == second.task.run
             seen.append(bench.labels())
         real(name, payload, where=where, key=key)
 
@@ -488,17 +480,15 @@ def test_run_that_lost_its_lease_does_not_flip(bench: Bench) -> None:
     bench.put(blobs(100))
     bench.recluster(2)
     active = bench.state.pointer.active_run
-    run, execute = bench.start(bench.task(4, warm_start=False))
-    flip = run._flip
 
-    def usurp(*arguments: object) -> None:
+    def usurp() -> None:
         fence = bench.state.lease.fence
         bench.clusterings.compare_and_set(
             "default", {"fence": fence + 1, "lease_owner": "usurper", "lease_run": "x"}
         )
-        flip(*arguments)  # type: ignore[arg-type]
 
-    run._flip = usurp  # type: ignore[method-assign]
+    engine = after(settle=usurp)
+    _, execute = bench.start(bench.task(4, warm_start=False), make_engine=engine)
     with pytest.raises(LeaseLost):
         execute()
     assert bench.state.pointer.active_run == active
@@ -627,7 +617,7 @@ def test_lease_that_expired_is_taken_over(bench: Bench) -> None:
 DENSITY = plan_fit(HdbscanOptions(min_cluster_size=10), duplicate_cosine=2)
 
 
-def density(bench: Bench, **changes: object) -> Run:
+def density(bench: Bench, **changes: object) -> Reclustering:
     """A run of hdbscan on what is stored."""
     return bench.recluster(0, fit=DENSITY, **changes)
 
@@ -703,9 +693,9 @@ def test_noise_is_clustered_alone(bench: Bench) -> None:
     assert all(after[one] == label for one, label in before.items() if label != NOISE)
     assert len({after[one] for one in new} - {NOISE}) == 2
     assert not {after[one] for one in new} & set(before.values()) - {NOISE}
-    assert run.progress.report is not None
+    assert run.progress.plan is not None
     assert run.progress.points_written <= 90
-    kinds = {line.kind for line in run.progress.report.lineage}
+    kinds = {line.kind for line in run.progress.plan.lineage}
     assert kinds == {"continued", "born"}
     late = bench.put(-blobs(10, centres=1, seed=6, spread=0.03), first=5000)
     old = bench.put(blobs(10, seed=7, spread=0.03), first=6000)
@@ -728,8 +718,13 @@ def test_replaced_point_does_not_get_the_label_of_its_old_picture(bench: Bench) 
     """Replaced after the sample was read, a point is assigned by its new vector."""
     vectors = blobs(200, spread=0.05)
     bench.put(vectors)
-    run, execute = bench.start(bench.task(0, fit=DENSITY))
-    after(run, "_fit", lambda: bench.put(vectors[1:2], age_s=0))  # point 0 moves to group 1
+
+    def fit(*arguments: object, **options: object) -> Fit:
+        found = fit_here(*arguments, **options)  # type: ignore[arg-type]
+        bench.put(vectors[1:2], age_s=0)  # point 0 moves to group 1
+        return found
+
+    _, execute = bench.start(bench.task(0, fit=DENSITY), fit=fit)
     assert execute() == Outcome.SUCCEEDED
     labels = bench.labels()
     assert labels[point_id("0")] == labels[point_id("1")] != labels[point_id("5")]
@@ -810,8 +805,8 @@ def test_points_without_the_vector_have_no_label_of_an_earlier_run(quick_path: P
         for one in ids[:50]:  # as they were: an upsert replaces the payload
             store.set_payload("toys", {"clusters": slots[one]}, where=Filter((IdIn([one]),)))
         run = bench.recluster(2, vector="toy+late")
-        assert run.progress.report is not None
-        assert run.progress.report.points == 50
+        assert run.progress.plan is not None
+        assert run.progress.plan.points == 50
         labels = bench.labels()
         assert {labels[one] is None for one in ids[50:]} == {True}
         assert store.facet("toys", bench.state.active_field).keys() == {
