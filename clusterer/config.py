@@ -18,8 +18,8 @@ class MatchThresholds:
     """
 
     continued_jaccard: float = 0.5
-    """Least Jaccard overlap of a cluster that keeps its id. At 0.5 and above, at most one
-    old cluster can qualify for a new one, so ids are matched one to one."""
+    """Least Jaccard overlap of a cluster that keeps its id. Above 0.5 at most one old cluster can
+    qualify for a new one, and the other way round; at exactly 0.5 two can, of which one gets it."""
     related_share: float = 0.1
     """Least share of a cluster's points that makes another one worth naming in its lineage."""
     split_share: float = 0.5

@@ -10,11 +10,14 @@ import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Final, Protocol, Self
 
 from shoal.errors import LeaseHeld, LeaseLost, ShoalError
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.model import Equals, Filter, Payload, Range
+
+RENEWALS: Final = 3
+"""How often a lease is renewed in its time to live: two renewals may fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +30,58 @@ class Holder:
     ttl_s: float
 
 
+class Clock(Protocol):
+    """What a lease knows of time, in seconds."""
+
+    def now(self) -> float:
+        """Unix time, which the store compares."""
+
+    def monotonic(self) -> float:
+        """Time that never goes back, by which the holder itself goes."""
+
+    def wait(self, stopped: threading.Event, pause_s: float) -> bool:
+        """Waits until ``stopped`` is set, ``pause_s`` at most; whether it is set."""
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    def now(self) -> float:
+        """As ``Clock.now``."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """As ``Clock.monotonic``."""
+        return time.monotonic()
+
+    def wait(self, stopped: threading.Event, pause_s: float) -> bool:
+        """As ``Clock.wait``."""
+        return stopped.wait(pause_s)
+
+
+SYSTEM_CLOCK: Final = SystemClock()
+
+
 class Lease:
     """A held lease, renewed by its own thread until released. Made by :func:`acquire`."""
 
-    def __init__(self, clusterings: Clusterings, holder: Holder, state: State) -> None:
+    def __init__(
+        self,
+        clusterings: Clusterings,
+        holder: Holder,
+        fence: int,
+        *,
+        valid_until: float,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.fence = fence
         self._clusterings = clusterings
         self._holder = holder
-        self.fence = state.lease.fence
-        self._valid_until = time.monotonic() + holder.ttl_s
-        self._lost: ShoalError | None = None
+        self._clock = clock
+        self._valid_until = valid_until
+        self._lost: LeaseLost | None = None
         self._stop = threading.Event()
         self._renewer = threading.Thread(target=self._renew_until_stopped, daemon=True)
-        self._renewer.start()
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +98,7 @@ class Lease:
         """Raises LeaseLost unless the lease is certainly still ours."""
         if self._lost is not None:
             raise self._lost
-        if time.monotonic() >= self._valid_until:
+        if self._clock.monotonic() >= self._valid_until:
             raise LeaseLost(f"the lease of clustering {self._holder.clustering!r} expired")
 
     def update(self, changes: Payload) -> State:
@@ -74,10 +117,15 @@ class Lease:
             )
         return state
 
+    def keep_renewing(self) -> None:
+        """Starts the thread that renews the lease until it is released or lost."""
+        self._renewer.start()
+
     def release(self) -> None:
         """Gives the lease back; a lease that was lost stays with its new owner."""
         self._stop.set()
-        self._renewer.join()
+        if self._renewer.ident is not None:
+            self._renewer.join()
         self._clusterings.compare_and_set(
             self._holder.clustering,
             {"lease_owner": "", "lease_run": "", "lease_expires": 0.0},
@@ -88,30 +136,32 @@ class Lease:
         return (Equals("fence", self.fence), Equals("lease_owner", self._holder.owner))
 
     def _renew_until_stopped(self) -> None:
-        ttl = self._holder.ttl_s
-        while not self._stop.wait(ttl / 3):
-            asked = time.monotonic()
+        ttl_s = self._holder.ttl_s
+        while not self._clock.wait(self._stop, ttl_s / RENEWALS):
+            asked = self._clock.monotonic()
             try:
-                self.update({"lease_expires": time.time() + ttl})
+                self.update({"lease_expires": self._clock.now() + ttl_s})
             except LeaseLost as exc:
                 self._lost = exc
                 return
             except ShoalError:
                 continue  # the store is away: check() ends the run when the time is up
-            self._valid_until = asked + ttl
+            self._valid_until = asked + ttl_s
 
 
-def acquire(clusterings: Clusterings, holder: Holder) -> tuple[Lease, State]:
-    """Takes the lease if it is free or expired.
+def acquire(
+    clusterings: Clusterings, holder: Holder, *, clock: Clock = SYSTEM_CLOCK
+) -> tuple[Lease, State]:
+    """Takes the lease if it is free or expired, and keeps renewing it.
 
     Returns:
-        The lease, and the state as it was before, whose ``lease_run`` names a run that died.
+        The lease, and the state as it was before, whose ``lease.run`` names a run that died.
 
     Raises:
         LeaseHeld: another run has it, or was faster.
     """
     before = clusterings.ensure(holder.clustering)
-    now = time.time()
+    now, asked = clock.now(), clock.monotonic()
     if before.lease.held(now):
         raise _held(before, now)
     after = clusterings.compare_and_set(
@@ -125,13 +175,13 @@ def acquire(clusterings: Clusterings, holder: Holder) -> tuple[Lease, State]:
         Equals("fence", before.lease.fence),
         where=Filter(must=(Range("lease_expires", lt=now),)),
     )
-    if (after.lease.fence, after.lease.owner, after.lease.run) != (
-        before.lease.fence + 1,
-        holder.owner,
-        holder.run,
-    ):
+    if after.lease.owner != holder.owner:
         raise _held(after, now)
-    return Lease(clusterings, holder, after), before
+    lease = Lease(
+        clusterings, holder, after.lease.fence, valid_until=asked + holder.ttl_s, clock=clock
+    )
+    lease.keep_renewing()
+    return lease, before
 
 
 def break_lease(clusterings: Clusterings, state: State) -> None:

@@ -89,7 +89,7 @@ def recluster(  # noqa: PLR0913 - what, where, by whom, and whom to tell
     clusterings = Clusterings(store, task.collection)
 
     def record(progress: RunProgress) -> None:
-        now = records.copied(message)
+        now = records.from_record(clusterings.run(task.run))
         records.set_progress(now, progress)
         clusterings.put_run(task.run, records.to_record(now))
 

@@ -25,6 +25,15 @@ def store(request: pytest.FixtureRequest, quick_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
+def quick() -> Iterator[Bench]:
+    """An empty collection of DIM-d vectors in memory, for rules that no engine's own ways touch."""
+    store = open_store(StoreConfig(in_memory=True))
+    store.create_collection("toys", [VectorInfo(VECTOR, DIM, "f" * 64)])
+    yield Bench(store)
+    store.close()
+
+
+@pytest.fixture
 def bench(store: Store) -> Bench:
     """An empty collection of DIM-d vectors."""
     store.create_collection("toys", [VectorInfo(VECTOR, DIM, "f" * 64)])

@@ -80,7 +80,7 @@ class Bench:
     collection: str = "toys"
     config: ClustererConfig = CONFIG
     fit: Fitter = fit_here
-    lease: Lease = field(init=False)
+    lease: Lease = field(init=False, repr=False)
     """The lease of the run that began last."""
 
     def put(self, vectors: Vectors, *, first: int = 0, age_s: float = 3600.0) -> list[str]:

@@ -1,17 +1,86 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 
 import pytest
 from reclustering import Bench
 
 from clusterer.runs.lease import Holder, Lease, acquire, break_lease
-from shoal.errors import LeaseHeld, LeaseLost
+from shoal.errors import LeaseHeld, LeaseLost, StoreUnavailable
+from shoal.store import Store
+from shoal.store.clusterings import Clusterings, State, StoredLease
+from shoal.store.model import Equals, Filter, Payload
+
+NOW = 1_700_000_000.0
+"""The Unix time at which a ManualClock begins."""
+TTL = 30.0
 
 
-def holder(owner: str, *, ttl_s: float = 30.0) -> Holder:
+class ManualClock:
+    """A clock that stands until told. Monotonic time begins at 0."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self.pauses: list[float] = []
+        """How long the renewer wanted to wait, each time."""
+        self._go = threading.Semaphore(0)
+        self._waiting = threading.Semaphore(0)
+
+    def now(self) -> float:
+        return NOW + self.passed
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def wait(self, stopped: threading.Event, pause_s: float) -> bool:
+        self.pauses.append(pause_s)
+        self._waiting.release()
+        while not stopped.is_set():
+            if self._go.acquire(timeout=0.005):
+                return False
+        return True
+
+    def renew(self) -> None:
+        """Lets the renewer renew once, and returns when it waits again."""
+        self.let_renew()
+        assert self._waiting.acquire(timeout=20), "the renewer has ended"
+        self._waiting.release()
+
+    def let_renew(self) -> None:
+        """Lets the renewer, which waits, begin to renew."""
+        assert self._waiting.acquire(timeout=20), "the renewer has ended"
+        self._go.release()
+
+
+def holder(owner: str, ttl_s: float = TTL) -> Holder:
     return Holder("default", owner, f"run-{owner}", ttl_s)
+
+
+class Interrupted(Clusterings):
+    """Clusterings that call ``meanwhile`` once after the state was read by ``ensure``."""
+
+    def __init__(self, store: Store, meanwhile: Callable[[], object]) -> None:
+        super().__init__(store, "toys")
+        self._meanwhile = meanwhile
+
+    def ensure(self, clustering: str) -> State:
+        found = super().ensure(clustering)
+        self._meanwhile()
+        return found
+
+
+class Flaky(Clusterings):
+    """Clusterings whose store is away while ``away``."""
+
+    away = False
+
+    def compare_and_set(
+        self, clustering: str, changes: Payload, *expected: Equals, where: Filter | None = None
+    ) -> State:
+        if self.away:
+            raise StoreUnavailable("away")
+        return super().compare_and_set(clustering, changes, *expected, where=where)
 
 
 def test_lease_goes_to_exactly_one_of_many(bench: Bench) -> None:
@@ -37,23 +106,228 @@ def test_lease_goes_to_exactly_one_of_many(bench: Bench) -> None:
     acquire(bench.clusterings, holder("next"))[0].release()
 
 
-def test_lease_is_renewed_while_it_is_held(bench: Bench) -> None:
-    """A lease lives longer than its time to live, as long as its holder does."""
-    lease, _ = acquire(bench.clusterings, holder("a", ttl_s=0.3))
-    first = bench.state.lease.expires
-    deadline = time.monotonic() + 20
-    while bench.state.lease.expires <= first and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert bench.state.lease.expires > first
+def test_lease_is_written_with_its_holder_and_its_end(quick: Bench) -> None:
+    """The state says who holds the lease, for which run and until when; the fence has grown."""
+    clock = ManualClock()
+    lease, before = acquire(quick.clusterings, holder("a"), clock=clock)
+    assert before.lease == StoredLease()
+    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + TTL)
+    assert lease.fence == 1
     lease.release()
-    assert bench.state.lease.owner == ""
+    assert quick.state.lease == StoredLease(1, "", "", 0.0)
+    again, before = acquire(quick.clusterings, holder("b"), clock=clock)
+    assert before.lease.run == ""
+    assert again.fence == quick.state.lease.fence == 2
+    again.release()
+
+
+def test_lease_is_released_at_the_end_of_a_with_block(quick: Bench) -> None:
+    """However the block ends, the lease is free, and the thread that renewed it is gone."""
+    lease, _ = acquire(quick.clusterings, holder("a"), clock=ManualClock())
+    with pytest.raises(ZeroDivisionError), lease:
+        1 / (lease._renewer.is_alive() - 1)
+    assert quick.state.lease.owner == ""
+    assert not lease._renewer.is_alive()
+
+
+def test_lease_that_is_held_is_refused_with_the_run_that_holds_it(quick: Bench) -> None:
+    """Whoever is refused learns which run has the lease and when it ends unless renewed."""
+    clock = ManualClock()
+    lease, _ = acquire(quick.clusterings, holder("a"), clock=clock)
+    clock.passed = 18.0
+    with pytest.raises(LeaseHeld, match=r"'default'.*run-a.*expires in 12 s unless") as caught:
+        acquire(quick.clusterings, holder("b"), clock=clock)
+    assert caught.value.metadata == {"run": "run-a"}
+    assert quick.state.lease.owner == "a"
+    lease.release()
+
+
+def test_lease_that_expired_goes_to_the_next_who_learns_whose_it_was(quick: Bench) -> None:
+    """At its last moment a lease is held; past that it is free, under a higher fence."""
+    clock = ManualClock()
+    first, _ = acquire(quick.clusterings, holder("a"), clock=clock)
+    clock.passed = TTL
+    with pytest.raises(LeaseHeld, match="expires in 0 s"):
+        acquire(quick.clusterings, holder("b"), clock=clock)
+    clock.passed = TTL + 0.5
+    second, before = acquire(quick.clusterings, holder("b"), clock=clock)
+    assert (before.lease.run, second.fence) == ("run-a", 2)
+    first.release()
+    assert quick.state.lease.owner == "b"
+    second.release()
+
+
+def test_lease_that_was_renewed_after_the_look_is_not_taken(quick: Bench) -> None:
+    """An owner that wakes between the look at its expired lease and the taking of it keeps it."""
+    clock = ManualClock()
+    owner, _ = acquire(quick.clusterings, holder("a"), clock=clock)
+    clock.passed = TTL + 1
+
+    def wake() -> None:
+        quick.clusterings.compare_and_set("default", {"lease_expires": NOW + 2 * TTL})
+
+    with pytest.raises(LeaseHeld, match="run-a"):
+        acquire(Interrupted(quick.store, wake), holder("b"), clock=clock)
+    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + 2 * TTL)
+    owner.release()
+
+
+def test_lease_that_another_was_faster_to_take_is_refused(quick: Bench) -> None:
+    """Of two that saw the lease free, the second is told of the first, even if that has ended."""
+    clock = ManualClock()
+    faster: list[Lease] = []
+
+    def take() -> None:
+        faster.append(acquire(quick.clusterings, holder("a"), clock=clock)[0])
+
+    with pytest.raises(LeaseHeld, match="run-a"):
+        acquire(Interrupted(quick.store, take), holder("b"), clock=clock)
+    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + TTL)
+    faster[0].release()
+
+    def take_and_release() -> None:
+        acquire(quick.clusterings, holder("c"), clock=clock)[0].release()
+
+    with pytest.raises(LeaseHeld):
+        acquire(Interrupted(quick.store, take_and_release), holder("d"), clock=clock)
+    assert quick.state.lease == StoredLease(2, "", "", 0.0)
+
+
+def test_lease_lives_as_long_as_it_is_renewed(quick: Bench) -> None:
+    """Renewed three times in its time to live, a lease outlives it, here and in the store."""
+    clock = ManualClock()
+    lease, _ = acquire(quick.clusterings, holder("a"), clock=clock)
+    for at in (10.0, 20.0, 45.0):
+        clock.passed = at
+        clock.renew()
+        assert quick.state.lease.expires == NOW + at + TTL
+    assert set(clock.pauses) == {TTL / 3}
+    clock.passed = 74.9
+    lease.check()
+    lease.update({"active_run": "mine"})
+    assert quick.state.pointer.active_run == "mine"
+    clock.passed = 75.0
+    with pytest.raises(LeaseLost, match="'default' expired"):
+        lease.check()
+    lease.release()
+
+
+def test_lease_ends_for_its_holder_when_its_time_is_up(quick: Bench) -> None:
+    """A holder that cannot be sure stops and writes nothing, even if nobody has taken the lease."""
+    clock = ManualClock()
+    lease, _ = acquire(quick.clusterings, holder("a"), clock=clock)
+    clock.passed = TTL - 0.1
+    lease.check()
+    clock.passed = TTL
+    with pytest.raises(LeaseLost, match="expired"):
+        lease.check()
+    with pytest.raises(LeaseLost, match="expired"):
+        lease.update({"active_run": "late"})
+    assert quick.state.pointer.active_run == ""
+    lease.release()
+    assert quick.state.lease.owner == ""
+
+
+def test_time_counts_from_before_the_store_was_asked(quick: Bench) -> None:
+    """A store that takes its time to answer does not make the lease last longer here than there."""
+    clock = ManualClock()
+
+    class Slow(Clusterings):
+        def compare_and_set(
+            self, clustering: str, changes: Payload, *expected: Equals, where: Filter | None = None
+        ) -> State:
+            found = super().compare_and_set(clustering, changes, *expected, where=where)
+            clock.passed += 8
+            return found
+
+    lease, _ = acquire(Slow(quick.store, "toys"), holder("a"), clock=clock)
+    assert quick.state.lease.expires == NOW + TTL
+    clock.passed = TTL - 5
+    clock.renew()  # until TTL + 3 by now
+    assert quick.state.lease.expires == NOW + 2 * TTL - 5
+    clock.passed = 2 * TTL - 5.1
+    lease.check()
+    clock.passed = 2 * TTL - 5
+    with pytest.raises(LeaseLost):
+        lease.check()
+    lease.release()
+
+
+def test_hiccups_of_the_store_do_not_end_the_renewing(quick: Bench) -> None:
+    """Two renewals fail; the third keeps the lease as if nothing had been."""
+    clock = ManualClock()
+    clusterings = Flaky(quick.store, "toys")
+    lease, _ = acquire(clusterings, holder("a"), clock=clock)
+    clusterings.away = True
+    for at in (10.0, 20.0):
+        clock.passed = at
+        clock.renew()
+        lease.check()
+    assert quick.state.lease.expires == NOW + TTL
+    clusterings.away = False
+    clock.passed = 29.0
+    clock.renew()
+    clock.passed = 58.9
+    lease.check()
+    lease.release()
+
+
+def test_failed_renewals_do_not_extend_the_lease(quick: Bench) -> None:
+    """While the store is away the time runs on, and the holder stops when it is up."""
+    clock = ManualClock()
+    clusterings = Flaky(quick.store, "toys")
+    lease, _ = acquire(clusterings, holder("a"), clock=clock)
+    clusterings.away = True
+    clock.passed = 20.0
+    clock.renew()
+    clock.passed = TTL
+    with pytest.raises(LeaseLost, match="expired"):
+        lease.check()
+    clusterings.away = False
+    lease.release()
+
+
+def test_loss_that_a_renewal_finds_is_kept(quick: Bench) -> None:
+    """Taken over while its own time is not up, a lease is lost from the next renewal on."""
+    clock = ManualClock()
+    lease, _ = acquire(quick.clusterings, holder("a"), clock=clock)
+    quick.clusterings.compare_and_set("default", {"fence": 7, "lease_owner": "b"})
+    lease.check()
+    clock.let_renew()
+    lease._renewer.join(20)
+    assert not lease._renewer.is_alive()
+    for _ in range(2):
+        with pytest.raises(LeaseLost, match=r"another run took the lease \(fence 7, ours 1\)"):
+            lease.check()
+    lease.release()
+    assert (quick.state.lease.fence, quick.state.lease.owner) == (7, "b")
+
+
+@pytest.mark.parametrize("taken", [{"fence": 7}, {"lease_owner": "b"}])
+def test_update_needs_the_fence_and_the_owner(quick: Bench, taken: Payload) -> None:
+    """Either of them changed is another lease: nothing is written and nothing released."""
+    lease, _ = acquire(quick.clusterings, holder("a"), clock=ManualClock())
+    quick.clusterings.compare_and_set("default", taken)
+    with pytest.raises(LeaseLost, match="another run took the lease"):
+        lease.update({"active_run": "stolen"})
+    lease.release()
+    assert quick.state.pointer.active_run == ""
+    assert quick.state.lease.run == "run-a"
+
+
+def test_update_gives_the_state_that_it_made(quick: Bench) -> None:
+    """What was set is in the answer, and the rest is as it was."""
+    lease, before = acquire(quick.clusterings, holder("a"), clock=ManualClock())
+    after = lease.update({"next_cluster": 9})
+    assert (after.next_cluster, after.pointer) == (9, before.pointer)
+    lease.release()
 
 
 def test_lease_that_another_took_writes_nothing(bench: Bench) -> None:
     """After a takeover the old holder's updates fail, and its release frees nothing."""
-    old, _ = acquire(bench.clusterings, holder("old"))
+    old, _ = acquire(bench.clusterings, holder("old"), clock=ManualClock())
     bench.clusterings.compare_and_set("default", {"lease_expires": 0.0})  # it slept too long
-    new, _ = acquire(bench.clusterings, holder("new"))
+    new, _ = acquire(bench.clusterings, holder("new"), clock=ManualClock())
     with pytest.raises(LeaseLost):
         old.update({"active_run": "stolen"})
     old.release()
@@ -64,20 +338,46 @@ def test_lease_that_another_took_writes_nothing(bench: Bench) -> None:
     new.release()
 
 
-def test_lease_past_its_time_is_refused_before_the_store_is_asked(bench: Bench) -> None:
-    """A holder that cannot be sure of its lease stops, even if nobody has taken it yet."""
-    lease, _ = acquire(bench.clusterings, holder("a"))
-    lease._valid_until = time.monotonic() - 1
-    with pytest.raises(LeaseLost, match="expired"):
-        lease.check()
-    lease.release()
-
-
-def test_lease_broken_is_free_and_its_fence_outdated(bench: Bench) -> None:
-    """Breaking a dead owner's lease frees it, and the owner, were it alive, could not write."""
-    lease, _ = acquire(bench.clusterings, holder("a"))
-    break_lease(bench.clusterings, bench.state)
+def test_lease_broken_is_free_and_its_fence_outdated(quick: Bench) -> None:
+    """A broken lease is free at once, and no write that names its fence counts any more."""
+    clock = ManualClock()
+    lease, _ = acquire(quick.clusterings, holder("a"), clock=clock)
+    break_lease(quick.clusterings, quick.state)
+    assert quick.state.lease == StoredLease(2, "", "", 0.0)
+    quick.clusterings.compare_and_set("default", {"active_run": "late"}, Equals("fence", 1))
+    assert quick.state.pointer.active_run == ""
     with pytest.raises(LeaseLost):
         lease.update({"active_run": "late"})
     lease.release()
-    acquire(bench.clusterings, holder("b"))[0].release()
+    again, _ = acquire(quick.clusterings, holder("b"), clock=clock)
+    assert again.fence == 3
+    again.release()
+
+
+def test_breaking_a_lease_leaves_a_newer_one(quick: Bench) -> None:
+    """What was read before another run took the lease breaks nothing of that run's."""
+    clock = ManualClock()
+    acquire(quick.clusterings, holder("a"), clock=clock)[0].release()
+    read = quick.state
+    lease, _ = acquire(quick.clusterings, holder("b"), clock=clock)
+    break_lease(quick.clusterings, read)
+    assert quick.state.lease == StoredLease(2, "b", "run-b", NOW + TTL)
+    lease.release()
+
+
+def test_lease_by_the_system_clock_is_renewed(quick: Bench) -> None:
+    """Without a clock of its own a lease goes by this machine's, and renews itself."""
+    renewed = threading.Event()
+
+    class Watched(Clusterings):
+        def compare_and_set(
+            self, clustering: str, changes: Payload, *expected: Equals, where: Filter | None = None
+        ) -> State:
+            if list(changes) == ["lease_expires"]:
+                renewed.set()
+            return super().compare_and_set(clustering, changes, *expected, where=where)
+
+    lease, _ = acquire(Watched(quick.store, "toys"), holder("a", ttl_s=0.3))
+    assert renewed.wait(20)
+    lease.release()
+    assert quick.state.lease.owner == ""
