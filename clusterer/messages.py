@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import uuid
+from typing import cast
 
 from clusterer.fits import METHODS, MethodOptions
 from clusterer.fits.count.asked import DEFAULT_LEAST, DEFAULT_MOST, AskedCount, Auto
 from clusterer.fits.evoc import LEAST_CLUSTER, EvocOptions
 from clusterer.fits.gmm import DEFAULT_DIM, GmmOptions
-from clusterer.fits.hdbscan import DEFAULT_MIN_SAMPLES, MAX_DIM, HdbscanOptions
+from clusterer.fits.hdbscan import DEFAULT_MIN_SAMPLES, MAX_DIM, HdbscanOptions, Reduction
 from clusterer.fits.head import HeadFitOptions
 from clusterer.fits.kmeans import MAX_ITERATIONS, KMeansOptions
 from clusterer.runs.naming import Word
@@ -118,7 +119,7 @@ def _hdbscan(message: pb.Hdbscan, seed: int) -> HdbscanOptions:
     return HdbscanOptions(
         min_cluster_size=message.min_cluster_size,
         min_samples=message.min_samples or DEFAULT_MIN_SAMPLES,
-        reduction=message.reduction or "pca",
+        reduction=cast("Reduction", message.reduction or "pca"),
         dim=message.reduced_dim or MAX_DIM,
         noise_threshold=message.noise_threshold if message.HasField("noise_threshold") else None,
         seed=seed,

@@ -48,11 +48,16 @@ _Options = TypeVar("_Options", bound=MethodOptions)
 
 @dataclass(frozen=True, slots=True)
 class Method(Generic[_Options]):
-    """One method: ``plan`` prepares a fit with its ``options``, ``run`` fits vectors (N, D).
+    """One method.
 
-    ``run``'s third argument is the active clusters' centroids, to start from if it can. ``keep``,
-    if there is one, gets the plan's options, the fit's model and its facts once the clusters are
-    the active ones. ``noise``: its models leave points without a cluster.
+    Attributes:
+        options: The class of its options.
+        plan: Prepares a fit.
+        run: Fits vectors (N, D). Its third argument is the active clusters' centroids; a method
+            that can starts from them.
+        keep: Gets the plan's options, the fit's model and its facts once the clusters are active;
+            None if the method keeps nothing.
+        noise: True if its models leave points without a cluster.
     """
 
     options: type[_Options]
@@ -63,8 +68,9 @@ class Method(Generic[_Options]):
 
 
 DUPLICATE_COSINE: Final = 0.98
-"""From here on two vectors count once. A JPEG saved anew is nearer than that to its original; of
-6,400 photographs under two encoders no two different ones were (README)."""
+"""Two vectors of at least this cosine count once. A JPEG that is saved anew is nearer than this to
+its original; no two different ones of 6,400 photographs are, under two encoders
+(docs/clustering.md)."""
 
 _METHODS: Final[Mapping[str, Method[Any]]] = {
     "kmeans": Method(kmeans.KMeansOptions, kmeans.plan, kmeans.run),
@@ -89,7 +95,7 @@ def plan_fit(
 ) -> FitPlan:
     """The plan of a fit with ``options``; ``surroundings`` are those of a service.
 
-    ``duplicate_cosine``: points as near as this to each other count once; None for the default.
+    Points as near as ``duplicate_cosine`` to each other count once; None is the default.
 
     Raises:
         InvalidArgument: ``duplicate_cosine`` is out of range.
@@ -141,10 +147,11 @@ def choose_vector(
 
 
 def keep_fit(plan: FitPlan, model: Model, facts: Mapping[str, Any]) -> None:
-    """Keeps what the method wants to keep of a fit whose clusters have become the active ones.
+    """Lets the method keep something of a fit whose clusters have become the active ones.
 
     Raises:
         ConfigError: it cannot be written.
+        Conflict: something newer has taken its place.
     """
     keep = _METHODS[plan.method].keep
     if keep is not None:
@@ -154,15 +161,15 @@ def keep_fit(plan: FitPlan, model: Model, facts: Mapping[str, Any]) -> None:
 def run_fit(plan: FitPlan, vectors: Vectors, warm: Vectors | None) -> Fit:
     """Runs a planned fit on ``vectors`` (N, D), float32 of unit length. For the child process.
 
-    Near-duplicates count once: a photograph that came in a hundred times is no dense group. Each
-    gets the label of the one that stood for it.
+    Near-duplicates count once: a hundred copies of a photograph are no dense group. One of them is
+    fitted, and all get its label.
     """
     method = _METHODS[plan.method]
     if plan.duplicate_cosine > 1:
         return method.run(vectors, plan.options, warm)
     groups = duplicate_groups(vectors, threshold=plan.duplicate_cosine, seed=plan.options.seed)
     kept = np.unique(groups)
-    if len(kept) < plan.least_points:  # too few different ones: then all count
+    if len(kept) < plan.least_points:  # too few different vectors: all of them count
         return method.run(vectors, plan.options, warm)
     dropped = len(vectors) - len(kept)
     try:

@@ -1,12 +1,13 @@
 """Starts a fit in a child process and waits for it.
 
-A fit holds the processor for minutes, and a fork of a process that has the embedded store open
-hangs; so the fit gets a fresh interpreter and files, and serving never stalls.
+A fit holds the processor for minutes, and a fork of a process with an open embedded store hangs.
+So the fit gets a fresh interpreter and its input as files, and serving never stalls.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from shoal.vectors import Vectors
 
 
 class Fitter(Protocol):
-    """How a run gets its fit; :func:`fit_in_child` is the one that serves."""
+    """How a run gets its fit; services use :func:`fit_in_child`."""
 
     def __call__(
         self,
@@ -37,6 +38,8 @@ class Fitter(Protocol):
     ) -> Fit:
         """Runs ``plan`` on ``sample`` (N, D)."""
 
+
+_LOG = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _STDERR_TAIL = 2_000
@@ -57,7 +60,7 @@ def fit_in_child(
         sample: float32 (N, D), unit length.
         warm: centroids (K, D) of the active run, or None.
         scratch: directory for the files that parent and child share.
-        check: called about ten times a second; what it raises kills the child and passes on.
+        check: called about ten times a second; its exceptions kill the child and pass on.
 
     Raises:
         FitFailed: the child died, or could not be started.
@@ -70,23 +73,30 @@ def fit_in_child(
         if warm is not None:
             np.save(directory / "warm.npy", warm)
         _supervise(directory, check)
-        facts = json.loads((directory / "result.json").read_text())
-        labels = directory / "labels.npy"
-        return Fit(
-            unpack((directory / "model.npz").read_bytes())[0],
-            np.load(labels) if labels.exists() else None,
-            facts,
-        )
+        return _result(directory, plan.method)
+
+
+def _result(directory: Path, method: str) -> Fit:
+    """The fit that the child left in ``directory``; a warning says if it did not converge."""
+    facts = json.loads((directory / "result.json").read_text())
+    if not facts.get("converged", True):
+        _LOG.warning("the fit ended before it converged", extra={"method": method})
+    labels = directory / "labels.npy"
+    return Fit(
+        unpack((directory / "model.npz").read_bytes())[0],
+        np.load(labels) if labels.exists() else None,
+        facts,
+    )
 
 
 def _supervise(directory: Path, check: Callable[[], None]) -> None:
     log = directory / "stderr.txt"
-    # OpenMP's threads (PyTorch's, scikit-learn's) wait for each other by spinning, unless told not
-    # to: beside one busy process training a head took 85 seconds, and takes 18.
+    # OpenMP's threads (PyTorch's, scikit-learn's) wait for each other by spinning unless told not
+    # to. Beside one busy process the training of a head took 85 seconds so, and 18 without.
     with (
         log.open("wb") as errors,
         subprocess.Popen(  # noqa: S603 - our own interpreter, our own module
-            # -P: no module of the working directory; a session of its own: no Ctrl-C of the parent.
+            # -P imports nothing from the working directory; a new session gets no Ctrl-C of ours.
             [sys.executable, "-P", "-m", "clusterer.fits.child_main", str(directory)],
             env={**os.environ, "OMP_WAIT_POLICY": "passive"},
             stdin=subprocess.PIPE,

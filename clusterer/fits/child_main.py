@@ -1,9 +1,9 @@
 """The child process of a fit: ``python -m clusterer.fits.child_main DIRECTORY``.
 
-The directory is the whole interface. In: ``request.json`` (method, options), ``sample.npy`` and
-perhaps ``warm.npy``. Out: ``model.npz``, perhaps ``labels.npy``, and ``result.json``; or
-``error.json``. The child lives no longer than its parent: it watches its standard input, which
-closes when the parent dies, however it dies.
+The directory is the whole interface. The input is ``request.json`` (method, options),
+``sample.npy`` and perhaps ``warm.npy``. The output is ``model.npz``, perhaps ``labels.npy``, and
+``result.json``; or ``error.json``. The child lives no longer than its parent: it watches its
+standard input, which closes when the parent dies, however it dies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clusterer.fits.models import pack
 from shoal.errors import ShoalError
 
 _NICENESS = 10
-"""Serving comes first: the fit takes what processor time is left over."""
+"""The child's niceness: serving comes first, and the fit takes the remaining processor time."""
 
 
 def main(directory: Path) -> int:
@@ -34,8 +34,8 @@ def main(directory: Path) -> int:
     warm_file = directory / "warm.npy"
     warm = np.load(warm_file) if warm_file.exists() else None
     try:
-        # Matrix products by one thread each: several wait for each other by spinning, and beside
-        # one busy process a fit of 7 seconds took 200. scikit-learn's own loops stay parallel.
+        # One thread for each matrix product: several would wait for each other by spinning, and
+        # beside one busy process a fit of 7 seconds took 200. scikit-learn's loops stay parallel.
         with threadpool_limits(1, user_api="blas"):
             fit = run_fit(plan_from_json(request), sample, warm)
     except ShoalError as exc:

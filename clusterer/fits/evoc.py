@@ -1,7 +1,7 @@
 """EVoC: density clustering made for embedding vectors, in layers from fine to coarse.
 
-Source: the evoc package (Tutte Institute). It embeds the graph of nearest neighbours and looks
-for the resolutions at which clusters persist. The labels of the points that were fitted are the
+Source: the evoc package (Tutte Institute). It embeds the graph of nearest neighbours and looks for
+the resolutions at which clusters persist. The labels of the points that were fitted are the
 package's own, noise included.
 """
 
@@ -19,16 +19,24 @@ from shoal.errors import ConfigError, FitFailed, InvalidArgument
 from shoal.vectors import Labels, Vectors
 
 LEAST_CLUSTER: Final = 5
-"""The package's own default, at the finest layer."""
+"""The default least size of a cluster in the finest layer: the package's own."""
+
 _LEAST_DIM: Final = 4
-"""Of the embedding of its graph, which begins at that many principal components."""
+"""The fewest dimensions of a vector: the package begins with four principal components."""
+
 _LEAST_POINTS: Final = 32
-"""With fewer, its graph of 15 neighbours is most of all pairs."""
+"""The fewest points: with fewer the graph of 15 neighbours has most of all pairs."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvocOptions:
-    """``layer``: 0 the finest; None the most persistent. ``coarsest`` takes the last.
+    """The options of EVoC.
+
+    Attributes:
+        layer: The layer whose clusters are taken, 0 the finest; None is the most persistent one.
+        coarsest: True takes the last layer.
+        min_cluster_size: The least size of a cluster in the finest layer.
+        seed: Seed of everything random.
 
     Raises:
         InvalidArgument: a value is out of range, or both a layer and the coarsest are asked for.
@@ -42,7 +50,7 @@ class EvocOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.min_cluster_size < 2:  # noqa: PLR2004 - a cluster of one point is none
+        if self.min_cluster_size < 2:  # noqa: PLR2004 - one point is no cluster
             msg = f"min_cluster_size: expected at least 2, got {self.min_cluster_size}"
             raise InvalidArgument(msg, field="config.evoc.min_cluster_size")
         if self.coarsest and self.layer is not None:
@@ -91,7 +99,7 @@ def evoc_layers(vectors: Vectors, size: int, *, seed: int) -> tuple[int, list[La
         msg = f"method evoc needs {exc.name}: pip install 'shoal[cluster]'"
         raise ConfigError(msg, package=str(exc.name)) from exc
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy's and numba's, about its own code
+        warnings.simplefilter("ignore")  # NumPy and numba warn about the package's code
         model = EVoC(base_min_cluster_size=size, random_state=seed % 2**31).fit(vectors)
     layers = [np.asarray(labels, dtype=np.int32) for labels in model.cluster_layers_]
     same = [i for i, labels in enumerate(layers) if np.array_equal(labels, model.labels_)]

@@ -1,7 +1,7 @@
 """HDBSCAN (Campello, Moulavi & Sander 2013) by the hdbscan package, after a reduction.
 
-In hundreds of dimensions it does not end in hours, so the vectors are first reduced to at most 50
-dimensions. The labels of the points that were fitted are the package's own, noise included.
+The vectors are first reduced to at most 50 dimensions: in hundreds of them HDBSCAN does not end in
+hours. The labels of the points that were fitted are the package's own, noise included.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +22,28 @@ from shoal.vectors import Labels, Vectors
 
 MAX_DIM: Final = 50
 LEAST_CLUSTER: Final = 5
+"""The smallest default of the least size of a cluster."""
+
 DEFAULT_MIN_SAMPLES: Final = 5
-"""Measured on photographs under two encoders: with min_samples = min_cluster_size, hdbscan's own
-default, up to twice as many points are noise, and no set is clustered better."""
-REDUCTIONS: Final = ("pca", "umap", "none")
+"""The default number of neighbours of a core point. hdbscan's own default is min_cluster_size: on
+photographs under two encoders it leaves up to twice as much noise, and clusters no set better."""
+
+Reduction: TypeAlias = Literal["pca", "umap", "none"]
+REDUCTIONS: Final = get_args(Reduction)
 
 
 @dataclass(frozen=True, slots=True)
 class HdbscanOptions:
-    """``min_cluster_size`` 0 chooses by size; ``noise_threshold`` None by the members.
+    """The options of HDBSCAN.
+
+    Attributes:
+        min_cluster_size: The least size of a cluster; 0 chooses it by the number of points.
+        min_samples: Neighbours of a core point.
+        reduction: How the vectors are reduced.
+        dim: Dimensions after the reduction.
+        noise_threshold: The least cosine of a new point to a prototype of its cluster; None
+            chooses it for each cluster by its members.
+        seed: Seed of everything random.
 
     Raises:
         InvalidArgument: a value is out of range.
@@ -40,7 +53,7 @@ class HdbscanOptions:
 
     min_cluster_size: int = 0
     min_samples: int = DEFAULT_MIN_SAMPLES
-    reduction: str = "pca"
+    reduction: Reduction = "pca"
     dim: int = MAX_DIM
     noise_threshold: float | None = None
     seed: int = 0
@@ -73,7 +86,7 @@ def run(vectors: Vectors, options: HdbscanOptions, warm: Vectors | None) -> Fit:
 
 
 def default_cluster_size(n: int) -> int:
-    """The least size of a cluster of ``n`` points: half their root, 5 at least."""
+    """The default least size of a cluster of ``n`` points: half their root, 5 at least."""
     return max(LEAST_CLUSTER, round(math.sqrt(n) / 2))
 
 

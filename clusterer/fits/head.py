@@ -1,4 +1,4 @@
-"""A trained head (SCP, TEMI) as a method: applied as it is, or trained on; it leaves no noise."""
+"""A trained head (SCP, TEMI) as a method: applied unchanged, or trained on; it leaves no noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shoal.errors import ConfigError, Conflict, FitFailed, InvalidArgument, Unsu
 from shoal.vectors import Vectors
 
 KEPT_RETRAINED: Final = 10
-"""Heads of one name that training on has made; a schedule makes one each time that it is due."""
+"""The most retrained heads of one name that stay: a schedule makes one each time it is due."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,9 +31,9 @@ class HeadFitOptions:
 
     Attributes:
         head: A head's name, its id, or the beginning of its hash. A plan holds the id.
-        retrain: Train it on with the sample.
-        heads: Where heads are kept. A plan fills it in.
-        seed: Of the training.
+        retrain: True trains it on with the sample.
+        heads: The place of the heads. A plan fills it in.
+        seed: Seed of the training.
 
     Raises:
         InvalidArgument: no head is named.
@@ -69,7 +69,7 @@ def plan(options: HeadFitOptions, surroundings: Surroundings) -> FitPlan:
         manifest.check(surroundings.vector)
     planned = replace(options, head=manifest.id, heads=surroundings.heads)
     if options.retrain:
-        # Not imported: a server has better uses for its memory. The fit's own process does.
+        # The packages are looked for and not imported: only the fit's own process needs them.
         if missing := missing_package():
             msg = f"retrain: this server has no {missing}: pip install 'shoal[train]'"
             raise ConfigError(msg, package=missing)
@@ -78,10 +78,14 @@ def plan(options: HeadFitOptions, surroundings: Surroundings) -> FitPlan:
 
 
 def run(vectors: Vectors, options: HeadFitOptions, warm: Vectors | None) -> Fit:
-    """The head that was planned, with the centroids of its clusters on ``vectors`` (N, D).
+    """The planned head, with the centroids of its clusters on ``vectors`` (N, D).
 
-    Clusters that no vector of the sample gets are left out: without members there is no centroid
-    to match them by, and their points go to the next likeliest.
+    A cluster that no vector of the sample gets is left out: it has no centroid to be matched by.
+    Its later points go to their next likeliest cluster.
+
+    Raises:
+        NotEnoughPoints: too few vectors to train the head on.
+        FitFailed: no cluster has a direction.
     """
     del warm
     heads = HeadStore(options.heads)
@@ -102,13 +106,13 @@ def run(vectors: Vectors, options: HeadFitOptions, warm: Vectors | None) -> Fit:
 
 
 def keep(options: HeadFitOptions, model: Model, facts: Mapping[str, Any]) -> None:
-    """Puts a head that was trained on beside the one that it comes from, under the same name.
+    """Puts a retrained head beside its parent, under the same name; only the newest ten stay.
 
-    Called once its clusters are the active ones: what a gate refused is nobody's next beginning.
-    Of those that came about so the newest stay; runs hold their own copies.
+    It is called once the clusters are active: no training goes on from a head that a gate refused.
+    A run has its own copy of its head.
 
     Raises:
-        Conflict: the newest of that name is another by now, whose place it would take.
+        Conflict: the newest head of that name is no longer the parent.
     """
     if "manifest" in facts and isinstance(model, Head):
         manifest = HeadManifest.model_validate(facts["manifest"])
@@ -120,11 +124,11 @@ def keep(options: HeadFitOptions, model: Model, facts: Mapping[str, Any]) -> Non
         heads.put(manifest, model.graph.tobytes())
         try:
             heads.drop_retrained(manifest.name, keep=KEPT_RETRAINED)
-        except ConfigError as exc:  # the head is there, and that is what the run is for
+        except ConfigError as exc:  # the new head is kept; older ones may stay
             _LOG.warning("%s", exc)
 
 
 def missing_package() -> str:
-    """What training lacks here, empty for nothing; without importing it."""
+    """The first package of training that is not installed; empty if none is missing."""
     lacking = (name for name in ("torch", "onnx") if importlib.util.find_spec(name) is None)
     return next(lacking, "")

@@ -1,8 +1,8 @@
 """Spherical k-means: scikit-learn's k-means++, then Lloyd on the sphere to a fixed point.
 
-The seeds come from a sample: k-means++ looks at every vector for each of the k seeds, which on all
-of them takes as long as the whole of Lloyd, and from twenty vectors per cluster they are as good
-(README). Nearest-centroid assignment, which is all that serving does, is a fixed point of the fit.
+The seeds come from a sample: k-means++ looks at every vector for each of the k seeds. On all
+vectors it takes as long as the whole of Lloyd; on twenty per cluster its seeds are as good. The
+result is a fixed point of nearest-centroid assignment, which is all that serving does.
 """
 
 from __future__ import annotations
@@ -15,33 +15,41 @@ from typing import Any, ClassVar
 import numpy as np
 
 from clusterer.fits.count.asked import AskedCount, check_count, count_clusters, fewest
-from clusterer.fits.lloyd import Converged, lloyd
+from clusterer.fits.lloyd import LloydFit, lloyd
 from clusterer.fits.models import Centroids
 from clusterer.fits.values import Fit, FitPlan, Surroundings
 from shoal.errors import NotEnoughPoints
 from shoal.vectors import Vectors
 
 MAX_ITERATIONS = 100
-"""Iterations of one start, unless the caller says otherwise."""
+"""The most iterations of one start, unless the caller says otherwise."""
 
 WARM_TOLERANCE = 0.005
-"""A warm start wins while its inertia is within 0.5% of the best cold one: ids that stay are
-worth more than a difference that another seed would make."""
+"""A warm start wins if its inertia is within 0.5% of the best cold one: ids that stay are worth
+more than a difference that another seed would make."""
 
 _POLISH_STEPS = 50
-"""Cosine Lloyd settles in under 10 steps from a Euclidean optimum; this only bounds it."""
+"""The most steps from the best start to a fixed point; normally fewer than 10 are taken."""
 
 _SEEDS_PER_CLUSTER, _SEEDS_LEAST = 20, 5_000
-"""Vectors that k-means++ chooses its seeds from."""
+"""The size of the sample that k-means++ chooses its seeds from: per cluster, and at least."""
 
 _FULL_RESTART_WORK = 4_000_000
-"""N x K up to which ten starts take seconds; beyond, fewer, and never under 3, of which a warm one
-saves two: one start alone is unsafe, and with many clusters each start is less of a gamble."""
+"""The largest N x K with ten starts, which take seconds. Beyond it there are three starts, or one
+beside a warm one: a single start is unsafe, but with many clusters each start is less of a gamble.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class KMeansOptions:
-    """``n_init`` 0 chooses the number of starts by size; ``mini_batch`` 0 is full batches.
+    """The options of k-means.
+
+    Attributes:
+        k: The number of clusters.
+        n_init: Starts, of which the best is kept; 0 chooses the number by size.
+        max_iterations: The most iterations of one start.
+        mini_batch: Vectors of a batch; 0 takes all at once.
+        seed: Seed of everything random.
 
     Raises:
         InvalidArgument: ``k`` is out of range.
@@ -61,14 +69,20 @@ class KMeansOptions:
 
 @dataclass(frozen=True, slots=True)
 class KMeansFit:
-    """``centroids`` float32 (K, D), unit length; ``inertia`` as ``lloyd`` has it.
+    """The result of k-means.
 
-    ``warm``: the warm start won. ``count``: how the number of clusters was estimated, if it was.
+    Attributes:
+        centroids: float32 (K, D), unit length.
+        inertia: As in ``lloyd``.
+        warm: True if the warm start won.
+        converged: True if the centroids are a fixed point.
+        count: How the number of clusters was estimated, as facts; empty if it was given.
     """
 
     centroids: Vectors
     inertia: float
     warm: bool
+    converged: bool
     count: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -80,17 +94,22 @@ def plan(options: KMeansOptions, _: Surroundings) -> FitPlan:
 def run(vectors: Vectors, options: KMeansOptions, warm: Vectors | None) -> Fit:
     """The fit of planned ``options`` on ``vectors`` (N, D)."""
     found = fit(vectors, options, warm=warm)
-    facts = {**found.count, "inertia": found.inertia, "warm": float(found.warm)}
+    facts = {
+        **found.count,
+        "inertia": found.inertia,
+        "warm": float(found.warm),
+        "converged": found.converged,
+    }
     return Fit(Centroids(found.centroids), facts=facts)
 
 
 def fit(vectors: Vectors, options: KMeansOptions, *, warm: Vectors | None = None) -> KMeansFit:
-    """Clusters ``vectors`` into at most k clusters: ``options.k``, or as many as are estimated.
+    """Clusters ``vectors`` into ``options.k`` clusters, or into an estimated number of them.
 
     Args:
         vectors: float32 (N, D), unit length.
         options: k, starts, iterations and seed.
-        warm: centroids (K', D) to try as one more start; ignored unless K' is k.
+        warm: centroids (K', D) to try as one more start; ignored unless K' is the number k.
 
     Returns:
         Fewer than k centroids only if there are fewer than k different vectors.
@@ -113,20 +132,20 @@ def fit(vectors: Vectors, options: KMeansOptions, *, warm: Vectors | None = None
         if warmed.inertia <= best.inertia * (1 + WARM_TOLERANCE):
             best, used_warm = warmed, True
     best = lloyd(vectors, best.centroids, most_steps=_POLISH_STEPS, tolerance=0)
-    return KMeansFit(best.centroids, best.inertia, used_warm, count)
+    return KMeansFit(best.centroids, best.inertia, used_warm, best.settled, count)
 
 
 def default_starts(n: int, k: int, *, warm: bool = False) -> int:
-    """The number of k-means++ starts for ``n`` points and ``k`` clusters: 10, less when large.
+    """The number of k-means++ starts for ``n`` points and ``k`` clusters: 10, fewer if many.
 
-    A ``warm`` one, which is the best of earlier ones, is beside them.
+    ``warm``: there is a warm start beside them, which is the best of earlier starts.
     """
     if n * k <= _FULL_RESTART_WORK:
         return 10
     return 1 if warm else 3
 
 
-def _start(vectors: Vectors, k: int, options: KMeansOptions, rng: np.random.Generator) -> Converged:
+def _start(vectors: Vectors, k: int, options: KMeansOptions, rng: np.random.Generator) -> LloydFit:
     """One start: k-means++ on a sample of the vectors, then Lloyd on all of them."""
     from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus  # noqa: PLC0415 - takes a second
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
@@ -146,7 +165,7 @@ def _start(vectors: Vectors, k: int, options: KMeansOptions, rng: np.random.Gene
         random_state=state,
     )
     with warnings.catch_warnings():
-        # Fewer different vectors than clusters: the empty ones are dropped later.
+        # It warns if there are fewer different vectors than clusters; empty clusters are dropped.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = model.fit(vectors).cluster_centers_.astype(np.float32)
     return lloyd(vectors, found, most_steps=1)

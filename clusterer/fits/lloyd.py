@@ -1,8 +1,8 @@
 """Lloyd's algorithm on the sphere: each cluster's centroid is the direction of its members' sum.
 
 Source: Dhillon & Modha, "Concept decompositions for large sparse text data using clustering",
-Machine Learning 42 (2001). Blocks of rows go to threads, each with one BLAS thread: threads of
-one BLAS call wait for each other by spinning, which beside a busy process is a standstill.
+Machine Learning 42 (2001). Blocks of rows go to threads, each with one BLAS thread: the threads of
+one BLAS call wait for each other by spinning, which beside a busy process brings all to a halt.
 """
 
 from __future__ import annotations
@@ -20,44 +20,50 @@ from shoal.errors import FitFailed
 from shoal.vectors import Vectors
 
 TOLERANCE: Final = 1e-5
-"""Relative fall of the inertia in one step below which a start has converged."""
+"""A start has settled when one step lowers its inertia by less than this share."""
+
 _LEAST_ROWS: Final = 4_096
-"""Rows of a block: fewer are not worth a thread."""
+"""The least rows of a block: fewer are not worth a thread."""
 
 
 @dataclass(frozen=True, slots=True)
-class Converged:
-    """``centroids`` float32 (K, D), unit length, and the ``inertia`` that they leave.
+class LloydFit:
+    """The end of one start.
 
-    That is the sum of squared distances of the vectors to their centroids, 2 sum (1 - cosine).
-    (K-means on the means, as scikit-learn has it, minimises something else, a few percent apart.)
+    Attributes:
+        centroids: float32 (K, D), unit length.
+        inertia: The sum of squared distances of the vectors to their centroids, 2 sum (1 - cosine).
+            scikit-learn's k-means minimises the distances to means instead, a few percent apart.
+        settled: False if the number of steps ended it before the centroids came to rest.
     """
 
     centroids: Vectors
     inertia: float
+    settled: bool
 
 
 def lloyd(
     vectors: Vectors, centroids: Vectors, *, most_steps: int, tolerance: float = TOLERANCE
-) -> Converged:
-    """Moves ``centroids`` (K, D) until they are where the ``vectors`` (N, D) want them.
+) -> LloydFit:
+    """Moves ``centroids`` (K, D) until each is the direction of the ``vectors`` nearest to it.
 
     Args:
-        vectors: float32, unit length.
-        centroids: where to start; any length.
-        most_steps: ends it in any case.
-        tolerance: 0 goes on until no vector changes its cluster.
+        vectors: float32 (N, D), unit length.
+        centroids: where they start; any length.
+        most_steps: the most steps to take.
+        tolerance: the least relative fall of the inertia that is worth another step; 0 goes on
+            until no vector changes its cluster.
 
     Returns:
-        K centroids, unless there are fewer different vectors: a cluster that loses all its members
+        K centroids, or as many as there are different vectors: a cluster that loses all its members
         starts anew at the vector that is farthest from its centroid.
 
     Raises:
-        FitFailed: the vectors cancel out.
+        FitFailed: no starting centroid has a direction.
     """
     k = len(centroids)
     found = directions(centroids)
-    labels, before = None, np.inf
+    labels, before, settled = None, np.inf, False
     with ThreadPoolExecutor(usable_cores(), "shoal-lloyd") as threads:
         for _ in range(most_steps + 1):
             if not len(found):
@@ -65,6 +71,7 @@ def lloyd(
                 raise FitFailed(msg)
             now, sums = _step(vectors, found, threads)
             if labels is not None and np.array_equal(now.labels, labels):
+                settled = True
                 break
             labels = now.labels
             inertia = 2 * (len(vectors) - float(np.linalg.norm(sums, axis=1).sum()))
@@ -74,16 +81,17 @@ def lloyd(
                 k = len(found)  # fewer, if there are no more different vectors
                 labels, before = None, np.inf
             elif tolerance and inertia >= before * (1 - tolerance):
+                settled = True
                 break
             else:
                 before = inertia
-    return Converged(found, inertia)
+    return LloydFit(found, inertia, settled)
 
 
 def _step(
     vectors: Vectors, centroids: Vectors, threads: ThreadPoolExecutor
 ) -> tuple[Nearest, npt.NDArray[np.float64]]:
-    """The nearest of ``centroids`` (K, D) for each vector, and the sum of each one's, (K, D)."""
+    """The nearest of ``centroids`` (K, D) to each vector, and the sums of their vectors, (K, D)."""
 
     def part(rows: Vectors) -> tuple[Nearest, npt.NDArray[np.float64]]:
         found = nearest(rows, centroids)
@@ -96,7 +104,10 @@ def _step(
 
 
 def _refilled(vectors: Vectors, centroids: Vectors, now: Nearest, k: int) -> Vectors:
-    """``centroids`` and the vectors farthest from theirs, ``k`` together if so many differ."""
+    """``k`` centroids: the given ones, and the vectors that are farthest from their own.
+
+    Fewer than ``k`` if there are fewer different vectors.
+    """
     farthest = np.argsort(now.cosines, kind="stable")[: k - len(centroids)]
     apart = farthest[now.cosines[farthest] < 1 - np.finfo(np.float32).eps * 8]
     return np.concatenate([centroids, vectors[apart]])

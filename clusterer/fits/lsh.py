@@ -1,12 +1,12 @@
 """Near-duplicates among unit vectors, in time and memory linear in their number. Pure.
 
-Random hyperplanes (Charikar, STOC 2002): two vectors at an angle ``a`` lie on the same side of
-one with probability ``p = 1 - a / pi``. Each ``b`` of BITS planes make the key of one of
+Random hyperplanes (Charikar, STOC 2002): two vectors at an angle ``a`` lie on the same side of a
+plane with probability ``p = 1 - a / pi``. Each ``b`` of the BITS planes make the key of one of
 ``t = BITS // b`` tables; a pair shares a bucket of some table with probability
-``1 - (1 - p^b)^t`` (Indyk and Motwani, STOC 1998). The planes pass through a centre near the
-mean: vectors of images share a large mean, and planes through the origin would hardly part them.
+``1 - (1 - p^b)^t`` (Indyk and Motwani, STOC 1998). The planes pass through a centre near the mean:
+vectors of images share a large mean, and planes through the origin would hardly part them.
 
-Candidates are verified by their cosines. Groups are stars (Aslam, Pelekhov and Rus, JGAA 2004):
+The cosines of candidates are then checked. Groups are stars (Aslam, Pelekhov and Rus, JGAA 2004):
 each member is a near-duplicate of the group's representative. Connected components would chain
 unlike images together, frame by frame of a film.
 """
@@ -26,41 +26,59 @@ from shoal.errors import InvalidArgument
 from shoal.vectors import Labels, Vectors
 
 Signatures: TypeAlias = npt.NDArray[np.uint64]
-"""(N, BITS / 64): on which side of each plane a vector lies, 64 bytes per vector."""
+"""uint64 (N, BITS / 64), 64 bytes per vector: each bit says on which side of a plane it lies."""
+
 Rows: TypeAlias = npt.NDArray[np.int64]
-"""(M,) rows of vectors; pairs are (M, 2), the smaller row first."""
+"""int64 (M,), rows of vectors; pairs are (M, 2), the smaller row first."""
 
 BITS = 512
 DEFAULT_THRESHOLD = 0.95
-"""With the bundled encoder 88 to 100 % of images saved anew at JPEG quality 60, cropped by 4 % or
-mirrored are as near to the original; of 6,400 images no other was nearer than 0.93."""
+"""The cosine from which on `shoal duplicates` lists two images together. With the bundled encoder
+88 to 100% of images that were saved anew at JPEG quality 60, cropped by 4% or mirrored are as near
+to the original; no different one of 6,400 images was nearer than 0.93."""
+
 LEAST_THRESHOLD = 0.9
-"""Below, the keys that reach the recall are too short to part a million vectors."""
+"""The least cosine of near-duplicates: below it, keys that are short enough to find them are too
+short to part a million vectors."""
+
 _RECALL = 0.99
+"""The share of the pairs at the threshold that share a bucket."""
+
 _WORD = 64
 _LONGEST_KEY = 32
-"""Two keys make one word to sort by."""
+"""The most bits of a key: two keys make one word to sort by."""
+
 _LONGEST_CENTRE = 0.6
-"""So that identical vectors do not lie on their centre, where rounding decides the side."""
+"""The greatest length of the centre. Identical vectors would lie on a longer one, and rounding
+would decide their side of a plane."""
+
 _CLOSE = 0.7
-"""Squared distance to the centre of the vectors close to it, where angles are wide, as a share
-of the average: the first percentile is 0.66 to 0.82 on three sets of images by two encoders."""
+"""The squared distance of close vectors to the centre, as a share of the average: there, angles are
+widest. The first percentile is 0.66 to 0.82 on three sets of images by two encoders."""
+
 _SIGMAS = 3
-"""Bounds on differing bits are so many standard deviations of the binomial off its mean."""
+"""The distance of the bounds on differing bits from the mean, in standard deviations."""
+
 _WINDOW = 8
-"""Neighbours in a bucket that each row is compared with; small buckets are compared whole."""
+"""Neighbours in its bucket that each row is compared with; small buckets are compared whole."""
+
 _PAIRS_PER_ROW = 8
-"""Candidates per vector on average, at most; the closest stay."""
+"""The most candidates per vector, on average; the closest stay."""
+
 _BLOCK = 4096
-"""Vectors to sign or pairs to verify at a time: at most 84 MB for pairs at 1280-d."""
+"""Vectors to sign, or pairs to check, at a time: at most 84 MB for pairs at 1280-d."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lsh:
-    """A draw of planes float32 (D, BITS), with ``offsets`` (BITS,) their products with the centre.
+    """A draw of planes.
 
-    ``key_bits`` is b. No candidates are pairs that differ in more than ``most_bits``; those that
-    differ in ``sure_bits`` or fewer are, all but a few, above the threshold.
+    Attributes:
+        planes: float32 (D, BITS).
+        offsets: float32 (BITS,), their products with the centre.
+        key_bits: b.
+        sure_bits: Nearly all pairs that differ in at most this many bits are above the threshold.
+        most_bits: Pairs that differ in more bits are no candidates.
     """
 
     planes: Vectors
@@ -85,8 +103,8 @@ class Lsh:
     def candidates(self, signatures: Signatures) -> Rows:
         """Pairs (M, 2) that may be near-duplicates, ascending, M at most 8 N.
 
-        Linear also where all rows share a bucket: each is compared with the bucket's first row,
-        and with the next _WINDOW in the order of another table's key.
+        Each row is compared with its bucket's first row, and with the next _WINDOW rows in the
+        order of another table's key. So time stays linear even if all rows share a bucket.
         """
         n = max(1, len(signatures))
         # Pairs are numbers, (differing bits * n + row) * n + row: the closest sort first.
@@ -95,7 +113,7 @@ class Lsh:
             order, starts, sizes = self._buckets(signatures, table)
             first = np.repeat(np.minimum.reduceat(order, starts) if len(order) else order, sizes)
             bits = _differing(signatures, first, order)
-            # These pairs sort before all others: a group needs one row that all are near to.
+            # Pairs with the bucket's first row sort before all others: a group needs a centre.
             near = (bits <= self.most_bits) & (first != order)
             unsure = bits > self.sure_bits
             others = self._neighbours(signatures, order[unsure], first[unsure])
@@ -112,7 +130,10 @@ class Lsh:
         return order, np.cumsum(sizes) - sizes, sizes
 
     def _neighbours(self, signatures: Signatures, order: Rows, bucket: Rows) -> list[Rows]:
-        """The numbers of close pairs within _WINDOW of each other in their ``bucket`` (M,)."""
+        """The close pairs of ``order`` within _WINDOW of each other in one ``bucket``, as numbers.
+
+        ``bucket`` (M,) is the same for all rows of a bucket.
+        """
         n, at, found = len(signatures), np.arange(len(order)), []
         for step in range(1, _WINDOW + 1):
             at = at[: np.searchsorted(at, len(order) - step)]
@@ -123,7 +144,7 @@ class Lsh:
         return found
 
     def _keys(self, signatures: Signatures, table: int) -> Signatures:
-        """The key of each row in ``table``, counted round, (N,)."""
+        """The key of each row in ``table``, (N,); after the last table comes the first."""
         word, shift = divmod(table % self.tables * self.key_bits, _WORD)
         keys = signatures[:, word] >> np.uint64(shift)
         if shift + self.key_bits > _WORD:
@@ -135,9 +156,9 @@ def plan_lsh(mean: Vectors, *, threshold: float, seed: int) -> Lsh:
     """A draw with the longest keys that find 0.99 of the pairs at the threshold.
 
     Args:
-        mean: (D,) of the vectors, or of a sample of them.
-        threshold: least cosine of near-duplicates, LEAST_THRESHOLD to 1.
-        seed: of the draw.
+        mean: (D,), the mean of the vectors, or of a sample of them.
+        threshold: the least cosine of near-duplicates, LEAST_THRESHOLD to 1.
+        seed: the seed of the draw.
 
     Raises:
         InvalidArgument: the threshold is out of range.
@@ -149,7 +170,7 @@ def plan_lsh(mean: Vectors, *, threshold: float, seed: int) -> Lsh:
     length = float(np.linalg.norm(mean))
     radius = min(length, _LONGEST_CENTRE)
     centre = mean * np.float32(min(1.0, _LONGEST_CENTRE / max(length, _LONGEST_CENTRE)))
-    # The mean of |x - c|^2 over unit x, whose mean has this length; none is below (1 - |c|)^2.
+    # The average of |x - c|^2 over unit vectors x with this mean; each is at least (1 - |c|)^2.
     average = 1 - 2 * radius * length + radius**2
     p = same_side(threshold, sqrt(max(_CLOSE * average, (1 - radius) ** 2)))
     planes = np.random.default_rng(seed).standard_normal((len(mean), BITS), np.float32)
@@ -159,19 +180,19 @@ def plan_lsh(mean: Vectors, *, threshold: float, seed: int) -> Lsh:
 
 
 def same_side(cosine: float, distance: float) -> float:
-    """The p of two vectors at ``distance`` from the centre, a chord sqrt(2 - 2 cosine) apart."""
+    """The p of two vectors of this cosine, both at ``distance`` from the centre."""
     return 1 - 2 * asin(min(1.0, sqrt((1 - cosine) / 2) / distance)) / pi
 
 
 def recall(p: float, key_bits: int) -> float:
-    """Probability that a pair shares a bucket of some table."""
+    """The probability that a pair shares a bucket of some table."""
     return float(1 - (1 - p**key_bits) ** (BITS // key_bits))
 
 
 def duplicate_groups(vectors: Vectors, *, threshold: float, seed: int) -> Labels:
-    """The row of its group's representative for each of ``vectors`` (N, D), int32 (N,).
+    """The group of each of ``vectors`` (N, D), int32 (N,): the row of its representative.
 
-    That is its own row for a representative and for a vector without near-duplicates.
+    A representative, and a vector without near-duplicates, has its own row.
 
     Raises:
         InvalidArgument: the threshold is out of range.
@@ -185,10 +206,14 @@ def duplicate_groups(vectors: Vectors, *, threshold: float, seed: int) -> Labels
 def verified_groups(
     pairs: Rows, fetch: Callable[[Rows], Vectors], *, n: int, threshold: float
 ) -> Labels:
-    """Groups, as of ``duplicate_groups``, of n vectors by ``pairs`` (M, 2), candidates.
+    """The groups of ``n`` vectors, as ``duplicate_groups`` gives them.
 
-    ``fetch`` gives the vectors (B, D) of rows (B,): ascending, without repeats, 8192 at most.
-    It is called once for every 4096 pairs. Cosines are compared in float32.
+    Args:
+        pairs: (M, 2), candidates.
+        fetch: gives the vectors (B, D) of rows (B,): ascending, without repeats, 8192 at most. It
+            is called once for every 4096 pairs.
+        n: the number of vectors.
+        threshold: the least cosine of near-duplicates, in float32.
     """
     kept = [np.zeros((0, 2), np.int64)]
     for start in range(0, len(pairs), _BLOCK):
@@ -200,7 +225,7 @@ def verified_groups(
 
 
 def _stars(pairs: Rows, n: int) -> Labels:
-    """Groups around the rows with the most near-duplicates; of equals, the first comes first."""
+    """Groups around the rows with the most near-duplicates; among equals the first row wins."""
     ends = np.concatenate([pairs, pairs[:, ::-1]]).T
     near = coo_array((np.ones(ends.shape[1], bool), tuple(ends)), shape=(n, n)).tocsr()
     degrees = np.diff(near.indptr)
@@ -215,18 +240,21 @@ def _stars(pairs: Rows, n: int) -> Labels:
 
 
 def _differing_bits(p: float, sigmas: float) -> int:
-    """A quantile of the bits that a pair differs in, by the normal approximation."""
+    """The number of bits that a pair differs in, ``sigmas`` deviations off its mean.
+
+    A normal distribution stands for the binomial.
+    """
     return int(max(0.0, BITS * (1 - p) + sigmas * sqrt(BITS * p * (1 - p))))
 
 
 def _differing(signatures: Signatures, a: Rows, b: Rows) -> Rows:
-    """In how many bits rows ``a`` and ``b`` differ, (M,)."""
+    """The numbers of bits in which rows ``a`` and ``b`` differ, (M,)."""
     sides = signatures.take(a, axis=0) ^ signatures.take(b, axis=0)
     return np.asarray(np.bitwise_count(sides).sum(axis=1, dtype=np.int64))
 
 
 def _starts(ordered: Signatures | Rows) -> Rows:
-    """Where runs of equal numbers start."""
+    """The places where runs of equal numbers start."""
     return np.flatnonzero(np.diff(ordered, prepend=~ordered[:1]))
 
 

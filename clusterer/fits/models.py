@@ -1,12 +1,12 @@
-"""What a fit leaves behind: the rule that gives any vector its cluster, or noise. Pure.
+"""Models: the rules that give any vector its cluster, or noise. Pure.
 
-A model is arrays and nothing else, so that it can be stored with its run and used by whoever
-assigns the points that come in later. Four rules serve all methods:
+A model is arrays and nothing else: it is stored with its run, and assigns the points that come in
+later. Four rules serve all methods:
 
-``Centroids``   the nearest direction (k-means, texts)
+``Centroids``   the nearest direction (k-means)
 ``Prototypes``  the nearest of several prototypes per cluster, or noise (HDBSCAN, EVoC)
 ``Mixture``     the likeliest Gaussian component (GMM)
-``Head``        what a trained network says (SCP)
+``Head``        the cluster that a trained network votes for (SCP, TEMI)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import io
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from shoal.errors import FitFailed
 from shoal.vectors import NOISE, Labels, Vectors
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[np.generic]]
+Kind: TypeAlias = Literal["centroids", "prototypes", "mixture", "head"]
 
 
 class Assigned(NamedTuple):
@@ -42,9 +43,8 @@ class Assigned(NamedTuple):
 class Model(Protocol):
     """A clustering of unit vectors into K clusters."""
 
-    @property
-    def kind(self) -> str:
-        """Which rule it is: a row of the table below."""
+    kind: ClassVar[Kind]
+    """The name of the rule."""
 
     @property
     def centroids(self) -> Vectors:
@@ -54,18 +54,19 @@ class Model(Protocol):
         """The clusters of ``vectors`` (B, D), float32 of unit length."""
 
     def arrays(self) -> Arrays:
-        """What it consists of."""
+        """The arrays that it consists of, by the names of its fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Centroids:
     """Each vector belongs to the nearest of ``centroids``; nothing is noise."""
 
+    kind: ClassVar[Kind] = "centroids"
+
     centroids: Vectors
-    kind: str = "centroids"
 
     def assign(self, vectors: Vectors) -> Assigned:
-        """The nearest; confident by the margin to the next (``margin``)."""
+        """The nearest cluster; its confidence is the ``margin`` to the next."""
         found = two_nearest(vectors, self.centroids)
         return Assigned(found.labels, margin(found.cosines, found.others))
 
@@ -81,18 +82,19 @@ class Prototypes:
     Attributes:
         centroids: float32 (K, D), the clusters' directions; for matching, not for assigning.
         prototypes: float32 (M, D), unit length, M >= K.
-        owners: int32 (M,), ascending: the cluster of each prototype; each has at least one.
-        thresholds: float32 (K,): the least cosine to its nearest prototype of a member.
+        owners: int32 (M,), ascending: the cluster of each prototype; each cluster owns one or more.
+        thresholds: float32 (K,): the least cosine of a cluster's member to its nearest prototype.
     """
+
+    kind: ClassVar[Kind] = "prototypes"
 
     centroids: Vectors
     prototypes: Vectors
     owners: Labels
     thresholds: npt.NDArray[np.float32]
-    kind: str = "prototypes"
 
     def assign(self, vectors: Vectors) -> Assigned:
-        """The cluster of the nearest prototype, or noise; confident by the margin."""
+        """The cluster of the nearest prototype, or noise; its confidence is the ``margin``."""
         found = two_nearest(vectors, self.prototypes, self.owners)
         confidence = margin(found.cosines, found.others)
         far = found.cosines < self.thresholds[found.labels]
@@ -135,16 +137,17 @@ class Mixture:
         log_weights: float64 (K,).
     """
 
+    kind: ClassVar[Kind] = "mixture"
+
     centroids: Vectors
     mean: npt.NDArray[np.float64]
     axes: npt.NDArray[np.float64]
     means: npt.NDArray[np.float64]
     variances: npt.NDArray[np.float64]
     log_weights: npt.NDArray[np.float64]
-    kind: str = "mixture"
 
     def assign(self, vectors: Vectors) -> Assigned:
-        """The likeliest component; confident by its posterior probability."""
+        """The likeliest component; its confidence is its posterior probability."""
         labels = np.empty(len(vectors), np.int32)
         confidence = np.empty(len(vectors), np.float32)
         for rows in blocks(len(vectors), max(len(self.means), self.means.shape[1])):
@@ -156,7 +159,7 @@ class Mixture:
         return Assigned(labels, confidence)
 
     def _log_joint(self, vectors: Vectors) -> npt.NDArray[np.float64]:
-        """Return log p(z, k), (B, K), up to a constant: quadratic in z, so two matrix products."""
+        """Log p(z, k), (B, K), but for a constant: quadratic in z, so two matrix products."""
         z = (vectors.astype(np.float64) - self.mean) @ self.axes.T
         precisions = 1 / self.variances
         constant = self.log_weights - 0.5 * (
@@ -168,7 +171,7 @@ class Mixture:
         return joint
 
     def arrays(self) -> Arrays:
-        """All of its parameters."""
+        """The centroids and the mixture's parameters."""
         return {
             "centroids": self.centroids,
             "mean": self.mean,
@@ -186,16 +189,17 @@ class Head:
     Attributes:
         centroids: float32 (K, D), the clusters' directions; for matching, not for assigning.
         graph: uint8 (bytes,), the network in ONNX: vectors in, soft assignments out.
-        columns: int32 (K,): which of its outputs are the clusters.
+        columns: int32 (K,): the outputs of the network that are clusters.
     """
+
+    kind: ClassVar[Kind] = "head"
 
     centroids: Vectors
     graph: npt.NDArray[np.uint8]
     columns: npt.NDArray[np.int32]
-    kind: str = "head"
 
     def assign(self, vectors: Vectors) -> Assigned:
-        """The likeliest cluster; confident by its share of the votes for those that there are."""
+        """The likeliest cluster; its confidence is its share of the votes for all ``columns``."""
         votes = self._session.probabilities(vectors)[:, self.columns]
         labels = votes.argmax(axis=1).astype(np.int32)
         total = np.maximum(votes.sum(axis=1), np.finfo(np.float32).tiny)
@@ -215,9 +219,9 @@ def margin(
 ) -> npt.NDArray[np.float32]:
     """How much nearer the best cluster is than the next, float32 (B,), 0 to 1.
 
-    1 - a/b with a and b the cosine distances to the two: the simplified silhouette of a point
-    (Vendramin, Campello & Hruschka, "Relative clustering validity criteria", 2010). 0 on the
-    border and where both distances are 0; 1 where there is no other cluster.
+    It is 1 - a/b, with the cosine distances a to the best and b to the next: the simplified
+    silhouette of a point (Vendramin, Campello & Hruschka, "Relative clustering validity criteria",
+    2010). It is 0 on the border and if both distances are 0, and 1 if there is no other cluster.
     """
     near, far = 1 - np.minimum(best, 1), 1 - np.minimum(other, 1)
     ratio = np.divide(near, far, out=np.ones_like(near), where=far > 0)
@@ -226,10 +230,7 @@ def margin(
 
 
 _KINDS: Final[Mapping[str, Callable[..., Model]]] = {
-    "centroids": Centroids,
-    "prototypes": Prototypes,
-    "mixture": Mixture,
-    "head": Head,
+    each.kind: each for each in (Centroids, Prototypes, Mixture, Head)
 }
 
 
@@ -245,7 +246,7 @@ def unpack(data: bytes) -> tuple[Model, Labels]:
     """The model and the ids that ``pack`` made ``data`` of.
 
     Raises:
-        FitFailed: it is none, or of a kind that this version does not know.
+        FitFailed: ``data`` is damaged, or a model of a kind that this version does not know.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:

@@ -1,9 +1,9 @@
-"""From the labels of a density method to a model: prototypes of each cluster, and how far it goes.
+"""From the labels of a density method to a model: each cluster's prototypes and their reach.
 
-Density methods label the points that they saw and say nothing usable of others (hdbscan's
-approximate_predict is slow, and contradicts its own labels). So each cluster is covered by a few
-prototypes, the directions of a small k-means inside it, and a new point belongs to the cluster of
-the nearest one, or to none if it lies farther out than nearly all of the cluster's own points.
+Density methods label the points that they saw, and no others (hdbscan's approximate_predict is
+slow, and contradicts its own labels). So each cluster is covered by a few prototypes, the
+directions of a small k-means inside it. A new point belongs to the cluster of the nearest
+prototype. It is noise if it lies farther out than nearly all of the cluster's own points.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from shoal.errors import FitFailed
 from shoal.vectors import NOISE, Labels, Vectors
 
 MOST_PROTOTYPES: Final = 8
+"""The most prototypes of a cluster."""
+
 _POINTS_PER_PROTOTYPE: Final = 20
 _OUTSIDE: Final = 0.05
-"""Share of a cluster's own points that may lie beyond its threshold: outliers must not set it."""
+"""The share of a cluster's own points that lie beyond its threshold: outliers must not set it."""
 
 
 def cover(
@@ -29,8 +31,8 @@ def cover(
 ) -> Prototypes:
     """The model of ``labels`` int32 (N,), rows 0..K-1 or noise, on ``vectors`` (N, D).
 
-    ``threshold``: the least cosine of a member, for all clusters; default: of each cluster's own
-    points all but 5% are as near to their prototypes.
+    ``threshold`` is the least cosine of a member, for all clusters. None chooses it for each
+    cluster, so that 95% of its own points are members.
 
     Raises:
         FitFailed: there is no cluster, or one without a direction.

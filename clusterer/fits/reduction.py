@@ -1,4 +1,4 @@
-"""Fewer dimensions before a method that cannot work in hundreds of them."""
+"""Reductions to fewer dimensions, for methods that cannot work in hundreds of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_dim(dim: int, *, most: int, method: str) -> None:
 
 
 def principal_components(vectors: Vectors, dim: int, *, seed: int) -> Reduced:
-    """The first ``dim`` principal components of ``vectors`` (N, D), or as many as there are."""
+    """The first ``dim`` principal components of ``vectors`` (N, D), fewer if N or D is smaller."""
     from sklearn.decomposition import PCA  # noqa: PLC0415 - takes a second
 
     found = PCA(min(dim, *vectors.shape), random_state=seed % 2**32).fit(vectors.astype(np.float64))
@@ -45,7 +45,7 @@ def principal_components(vectors: Vectors, dim: int, *, seed: int) -> Reduced:
 
 
 def umap(vectors: Vectors, dim: int, *, seed: int) -> npt.NDArray[np.float64]:
-    """UMAP of ``vectors`` (N, D) to (N, ``dim``), by cosine; one thread, so that a seed is a seed.
+    """UMAP of ``vectors`` (N, D) to (N, ``dim``), by cosine, in one thread: seeds are repeatable.
 
     Raises:
         ConfigError: the package umap-learn is not installed.

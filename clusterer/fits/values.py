@@ -1,4 +1,4 @@
-"""What goes into a fit and what comes out of it."""
+"""A fit's plan, surroundings and result."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NO_DUPLICATES: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a method may need to know beyond its parameters.
+    """What a service knows that a method may need beyond its options.
 
     Attributes:
-        heads: Where trained heads are kept; empty for nowhere.
-        vector: The vectors that are to be clustered.
+        heads: The place of trained heads; empty if there is none.
+        vector: The named vector that is clustered.
     """
 
     heads: str = ""
@@ -66,12 +66,12 @@ class FitPlan:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What a fit found.
+    """The result of a fit.
 
     Attributes:
-        model: What gives any vector its cluster.
-        labels: int32 (N,), the clusters of the vectors of the fit where the method says so
-            itself; None where the model is all there is to say.
+        model: The rule that gives any vector its cluster.
+        labels: int32 (N,), the method's own labels of the vectors that it was fitted on; None if
+            the model gives them their clusters too.
         facts: Numbers for the log and the report, as JSON.
     """
 

@@ -9,10 +9,14 @@ from shoal.errors import InvalidArgument
 from shoal.vectors import Vectors
 
 MAX_CLUSTERS: Final = 100_000
+"""The most clusters that a request can name."""
+
 DEFAULT_LEAST: Final = 2
 DEFAULT_MOST: Final = 200
-"""Past this the estimators have not been measured."""
+"""The default upper end of the range: past it the estimators have not been measured."""
+
 LARGEST_MOST: Final = 1000
+"""The largest upper end that a request can name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,15 @@ def check_count(count: AskedCount, *, method: str) -> None:
 
 
 def fewest(count: AskedCount) -> int:
-    """The least number of clusters that may come of ``count``."""
+    """The least number of clusters that ``count`` allows."""
     return count.least if isinstance(count, Auto) else count
 
 
 def count_clusters(vectors: Vectors, count: AskedCount, *, seed: int) -> tuple[int, dict[str, Any]]:
-    """The number of clusters for ``vectors`` (N, D), at most N, and what led to it, as facts."""
+    """The number of clusters for ``vectors`` (N, D), and how it was estimated, as facts.
+
+    An estimate is less than N, but never less than ``count.least``. A given number has no facts.
+    """
     if not isinstance(count, Auto):
         return count, {}
     from clusterer.fits.count.vote import estimate_count  # noqa: PLC0415 - it imports scikit-learn

@@ -1,7 +1,7 @@
 """Estimators of the number of clusters, one function each. Pure; none of them decides.
 
-Two kinds: those that look at the points alone (``eigengap``, ``density_clusters``) and those
-that judge partitions of growing k (``coding_length``, ``modularity``, ``silhouette``).
+There are two kinds: ``eigengap`` and ``density_clusters`` look at the points alone;
+``coding_length``, ``modularity``, ``silhouette`` and ``elbow`` judge partitions of growing k.
 """
 
 from __future__ import annotations
@@ -20,33 +20,35 @@ from sklearn.neighbors import NearestNeighbors
 from shoal.vectors import Labels, Vectors
 
 NEIGHBOURS = 15
-"""Of the graph: enough to connect a cluster, fewer than the members of a small one."""
+"""The nearest neighbours of a point in the graph: enough to connect a cluster, and fewer than the
+members of a small one."""
 
 _SHARPNESS = 4
-"""The power of the cosine that an edge weighs: the eigengap's mean error was .55 octaves at 1,
-.41 at 4, .54 at 8, give or take .05."""
+"""The power of the cosine that is an edge's weight: the eigengap's mean error was .55 octaves at a
+power of 1, .41 at 4, .54 at 8, give or take .05."""
 
 _LEAST_COSINE = 0.1
-"""Neighbours stay neighbours, however far: no point is left without an edge."""
+"""The least cosine that an edge counts with: no point is left without an edge, however far."""
 
 _DENSE = 400
-"""Points up to which all eigenvalues by a dense solver are faster than a few by Lanczos."""
+"""The most points of a component whose eigenvalues a dense solver finds: all of them, faster than
+the Lanczos iteration finds a few."""
 
 _CORE = 5
-"""HDBSCAN's min_samples, and its least cluster among few points; sqrt(N) / 4 among many."""
+"""HDBSCAN's min_samples, and the smallest of its least sizes of a cluster; it is sqrt(N) / 4."""
 
 _TINY = 1e-12
-"""For a curve that does not fall."""
+"""The least divisor: lengths of vectors, and the ends of a curve that does not fall."""
 
 _SILHOUETTE_SAMPLE = 2_000
-"""Points of the silhouette: quadratic in time, 0.1 s per partition at this size."""
+"""The most points whose silhouette is measured: the time is quadratic, 0.1 s per partition here."""
 
 Curve: TypeAlias = dict[int, float]
 """A criterion by number of clusters, ascending."""
 
 
 def neighbour_graph(features: Vectors, neighbours: int = NEIGHBOURS) -> csr_array:
-    """The union of everyone's nearest neighbours by cosine, symmetric (N, N), weights cosine^4.
+    """The graph of all points' nearest neighbours by cosine: symmetric (N, N), weights cosine^4.
 
     Brute force, N^2 D: in tens of dimensions no tree is faster.
     """
@@ -75,8 +77,8 @@ def eigengap(graph: csr_array, least: int, most: int, seed: int) -> int:
 def laplacian_spectrum(graph: csr_array, count: int, seed: int) -> npt.NDArray[np.float64]:
     """The ``count`` least eigenvalues of I - D^-1/2 W D^-1/2, ascending; at most N of them.
 
-    Component by component: each has an eigenvalue 0, and from one start the Lanczos iteration
-    sees a multiple eigenvalue once.
+    Each component of the graph has an eigenvalue 0, and the Lanczos iteration from one start sees
+    a multiple eigenvalue once. So the components are taken one by one.
     """
     components, of = connected_components(graph, directed=False)
     parts = (np.flatnonzero(of == c) for c in range(components))
@@ -92,13 +94,13 @@ def _component_spectrum(graph: csr_array, count: int, seed: int) -> npt.NDArray[
         values = np.linalg.eigvalsh(affinity.toarray())
     else:
         start = np.random.default_rng(seed).uniform(0.5, 1.0, n)
-        # To machine precision: with a tolerance it stops before it has seen near-equal values.
+        # tol=0 is machine precision: with more it stops before it has seen near-equal values.
         values = eigsh(affinity, count, which="LA", v0=start, tol=0, return_eigenvectors=False)
     return np.asarray(1 - np.sort(values)[::-1][:count], dtype=np.float64)
 
 
 def modularity(graph: csr_array, labels: Labels) -> float:
-    """Share of the edges' weight inside clusters, less what chance would put there.
+    """The share of the edges' weight inside clusters, less the share that chance puts there.
 
     Source: Newman & Girvan, Phys. Rev. E 69, 026113 (2004), equation 5.
     """
@@ -110,7 +112,7 @@ def modularity(graph: csr_array, labels: Labels) -> float:
 
 
 def coding_length(features: Vectors, labels: Labels, eps: float = 0.1) -> float:
-    """Nats that code the features of each cluster as a Gaussian, up to an error eps.
+    """The nats that code the features of each cluster as a Gaussian, up to an error eps.
 
     Source: Ma et al., "Segmentation of multivariate mixed data via lossy data coding and
     compression", PAMI 29 (2007), with CPP's constants (Chu et al., ICLR 2024): sum over k of
@@ -127,10 +129,10 @@ def coding_length(features: Vectors, labels: Labels, eps: float = 0.1) -> float:
 
 
 def elbow(inertia: Curve) -> int:
-    """The k farthest below the chord of the curve inertia over log k.
+    """The k at which the curve of inertia over log k is farthest below its chord.
 
     Source: Satopaa et al., "Finding a 'kneedle' in a haystack" (2011), equation 4, without
-    smoothing. Over k itself the knee comes too late, at nearly twice the classes.
+    smoothing. Over k instead of log k the knee comes too late, at nearly twice the classes.
     """
     ks, values = np.log(list(inertia)), np.fromiter(inertia.values(), np.float64)
     across = (ks - ks[0]) / max(ks[-1] - ks[0], _TINY)
@@ -139,7 +141,7 @@ def elbow(inertia: Curve) -> int:
 
 
 def silhouette(features: Vectors, labels: Labels) -> float:
-    """Mean silhouette of the first 2,000 points; -1 where they are not in several clusters."""
+    """The mean silhouette of the first 2,000 points; -1 if they are not in several clusters."""
     shown, seen = features[:_SILHOUETTE_SAMPLE], labels[:_SILHOUETTE_SAMPLE]
     if not 1 < len(np.unique(seen)) < len(seen):
         return -1.0
@@ -147,10 +149,10 @@ def silhouette(features: Vectors, labels: Labels) -> float:
 
 
 def density_clusters(features: Vectors) -> int | None:
-    """How many clusters HDBSCAN finds; None where the package is not installed.
+    """The number of clusters that HDBSCAN finds; None if the package is not installed.
 
-    The leaves of its tree: its default, the most persistent clusters, joins what is near, and
-    erred half as much again. Its search for neighbours dominates, nearly quadratic in 50
+    They are the leaves of its tree. Its default, the most persistent clusters, joins near ones and
+    erred half as much again. The search for neighbours dominates, nearly quadratic in 50
     dimensions: 5 s for 10,000 points.
     """
     if importlib.util.find_spec("hdbscan") is None:

@@ -1,14 +1,13 @@
-"""How many clusters: several estimators vote, the median of three decides. Pure.
+"""The number of clusters: several estimators vote, and the median of three decides. Pure.
 
-Vectors in, an opinion out; nothing here knows what is done with it. Measured on 54 sets of real
-vectors with 2 to 80 classes (photos by two encoders, digits), and again with another seed and
-another range: the median was within a factor of 1.5 of the classes on 87-89% of them, more often
-below than above. Alone: eigengap 76-78%, hdbscan 78-80%, modularity 50-61%, elbow 81-87%,
-silhouette 52%, coding length 26%. The elbow does not count because it depends on how far its
-curve goes on.
+Measured on 54 sets of real vectors with 2 to 80 classes (photos by two encoders, digits), and again
+with another seed and another range: the median was within a factor of 1.5 of the classes on 87-89%
+of them, more often below than above. Each estimator alone: eigengap 76-78%, hdbscan 78-80%,
+modularity 50-61%, elbow 81-87%, silhouette 52%, coding length 26%. The elbow does not count because
+it depends on the end of its curve.
 
-That there are several clusters at all is taken for granted: with ``least`` 1, a single blob may
-still be cut in a few.
+It is taken for granted that there are several clusters: with ``least`` 1, a single blob may still
+be cut in a few.
 """
 
 from __future__ import annotations
@@ -36,40 +35,44 @@ from shoal.errors import InvalidArgument
 from shoal.vectors import Labels, Vectors
 
 COUNTED = ("eigengap", "hdbscan", "modularity")
-"""The estimators whose median decides; the others are for the reader."""
+"""The estimators whose median decides; the reader sees the others too."""
 
 WITNESSES = (*COUNTED, "elbow")
-"""Those that can disagree. The three alone err together; the elbow errs elsewhere."""
+"""The estimators whose votes are compared. The three alone err together; the elbow errs elsewhere.
+"""
 
 _TOLERANCE = 1.5
-"""How far apart the witnesses may be. The decision was off by more on 1 of 28 sets where they
-agreed, on 5 of 26 where they did not."""
+"""The largest ratio of two witnesses that still agree. The decision was off by more on 1 of 28 sets
+where they agreed, and on 5 of 26 where they did not."""
 
 _SAMPLE = 10_000
-"""Points looked at: HDBSCAN takes nearly 4 times as long for twice as many, 20 s for 20,000."""
+"""The most points that are looked at: HDBSCAN takes nearly 4 times as long for twice as many, 20 s
+for 20,000."""
 
 _MEMBERS = 4
-"""Different vectors for each cluster that there can be: fewer support no estimate."""
+"""The fewest different vectors per cluster: fewer support no estimate."""
 
 _FEATURES = 64
-"""Principal components that stand for the vectors: the eigengap is as good as from all 192 or
-1280, and the search for neighbours takes a fifth of the time."""
+"""Principal components that stand for the vectors: the eigengap is as good as from all 192 or 1280
+components, and the search for neighbours takes a fifth of the time."""
 
 _DENSITY_FEATURES = 50
-"""Of these, for HDBSCAN: with 15 it lost clusters, with all dimensions it takes minutes."""
+"""The first components, which HDBSCAN gets: with 15 it lost clusters, with all it takes minutes."""
 
 _JUDGED_KS, _SHOWN_KS = 30, 12
-"""Partitions, a factor of 1.14 apart between 2 and 100; points of the curve that is shown."""
+"""The number of partitions, a factor of 1.14 apart between 2 and 100; and of points in the curve
+that is shown."""
 
 _HORIZON = 100
-"""Partitions go on to this k even if fewer clusters are wanted: the knee shows only where the
-curve has come to its flat end."""
+"""Partitions go on to this k even if fewer clusters are wanted: the knee shows only on a curve that
+goes on to its flat end."""
 
 _SPECTRUM = 256
-"""The eigengap is looked for up to this k, and is silent above: 22 s, and growing with k^2."""
+"""The largest k of the eigengap, which gives no vote above: 22 s here, growing with k^2."""
 
 _STARTS, _ITERATIONS = 2, 50
-"""Of k-means, for each k: a bad start is a dent in a curve of 30 points, not a decision."""
+"""Starts and iterations of k-means for each k: a bad start is a dent in a curve of 30 points, and
+decides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +85,14 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class CountEstimate:
-    """What the estimators said.
+    """The decision, and the votes behind it.
 
-    ``k`` is the decision. ``votes`` are all votes, by name, also those that do not count in the
-    decision; none where there was nothing to decide. ``disagree``: of those that count and the
-    elbow, the largest is more than 1.5 times the smallest. ``elbow`` is the curve (k, inertia)
-    of k-means over the sample's 64 principal components, at about 12 geometric steps from least
-    to most, for plotting.
+    Attributes:
+        k: The decision.
+        votes: All votes, by name, also those that do not count; empty if nothing was to decide.
+        disagree: True if the largest vote of the witnesses is more than 1.5 times the smallest.
+        elbow: The curve (k, inertia) of k-means over the sample's 64 principal components, at
+            about 12 geometric steps from least to most, for plotting.
     """
 
     k: int
@@ -100,15 +104,16 @@ class CountEstimate:
 def estimate_count(vectors: Vectors, *, least: int, most: int, seed: int) -> CountEstimate:
     """The number of clusters in ``vectors``, between ``least`` and ``most``.
 
-    HDBSCAN and the k-means of all k dominate, with ``most`` in the hundreds the eigenvalues: on
-    one core 1 s for 1000 x 192, 10 to 15 s for 20,000 x 512 and ``most`` 100, 40 s for 300.
+    HDBSCAN and the k-means of all k take the most time; with ``most`` in the hundreds the
+    eigenvalues do. On one core: 1 s for 1000 x 192, 10 to 15 s for 20,000 x 512 and ``most`` 100,
+    40 s for ``most`` 300.
 
     Args:
         vectors: float32 (N, D), unit length; a random 10,000 of them are used if there are more.
-        least: fewest clusters, 1 or more.
-        most: most clusters. Never more than a quarter of the different vectors are found, except
-            that ``least`` always holds.
-        seed: of everything random.
+        least: the fewest clusters, 1 or more.
+        most: the most clusters. The estimate is also at most a quarter of the different vectors,
+            except that ``least`` always holds.
+        seed: the seed of everything random.
 
     Raises:
         InvalidArgument: not 1 <= least <= most.
@@ -125,9 +130,9 @@ def estimate_count(vectors: Vectors, *, least: int, most: int, seed: int) -> Cou
 
 
 def verdict(votes: Iterable[Vote]) -> tuple[int, bool]:
-    """The median of the votes that count, on a scale of ratios, and whether they disagree.
+    """The geometric median of the votes that count, and whether the witnesses disagree.
 
-    At least one of ``votes`` must be of COUNTED.
+    At least one of ``votes`` must count.
     """
     found = {vote.estimator: vote.k for vote in votes}
     counted = [found[name] for name in COUNTED if name in found]
@@ -137,13 +142,13 @@ def verdict(votes: Iterable[Vote]) -> tuple[int, bool]:
 
 
 def _sample(vectors: Vectors, seed: int) -> Vectors:
-    """At most _SAMPLE of ``vectors``, in random order: some estimators use the first few."""
+    """At most _SAMPLE of ``vectors``, in random order: some estimators use only the first few."""
     order = np.random.default_rng(seed).permutation(len(vectors))
     return vectors[order[:_SAMPLE]]
 
 
 class _Range(NamedTuple):
-    """Numbers of clusters: the fewest and most that are wanted, the most that there can be."""
+    """Numbers of clusters: the fewest and the most wanted, and the most that are supported."""
 
     least: int
     most: int
@@ -151,20 +156,20 @@ class _Range(NamedTuple):
 
     @property
     def shown(self) -> list[int]:
-        """Of the curve that is shown."""
+        """The numbers k of the curve that is shown."""
         return _steps(self.least, self.most, _SHOWN_KS)
 
     @property
     def judged(self) -> list[int]:
-        """Of the partitions, as far as the elbow needs them."""
+        """The numbers k of the partitions, as far as the elbow needs them."""
         return _steps(2, min(self.supported, max(self.most, _HORIZON)), _JUDGED_KS)
 
 
 class _Partition(NamedTuple):
     """K-means' labels, and the inertia of the features.
 
-    Not that of the vectors: their other dimensions are so many that this part falls with k as
-    noise does, and hides the knee.
+    The inertia of the vectors would hide the knee: their many other dimensions fall with k as noise
+    does.
     """
 
     labels: Labels
@@ -172,7 +177,7 @@ class _Partition(NamedTuple):
 
 
 def _steps(first: int, last: int, count: int) -> list[int]:
-    """At most ``count`` different whole numbers at geometric steps, both ends among them."""
+    """At most ``count`` different whole numbers at geometric steps, with both ends."""
     return sorted({round(float(k)) for k in np.geomspace(first, last, count)})
 
 
@@ -219,13 +224,13 @@ def _partition(features: Vectors, k: int, seed: int) -> _Partition:
     """K-means with ``k`` clusters."""
     model = KMeans(k, n_init=_STARTS, max_iter=_ITERATIONS, random_state=seed % 2**32)
     with warnings.catch_warnings():
-        # Fewer different features than clusters: some are empty.
+        # It warns if there are fewer different features than clusters: some are empty.
         warnings.simplefilter("ignore", ConvergenceWarning)
         labels = model.fit_predict(features)
     return _Partition(np.asarray(labels, dtype=np.int32), float(model.inertia_))
 
 
 def _decreasing(inertia: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
-    """The curve, less its dents: more clusters are never worse than fewer, only unluckier."""
+    """The curve without its dents: a larger inertia of more clusters is only an unlucky start."""
     least = np.minimum.accumulate(list(inertia.values()))
     return tuple(zip(inertia, least.tolist(), strict=True))

@@ -12,10 +12,11 @@ import pytest
 from reclustering import blobs
 from threadpoolctl import threadpool_info
 
-from clusterer.fits import Fit, FitPlan, child_main, plan_to_json, run_fit
+from clusterer.fits import Fit, FitPlan, child, child_main, plan_to_json, run_fit
 from clusterer.fits.child import fit_in_child
+from clusterer.fits.hdbscan import HdbscanOptions
 from clusterer.fits.kmeans import KMeansOptions
-from clusterer.fits.models import Centroids
+from clusterer.fits.models import Centroids, pack
 from shoal.errors import Cancelled, FitFailed, NotEnoughPoints
 
 OPTIONS = KMeansOptions(5, n_init=1, max_iterations=10, seed=3)
@@ -26,15 +27,66 @@ def nothing() -> None:
 
 
 def test_child_fit_equals_the_fit_in_this_process(tmp_path: Path) -> None:
-    """The child gives the same centroids, and leaves no files behind."""
+    """From the same warm start it gives the same centroids, and leaves no files behind."""
     vectors = blobs(200)
     plan = FitPlan(OPTIONS, least_points=5)
-    fit = fit_in_child(plan, vectors, warm=None, scratch=tmp_path, check=nothing)
-    here = run_fit(plan, vectors, None)
+    warm = run_fit(plan, vectors, None).model.centroids
+    fit = fit_in_child(plan, vectors, warm=warm, scratch=tmp_path, check=nothing)
+    here = run_fit(plan, vectors, warm)
+    assert here.facts["warm"] == 1
     np.testing.assert_allclose(fit.model.centroids, here.model.centroids)
     assert fit.labels is here.labels is None
     assert fit.facts == here.facts
     assert list(tmp_path.iterdir()) == []
+
+
+def test_child_gives_back_the_labels_of_a_density_method(tmp_path: Path) -> None:
+    """They are the method's own, and not what the model says."""
+    vectors = blobs(200, spread=0.3)
+    dense = FitPlan(HdbscanOptions(min_cluster_size=20), least_points=20)
+    fit = fit_in_child(dense, vectors, warm=None, scratch=tmp_path, check=nothing)
+    assert fit.labels is not None
+    np.testing.assert_array_equal(fit.labels, run_fit(dense, vectors, None).labels)
+
+
+def test_a_fit_that_did_not_converge_is_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warning; no word of a fit that did, or that cannot say."""
+    (tmp_path / "model.npz").write_bytes(pack(Centroids(blobs(2)), np.arange(2, dtype=np.int32)))
+    for facts in ({}, {"converged": True}):
+        (tmp_path / "result.json").write_text(json.dumps(facts))
+        assert child._result(tmp_path, "kmeans").facts == facts
+    assert not caplog.records
+    (tmp_path / "result.json").write_text('{"converged": false}')
+    child._result(tmp_path, "kmeans")
+    assert caplog.messages == ["the fit ended before it converged"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"), [("NOT_ENOUGH_POINTS", NotEnoughPoints), ("FIT_FAILED", FitFailed)]
+)
+def test_a_childs_error_is_of_the_kind_that_it_names(
+    tmp_path: Path, reason: str, kind: type[Exception]
+) -> None:
+    """The reason decides, and the words are the child's."""
+    (tmp_path / "error.json").write_text(json.dumps({"reason": reason, "message": "no more"}))
+    found = child._failure(tmp_path, 1, tmp_path / "log")
+    assert type(found) is kind
+    assert found.message == "no more"
+
+
+def test_a_child_that_says_nothing_is_told_by_its_end(tmp_path: Path) -> None:
+    """By its signal or its status, and the end of what it printed."""
+    log = tmp_path / "log"
+    log.write_text("")
+    killed = child._failure(tmp_path, -9, log).message
+    assert killed == "the fit's process ended with signal 9: it printed nothing"
+    log.write_text("begin" + 3000 * "x" + "end")
+    ended = child._failure(tmp_path, 7, log).message
+    assert ended.startswith("the fit's process ended with status 7: x")
+    assert ended.endswith("end")
+    assert len(ended) < 2100
 
 
 def test_child_fits_with_one_thread_per_matrix_product(

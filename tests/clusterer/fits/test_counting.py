@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import block_diag, csr_array
 
+from clusterer.fits.count.asked import AskedCount, Auto, check_count, count_clusters, fewest
 from clusterer.fits.count.estimators import (
     coding_length,
     density_clusters,
@@ -178,6 +179,44 @@ def test_count_says_that_estimators_disagree_on_blobs_made_of_blobs() -> None:
     assert votes["eigengap"] == found.k == 20
 
 
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "k: expected 1 to 100000, got 0"),
+        (100_001, "k: expected 1 to 100000, got 100001"),
+        (Auto(1, 5), "2 <= min <= max <= 1000, got min 1 and max 5"),
+        (Auto(6, 5), "got min 6 and max 5"),
+        (Auto(2, 1001), "got min 2 and max 1001"),
+    ],
+)
+def test_a_count_out_of_range_is_refused(count: AskedCount, words: str) -> None:
+    """A number, or the range of one that is estimated; the field of the method is named."""
+    with pytest.raises(InvalidArgument, match=words) as refused:
+        check_count(count, method="gmm")
+    assert refused.value.metadata["field"].startswith("config.gmm.")
+
+
+@pytest.mark.parametrize("count", [1, 100_000, Auto(2, 2), Auto(1000, 1000), Auto()])
+def test_a_count_on_the_border_is_allowed(count: AskedCount) -> None:
+    """The ends of the ranges belong to them."""
+    check_count(count, method="gmm")
+    assert fewest(count) == (count.least if isinstance(count, Auto) else count)
+
+
+def test_a_given_count_is_not_estimated() -> None:
+    """It is what it is, of vectors that are none, and has no facts."""
+    assert count_clusters(np.zeros((0, 3), np.float32), 7, seed=0) == (7, {})
+
+
+def test_an_estimated_count_has_facts_and_is_less_than_the_vectors(eight: Vectors) -> None:
+    """The facts are the estimate as JSON; eight vectors are seven clusters at most."""
+    k, facts = count_clusters(eight, Auto(2, 20), seed=0)
+    assert k == facts["count"]["k"] == 8
+    assert facts["count"].keys() == {"k", "votes", "disagree", "elbow"}
+    assert count_clusters(eight[::40], Auto(7, 20), seed=0)[0] == 7
+    assert count_clusters(eight[::40], Auto(9, 20), seed=0)[0] == 9
+
+
 def test_verdict_takes_the_median_of_those_that_count() -> None:
     """The middle of three; of two, the middle of their ratio; other votes change nothing."""
     votes = [Vote(name, k) for name, k in zip(COUNTED, [4, 40, 9], strict=True)]
@@ -235,7 +274,7 @@ def test_neighbour_graph_is_the_symmetric_union_with_cosine_weights(eight: Vecto
     np.testing.assert_allclose(graph, np.where(near | near.T, cosines**4, 0), atol=1e-5)
 
 
-@pytest.mark.parametrize(("k", "each"), [(3, 150), (25, 60), (60, 30), (2, 500)])
+@pytest.mark.parametrize(("k", "each"), [(3, 150), (25, 20), (40, 17), (2, 420)])
 def test_laplacian_spectrum_is_that_of_the_dense_matrix(k: int, each: int) -> None:
     """Few eigenvalues by Lanczos are the least of all, multiple ones as often as they are."""
     graph = neighbour_graph(sphere_blobs(k, each))
@@ -244,6 +283,15 @@ def test_laplacian_spectrum_is_that_of_the_dense_matrix(k: int, each: int) -> No
     expected = np.sort(1 - np.linalg.eigvalsh(scale[:, None] * dense * scale))[:71]
     np.testing.assert_allclose(laplacian_spectrum(graph, 71, seed=0), expected, atol=1e-8)
     assert eigengap(graph, 2, 70, seed=0) == k
+
+
+def test_laplacian_spectrum_of_a_connected_graph_is_that_of_the_dense_matrix() -> None:
+    """One component that is too large for the dense solver: Lanczos finds the same, in order."""
+    graph = neighbour_graph(sphere_blobs(1, 430, spread=0.5))
+    dense = graph.toarray()
+    scale = 1 / np.sqrt(dense.sum(axis=0))
+    expected = np.sort(1 - np.linalg.eigvalsh(scale[:, None] * dense * scale))
+    np.testing.assert_allclose(laplacian_spectrum(graph, 20, seed=0), expected[:20], atol=1e-8)
 
 
 def test_eigengap_looks_no_lower_than_least() -> None:

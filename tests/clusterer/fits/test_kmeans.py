@@ -7,7 +7,9 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
-from clusterer.fits.kmeans import KMeansOptions, default_starts, fit
+from clusterer.fits import kmeans
+from clusterer.fits.kmeans import KMeansFit, KMeansOptions, default_starts, fit
+from clusterer.fits.lloyd import LloydFit
 from clusterer.nearest import Tally, cluster_sums, directions, nearest
 from shoal.errors import NotEnoughPoints
 from shoal.vectors import Vectors
@@ -21,10 +23,18 @@ def digits() -> Vectors:
     return unit
 
 
-def test_kmeans_inertia_is_within_1_percent_of_scikit_learns_best_of_10(digits: Vectors) -> None:
+@pytest.fixture(scope="module")
+def ten(digits: Vectors) -> KMeansFit:
+    """The digits in ten clusters."""
+    return fit(digits, KMeansOptions(10, seed=0))
+
+
+def test_kmeans_inertia_is_within_1_percent_of_scikit_learns_best_of_10(
+    digits: Vectors, ten: KMeansFit
+) -> None:
     """The sum of squares on real vectors is no worse than scikit-learn's best of ten starts."""
     best = KMeans(10, n_init=10, random_state=1).fit(digits)
-    ours = fit(digits, KMeansOptions(10, seed=0))
+    ours = ten
     theirs = nearest(digits, directions(best.cluster_centers_))
     assert ours.inertia <= 2 * (1 - theirs.cosines).sum() * 1.01
     assert ours.inertia == pytest.approx(
@@ -33,9 +43,11 @@ def test_kmeans_inertia_is_within_1_percent_of_scikit_learns_best_of_10(digits: 
     assert adjusted_rand_score(nearest(digits, ours.centroids).labels, best.labels_) > 0.9
 
 
-def test_kmeans_centroids_are_a_fixed_point_of_cosine_assignment(digits: Vectors) -> None:
+def test_kmeans_centroids_are_a_fixed_point_of_cosine_assignment(
+    digits: Vectors, ten: KMeansFit
+) -> None:
     """Each centroid is the direction of the sum of the vectors nearest to it."""
-    centroids = fit(digits, KMeansOptions(10)).centroids
+    centroids = ten.centroids
     sums = cluster_sums(digits, nearest(digits, centroids).labels, 10)
     directions = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     np.testing.assert_allclose(centroids, directions, atol=1e-5)
@@ -47,12 +59,49 @@ def test_kmeans_with_the_same_seed_gives_the_same_centroids(digits: Vectors) -> 
     np.testing.assert_array_equal(first, second)
 
 
-def test_kmeans_prefers_a_warm_start_of_equal_quality(digits: Vectors) -> None:
+def test_kmeans_prefers_a_warm_start_of_equal_quality(digits: Vectors, ten: KMeansFit) -> None:
     """From the active centroids, a fit that is as good as a cold one stays where it was."""
-    before = fit(digits, KMeansOptions(10, seed=0))
-    after = fit(digits, KMeansOptions(10, seed=1), warm=before.centroids)
+    after = fit(digits, KMeansOptions(10, n_init=3, seed=1), warm=ten.centroids)
     assert after.warm
-    np.testing.assert_allclose(after.centroids, before.centroids, atol=0.02)
+    np.testing.assert_allclose(after.centroids, ten.centroids, atol=0.02)
+
+
+def test_kmeans_ignores_a_warm_start_of_another_number_of_clusters(digits: Vectors) -> None:
+    """It is no start for k clusters."""
+    warm = fit(digits, KMeansOptions(9, n_init=1)).centroids
+    found = fit(digits, KMeansOptions(10, n_init=1, seed=1), warm=warm)
+    assert not found.warm
+    assert len(found.centroids) == 10
+
+
+@pytest.mark.parametrize(("excess", "wins"), [(0.004, True), (0.006, False)])
+def test_kmeans_takes_a_warm_start_within_half_a_percent(
+    excess: float, *, wins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its inertia may be that much larger than the best cold start's."""
+    vectors = blobs(100)
+
+    def ended(_: Vectors, start: Vectors, **__: object) -> LloydFit:
+        return LloydFit(start, 1 + excess if start is warm else 1.0, settled=True)
+
+    warm = blobs(5, seed=9)
+    monkeypatch.setattr(kmeans, "lloyd", ended)
+    assert fit(vectors, KMeansOptions(5, n_init=1), warm=warm).warm is wins
+
+
+def test_kmeans_keeps_the_best_of_its_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By inertia, of as many starts as are asked for."""
+    inertias = iter([3.0, 1.0, 2.0, 1.0])
+    starts: list[Vectors] = []
+
+    def ended(_: Vectors, start: Vectors, **__: object) -> LloydFit:
+        starts.append(start)
+        return LloydFit(start, next(inertias), settled=True)
+
+    monkeypatch.setattr(kmeans, "lloyd", ended)
+    found = fit(blobs(100), KMeansOptions(5, n_init=3))
+    assert len(starts) == 4  # three starts, and the best of them to its end
+    assert found.centroids is starts[3] is starts[1]
 
 
 def test_kmeans_leaves_a_warm_start_that_is_worse() -> None:
@@ -73,6 +122,8 @@ def test_kmeans_needs_as_many_vectors_as_clusters() -> None:
 def test_kmeans_starts_fall_with_size_but_never_to_one() -> None:
     """One start alone is unsafe; one beside a warm one is not alone."""
     assert default_starts(1_797, 10) == default_starts(1_797, 10, warm=True) == 10
+    assert default_starts(400_000, 10) == 10
+    assert default_starts(400_001, 10) == 3
     assert default_starts(50_000, 1000) > 1
     assert default_starts(50_000, 1000, warm=True) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 
@@ -19,6 +20,7 @@ from clusterer.fits import (
     DUPLICATE_COSINE,
     Fit,
     MethodOptions,
+    kmeans,
     plan_fit,
     plan_from_json,
     plan_to_json,
@@ -29,7 +31,7 @@ from clusterer.fits.evoc import EvocOptions
 from clusterer.fits.gmm import GmmOptions
 from clusterer.fits.hdbscan import HdbscanOptions, default_cluster_size
 from clusterer.fits.kmeans import KMeansOptions
-from clusterer.fits.models import Centroids, Mixture, Prototypes, margin, pack, unpack
+from clusterer.fits.models import Centroids, Head, Mixture, Prototypes, margin, pack, unpack
 from shoal.errors import FitFailed, NotEnoughPoints
 from shoal.vectors import NOISE, Labels, Vectors
 
@@ -109,7 +111,7 @@ def test_kmeans_labels_agree_with_scikit_learns(digits: Vectors, mini_batch: int
 @pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
 def test_hdbscan_after_umap_finds_and_assigns(digits: Vectors) -> None:
     """The other reduction: more of the digits' classes than PCA shows, and newcomers go by them."""
-    classes = load_digits().target
+    digits, classes = digits[:700], load_digits().target[:700]
     config = HdbscanOptions(min_cluster_size=15, reduction="umap", dim=10)
     labels, found = fit(digits, config)
     kept = labels != NOISE
@@ -133,6 +135,60 @@ def test_evoc_layers_go_from_fine_to_coarse(digits: Vectors) -> None:
     assert len(last.model.centroids) == layers[-1]
     with pytest.raises(FitFailed, match=f"layer: expected 0 to {len(layers) - 1}"):
         fit(digits, EvocOptions(layer=len(layers)))
+
+
+def test_evoc_takes_the_layer_that_the_package_finds_most_persistent(digits: Vectors) -> None:
+    """Without a layer the labels are the package's own, noise included."""
+    from evoc import EVoC  # noqa: PLC0415 - slow to import
+
+    labels, found = fit(digits, EvocOptions(min_cluster_size=10, seed=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = EVoC(base_min_cluster_size=10, random_state=4).fit(digits)
+    np.testing.assert_array_equal(labels, theirs.labels_)
+    np.testing.assert_array_equal(labels, theirs.cluster_layers_[found.facts["layer"]])
+
+
+def test_evoc_needs_four_dimensions() -> None:
+    """The package begins with four principal components."""
+    with pytest.raises(FitFailed, match="at least 4 dimensions, got 3"):
+        fit(blobs(40)[:, :3], EvocOptions())
+
+
+@pytest.mark.parametrize("options", [{"reduction": "none"}, {"reduction": "pca", "dim": 16}])
+def test_hdbscan_of_vectors_that_are_not_reduced(options: dict[str, object]) -> None:
+    """As the package has it on the vectors themselves, by its own min_samples if asked."""
+    vectors = blobs(300, spread=0.3)
+    config = HdbscanOptions(min_cluster_size=20, min_samples=12, **options)  # type: ignore[arg-type]
+    labels, found = fit(vectors, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        truth = HDBSCAN(min_cluster_size=20, min_samples=12).fit_predict(vectors.astype(float))
+        other = HDBSCAN(min_cluster_size=20, min_samples=5).fit_predict(vectors.astype(float))
+    np.testing.assert_array_equal(labels, truth)
+    assert (truth != other).any()
+    assert found.facts == {"min_cluster_size": 20}
+    assert fit(vectors, HdbscanOptions())[1].facts == {"min_cluster_size": 9}  # sqrt(300) / 2
+
+
+def test_mini_batches_are_another_way_to_the_same_clusters(digits: Vectors) -> None:
+    """One start in batches ends elsewhere than one start on all vectors."""
+    whole, batches = (
+        fit(digits, KMeansOptions(k=10, n_init=1, mini_batch=size))[1].facts["inertia"]
+        for size in (0, 100)
+    )
+    assert whole != batches
+    assert batches == pytest.approx(whole, rel=0.05)
+
+
+def test_a_fit_says_whether_it_converged(digits: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """k-means and the mixture: a fact, false where the steps ended before the fit came to rest."""
+    assert fit(digits, KMeansOptions(k=10, n_init=1))[1].facts["converged"] is True
+    assert fit(blobs(60), GmmOptions(5))[1].facts["converged"] is True
+    monkeypatch.setattr(kmeans, "_POLISH_STEPS", 1)
+    assert fit(digits, KMeansOptions(k=30, n_init=1, max_iterations=1))[1].facts["converged"] is (
+        False
+    )
 
 
 def test_density_methods_assign_what_they_have_not_seen(digits: Vectors) -> None:
@@ -271,3 +327,48 @@ def test_only_noise_after_duplicates_says_how_many_counted() -> None:
     vectors = np.repeat(blobs(6, spread=1.0), 20, axis=0)
     with pytest.raises(FitFailed, match="114 near-duplicates of 120 points counted once"):
         fit(vectors, HdbscanOptions(min_cluster_size=5), duplicate_cosine=DUPLICATE_COSINE)
+
+
+def test_too_few_different_vectors_all_count() -> None:
+    """Where near-duplicates counted once leave too few points, none is left out."""
+    vectors = np.repeat(blobs(4, spread=0), 10, axis=0)
+    _, found = fit(vectors, KMeansOptions(k=5), duplicate_cosine=DUPLICATE_COSINE)
+    assert "duplicates" not in found.facts
+    _, found = fit(vectors, KMeansOptions(k=4), duplicate_cosine=DUPLICATE_COSINE)
+    assert found.facts["duplicates"] == 36
+    assert len(found.model.centroids) == 4
+
+
+def test_a_model_of_a_kind_that_is_not_known_is_an_error() -> None:
+    """As a later version may write it: the kinds that there are are named."""
+    buffer = io.BytesIO()
+    np.savez(buffer, kind=np.array("forest"), ids=np.arange(2))
+    with pytest.raises(FitFailed, match="expected one of centroids, prototypes, mixture, head"):
+        unpack(buffer.getvalue())
+
+
+def test_a_methods_kind_is_the_one_that_is_packed() -> None:
+    """The name of the rule stands in the file: it must never change."""
+    found = fit(blobs(60), GmmOptions(5))[1].model
+    with np.load(io.BytesIO(pack(found, np.arange(5, dtype=np.int32)))) as file:
+        assert str(file["kind"]) == "mixture"
+    assert [each.kind for each in (Centroids, Prototypes, Mixture, Head)] == [
+        "centroids",
+        "prototypes",
+        "mixture",
+        "head",
+    ]
+
+
+def test_a_plan_has_the_least_points_of_its_method() -> None:
+    """As many as clusters, and what the method itself needs."""
+    asked = (
+        KMeansOptions(7),
+        KMeansOptions(Auto(3, 9)),
+        GmmOptions(1),
+        GmmOptions(6),
+        HdbscanOptions(),
+        HdbscanOptions(min_cluster_size=9),
+        EvocOptions(),
+    )
+    assert [plan_fit(each).least_points for each in asked] == [7, 3, 2, 6, 2, 9, 32]

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -136,14 +134,12 @@ def test_duplicates_streamed_are_those_in_memory() -> None:
     assert all(len(rows) <= 8192 and (np.diff(rows) > 0).all() for rows in chunks)
 
 
-def test_duplicates_identical_vectors_are_one_group_fast() -> None:
-    """20,000 times the same vector: one group around the first, one pair per vector."""
+def test_duplicates_identical_vectors_are_one_group_by_few_pairs() -> None:
+    """20,000 times the same vector: one group around the first, by one pair per vector."""
     vectors = np.repeat(scattered(1), 20_000, axis=0)
     lsh = plan_lsh(vectors.mean(axis=0), threshold=0.95, seed=0)
-    began = time.process_time()
     pairs = lsh.candidates(lsh.signatures(vectors))
     groups = verified_groups(pairs, vectors.__getitem__, n=len(vectors), threshold=0.95)
-    assert time.process_time() - began < 5
     assert not groups.any()
     assert len(pairs) == len(vectors) - 1
 
