@@ -13,7 +13,6 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from clusterer.heads.network import Float32, Network, together, with_order
 from clusterer.nearest import cluster_sums
@@ -74,6 +73,8 @@ def ensemble(networks: Sequence[Network], assignments: Sequence[Float32]) -> Net
     ``assignments`` are their soft assignments (N, K) of the same vectors: clusters are aligned by
     their overlap, sum_i y_ik y'_il (Hungarian).
     """
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - takes half a second
+
     first = assignments[0]
     aligned = [networks[0]]
     for network, found in zip(networks[1:], assignments[1:], strict=True):

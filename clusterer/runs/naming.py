@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from shoal.errors import InvalidArgument
 from shoal.store.model import Payload
@@ -141,6 +140,8 @@ def nearest_words(centroids: Vectors, naming: NameSources) -> dict[int, str]:
         got = f"{len(centroids)} clusters and {len(naming.words)} words"
         msg = f"naming: expected at most {_MOST_CELLS} clusters times words, got {got}"
         raise InvalidArgument(msg, field="naming.vocabulary")
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - takes half a second
+
     cosines = _centred(centroids) @ _centred(naming.vectors).T
     rows, columns = linear_sum_assignment(-cosines)
     return {int(k): naming.words[w] for k, w in zip(rows, columns, strict=True)}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from clusterer.runs.matching import Clusters
 from clusterer.runs.points import UNASSIGNED, PointTable
@@ -66,6 +65,8 @@ class Changes:
 
 def changes_of(table: PointTable, wanted: Labels) -> Changes:
     """How the labels ``wanted``, int32 (N,), differ from what the slots of ``table`` hold."""
+    from sklearn.metrics import adjusted_rand_score  # noqa: PLC0415 - takes a second
+
     before = table.active != UNASSIGNED
     known = int(np.count_nonzero(before))
     return Changes(
@@ -141,6 +142,8 @@ def sampled_silhouette(vectors: Vectors, labels: Labels) -> float | None:
     kept = labels >= 0
     if not 1 < len(np.unique(labels[kept])) < np.count_nonzero(kept):
         return None
+    from sklearn.metrics import silhouette_score  # noqa: PLC0415 - takes a second
+
     return float(silhouette_score(vectors[kept], labels[kept], metric="cosine"))
 
 
