@@ -1,4 +1,4 @@
-"""The Python SDK: ``Client`` and the values that it takes and gives back.
+"""The Python SDK: ``Client``, ``AsyncClient``, and the values that they take and give back.
 
 Knows the contract and the network, and nothing of the services behind them.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import warnings
 
-from shoal.client.client import CLUSTERING, COLLECTION, WINDOW, Client
+from shoal.client.aio import AsyncClient
+from shoal.client.calls import CLUSTERING, COLLECTION
+from shoal.client.client import Client
 from shoal.client.runs import (
     Cluster,
     Clustering,
@@ -53,6 +55,7 @@ from shoal.client.values import (
     Text,
     Vector,
 )
+from shoal.client.window import WINDOW
 from shoal.values import Drift, Gates, Json, Lineage, VectorInfo
 
 __all__ = [
@@ -60,6 +63,7 @@ __all__ = [
     "COLLECTION",
     "WINDOW",
     "AnyOf",
+    "AsyncClient",
     "Client",
     "Cluster",
     "ClusterList",

@@ -1,4 +1,4 @@
-"""The Python SDK: one synchronous client for the three services behind one address.
+"""The blocking client. Every call but ``ingest`` is declared in ``calls`` and carried out here.
 
 Thread-safe. Every call has a timeout but those that are long by nature (``ingest``, ``watch``).
 Every failure is a ShoalError; a failure of one item of a batch or stream is a value.
@@ -6,62 +6,91 @@ Every failure is a ShoalError; a failure of one item of a batch or stream is a v
 
 from __future__ import annotations
 
-import contextlib
-import uuid
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Concatenate, Self
 
-import grpc
-from pydantic import SecretStr
-
-from shoal.client import messages, messages_runs
+from shoal.client.calls import (
+    CLUSTERING,
+    COLLECTION,
+    Call,
+    Gathered,
+    P,
+    Pages,
+    Stream,
+    T,
+    clusterer,
+    embedder,
+    method_of,
+    searcher,
+)
 from shoal.client.connections import Connections
+from shoal.client.failures import answering, asking
 from shoal.client.messages_ingest import IngestTarget
-from shoal.client.runs import (
-    Cluster,
-    Clustering,
-    ClusterList,
-    DuplicateGroup,
-    Method,
-    Run,
-    RunOptions,
-    Schedule,
-    VectorSample,
-)
+from shoal.client.settings import ADDRESS, TIMEOUT_S, channel_config
 from shoal.client.stream import Ingestion
-from shoal.client.values import (
-    Collection,
-    Embedding,
-    Info,
-    IngestItem,
-    IngestOutcome,
-    Point,
-    Query,
-    SearchOptions,
-    SearchResult,
-)
-from shoal.errors import InvalidArgument
-from shoal.rpc.channel import ChannelConfig
-from shoal.rpc.status import from_rpc_error
-from shoal.v1 import (
-    clusterer_pb2,
-    clusterer_pb2_grpc,
-    common_pb2,
-    embedder_pb2,
-    embedder_pb2_grpc,
-    search_pb2,
-    search_pb2_grpc,
-)
+from shoal.client.values import IngestItem, IngestOutcome
+from shoal.client.window import WINDOW, Window
+from shoal.v1 import embedder_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from shoal.client.runs import Method, Run, RunOptions
 
-COLLECTION = "images"
-CLUSTERING = "default"
-WINDOW = 256
-"""Unanswered items of an ingestion: enough to keep the batches full of an embedder on a GPU."""
+
+def _call(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """The method that sends a request and gives back the answer's value."""
+
+    @method_of(build, owner="Client")
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._translating():
+            call = build(*args, **kwargs)
+            response = self._connections.call(call)
+        return call.parse(response)
+
+    return method
+
+
+def _stream(
+    build: Callable[P, Stream[T]],
+) -> Callable[Concatenate[Client, P], Generator[T, None, None]]:
+    """The method that gives back a stream's values; closing the generator ends the stream."""
+
+    @method_of(build, owner="Client", returns="Generator[{}, None, None]")
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+        with self._translating():
+            stream = build(*args, **kwargs)
+        yield from self._values(stream)
+
+    return method
+
+
+def _pages(build: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], Iterator[T]]:
+    """The method that gives back the values of all pages, each page read when it is needed."""
+
+    @method_of(build, owner="Client", returns="Iterator[{}]")
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        with self._translating():
+            pages = build(*args, **kwargs)
+        yield from self._all_pages(pages)
+
+    return method
+
+
+def _gathered(build: Callable[P, Gathered[T]]) -> Callable[Concatenate[Client, P], T]:
+    """The method that gives back all pages, or a whole stream, as one value."""
+
+    @method_of(build, owner="Client")
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._translating():
+            gathered = build(*args, **kwargs)
+        gatherer, parts = gathered.gatherer(), gathered.parts
+        for part in self._values(parts) if isinstance(parts, Stream) else self._all_pages(parts):
+            gatherer.add(part)
+        return gatherer.value()
+
+    return method
 
 
 class Client:
@@ -78,14 +107,14 @@ class Client:
 
     def __init__(
         self,
-        address: str = "localhost:7800",
+        address: str = ADDRESS,
         *,
         token: str | None = None,
         tls: bool = False,
         tls_ca: Path | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """Connect on first use.
+        """Connects on first use.
 
         Args:
             address: HOST:PORT.
@@ -97,20 +126,10 @@ class Client:
         Raises:
             ConfigError: the file cannot be read, or a value is out of range.
         """
-        config = ChannelConfig(
-            address=address,
-            token=SecretStr(token) if token else None,
-            tls=tls or tls_ca is not None,
-            tls_ca=tls_ca,
-            timeout_s=timeout_s,
-        )
+        config = channel_config(address, token=token, tls=tls, tls_ca=tls_ca, timeout_s=timeout_s)
         self._address = address
         self._max_message_bytes = config.max_message_bytes
         self._connections = Connections(config)
-        channel = self._connections.first
-        self._embedder = embedder_pb2_grpc.EmbedderServiceStub(channel)
-        self._clusterer = clusterer_pb2_grpc.ClustererServiceStub(channel)
-        self._search = search_pb2_grpc.SearchServiceStub(channel)
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -122,46 +141,55 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
+        """Closes it."""
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls under way fail with Cancelled."""
+        """Closes the connections; calls under way fail with Cancelled."""
         self._connections.close()
 
-    @contextlib.contextmanager
-    def _translating(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as exc:
-            raise from_rpc_error(exc, self._address) from exc
-        except ValueError as exc:  # of protobuf: a number out of range, a text that is not Unicode
-            self._connections.check_open()
-            raise InvalidArgument(f"request: {exc}") from exc
+    info = _call(embedder.info)
+    embed = _call(embedder.embed)
+    embed_text = _call(embedder.embed_text)
 
-    # Embedder
+    start_run = _call(clusterer.start_run)
+    watch = _stream(clusterer.watch)
+    get_run = _call(clusterer.get_run)
+    runs = _pages(clusterer.runs)
+    cancel = _call(clusterer.cancel)
+    rollback = _call(clusterer.rollback)
+    clustering = _call(clusterer.clustering)
+    clusterings = _call(clusterer.clusterings)
+    set_schedule = _call(clusterer.set_schedule)
+    remove_schedule = _call(clusterer.remove_schedule)
+    duplicates = _stream(clusterer.duplicates)
+    sample_vectors = _gathered(clusterer.sample_vectors)
 
-    def info(self) -> Info:
-        """What the server can embed, and its limits."""
-        with self._translating():
-            request = embedder_pb2.GetInfoRequest()
-            return messages.from_info(self._embedder.GetInfo(request))
+    search = _call(searcher.search)
+    clusters = _gathered(searcher.clusters)
+    get_cluster = _call(searcher.get_cluster)
+    point = _call(searcher.point)
+    collection = _call(searcher.collection)
+    collections = _pages(searcher.collections)
 
-    def embed(self, images: Sequence[bytes], *, encoder: str = "") -> list[Embedding]:
-        """One Embedding per image (an encoded file), in order; nothing is stored."""
-        with self._translating():
-            request = embedder_pb2.EmbedRequest(
-                images=[common_pb2.Image(data=data) for data in images], encoder=encoder
-            )
-            response = self._embedder.Embed(request)
-        return [messages.from_embed_result(result) for result in response.results]
+    def cluster(
+        self,
+        method: Method,
+        *,
+        collection: str = COLLECTION,
+        clustering: str = CLUSTERING,
+        options: RunOptions | None = None,
+        on_change: Callable[[Run], object] | None = None,
+    ) -> Run:
+        """Starts a run and follows it to its end, which may be a failure: look at its ``state``.
 
-    def embed_text(self, texts: Sequence[str], *, encoder: str = "") -> list[Embedding]:
-        """One Embedding per text, in order; nothing is stored."""
-        with self._translating():
-            request = embedder_pb2.EmbedTextRequest(texts=texts, encoder=encoder)
-            response = self._embedder.EmbedText(request)
-        return [messages.from_embed_result(result) for result in response.results]
+        ``on_change`` gets the run now and after each change. ``start_run`` does not wait.
+        """
+        run = self.start_run(method, collection=collection, clustering=clustering, options=options)
+        for run in self.watch(run.id, collection=collection):  # noqa: B020 - the newest state
+            if on_change is not None:
+                on_change(run)
+        return run
 
     def ingest(
         self,
@@ -172,7 +200,7 @@ class Client:
         window: int = WINDOW,
         streams: int = 1,
     ) -> Generator[IngestOutcome, None, None]:
-        """Store ``items``; one outcome per item, in the order in which they finish.
+        """Stores ``items``; one outcome per item, in the order in which they finish.
 
         Items are read lazily, from other threads, one at a time, when fewer than ``window`` have
         no outcome yet or one that was not taken. An item that cannot be sent FAILED, and touches
@@ -191,277 +219,40 @@ class Client:
             InvalidArgument: ``window`` or ``streams`` is below 1.
             ServiceUnavailable: a connection broke; outcomes so far hold.
         """
-        if streams < 1:
-            msg = f"streams: expected at least 1, got {streams}"
-            raise InvalidArgument(msg, field="streams")
-        target = IngestTarget(collection, tuple(encoders), self._max_message_bytes)
-        ingestion = Ingestion(items, target, window=window)
+        ingestion = Ingestion(
+            items,
+            IngestTarget(collection, tuple(encoders), self._max_message_bytes),
+            Window(window, streams=streams),
+        )
         calls = [
             embedder_pb2_grpc.EmbedderServiceStub(channel).Ingest
             for channel in self._connections.several(streams)
         ]
-        try:
+        with answering(self._address):
             yield from ingestion.exchange(calls)
-        except grpc.RpcError as exc:
-            raise from_rpc_error(exc, self._address) from exc
 
-    # Clusterer
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        with answering(self._address), asking(self._connections):
+            yield
 
-    def cluster(
-        self,
-        method: Method,
-        *,
-        collection: str = COLLECTION,
-        clustering: str = CLUSTERING,
-        options: RunOptions | None = None,
-        on_change: Callable[[Run], object] | None = None,
-    ) -> Run:
-        """Start a run and follow it to its end, which may be a failure: look at its ``state``.
-
-        ``on_change`` gets the run now and after each change. ``start_run`` does not wait.
-        """
-        run = self.start_run(method, collection=collection, clustering=clustering, options=options)
-        for run in self.watch(run.id, collection=collection):  # noqa: B020 - the newest state
-            if on_change is not None:
-                on_change(run)
-        return run
-
-    def start_run(
-        self,
-        method: Method,
-        *,
-        collection: str = COLLECTION,
-        clustering: str = CLUSTERING,
-        options: RunOptions | None = None,
-    ) -> Run:
-        """Start a run and return it at once."""
+    def _values(self, stream: Stream[T]) -> Generator[T, None, None]:
         with self._translating():
-            request = messages_runs.to_request(
-                method, collection, clustering, options or RunOptions()
-            )
-            request.request_id = str(uuid.uuid4())
-            response = self._clusterer.CreateRun(request)
-        return messages_runs.from_run(response)
+            responses = self._connections.call(stream)
+        try:
+            while True:
+                with self._translating():
+                    response = next(responses, None)
+                if response is None:
+                    return
+                yield stream.parse(response)
+        finally:
+            responses.cancel()
 
-    def watch(self, run: str, *, collection: str = COLLECTION) -> Generator[Run, None, None]:
-        """The run now and after each change, until it has ended."""
-        with self._translating():
-            request = clusterer_pb2.WatchRunRequest(collection=collection, run=run)
-            call = self._clusterer.WatchRun(request)
-            try:
-                for response in call:
-                    yield messages_runs.from_run(response)
-            finally:
-                call.cancel()
-
-    def get_run(self, run: str, *, collection: str = COLLECTION) -> Run:
-        """The run with this id, or the only one whose id begins so (at least 4 characters)."""
-        with self._translating():
-            request = clusterer_pb2.GetRunRequest(collection=collection, run=run)
-            response = self._clusterer.GetRun(request)
-        return messages_runs.from_run(response)
-
-    def runs(self, *, collection: str = COLLECTION, clustering: str = "") -> Iterator[Run]:
-        """The runs of a collection (of one clustering, if given), newest first."""
-        with self._translating():
-            request = clusterer_pb2.ListRunsRequest(collection=collection, clustering=clustering)
+    def _all_pages(self, pages: Pages[T]) -> Iterator[T]:
         while True:
             with self._translating():
-                response = self._clusterer.ListRuns(request)
-            yield from (messages_runs.from_run(run) for run in response.runs)
-            request.page_token = response.next_page_token
-            if not request.page_token:
-                return
-
-    def cancel(self, run: str, *, collection: str = COLLECTION) -> Run:
-        """Stop a run; the active clustering stays as it was."""
-        with self._translating():
-            request = clusterer_pb2.CancelRunRequest(collection=collection, run=run)
-            response = self._clusterer.CancelRun(request)
-        return messages_runs.from_run(response)
-
-    def rollback(self, *, collection: str = COLLECTION, clustering: str = CLUSTERING) -> Clustering:
-        """Go back to the assignment before the last run, exactly as it was."""
-        with self._translating():
-            request = clusterer_pb2.RollbackRequest(
-                collection=collection, clustering=clustering, request_id=str(uuid.uuid4())
-            )
-            response = self._clusterer.Rollback(request)
-        return messages_runs.from_clustering(response)
-
-    def clustering(self, name: str = CLUSTERING, *, collection: str = COLLECTION) -> Clustering:
-        """The state of one clustering."""
-        with self._translating():
-            request = clusterer_pb2.GetClusteringRequest(collection=collection, clustering=name)
-            response = self._clusterer.GetClustering(request)
-        return messages_runs.from_clustering(response)
-
-    def set_schedule(
-        self,
-        schedule: Schedule,
-        method: Method,
-        *,
-        collection: str = COLLECTION,
-        clustering: str = CLUSTERING,
-        options: RunOptions | None = None,
-    ) -> Clustering:
-        """Let the service make a clustering anew by itself, in place of any earlier schedule."""
-        with self._translating():
-            request = messages_runs.to_request(
-                method, collection, clustering, options or RunOptions()
-            )
-        return self._set_schedule(
-            clusterer_pb2.SetScheduleRequest(
-                collection=collection,
-                clustering=clustering,
-                schedule=messages_runs.to_schedule(schedule, request),
-            )
-        )
-
-    def remove_schedule(
-        self, *, collection: str = COLLECTION, clustering: str = CLUSTERING
-    ) -> Clustering:
-        """Let the service no longer make a clustering by itself."""
-        return self._set_schedule(
-            clusterer_pb2.SetScheduleRequest(collection=collection, clustering=clustering)
-        )
-
-    def _set_schedule(self, request: clusterer_pb2.SetScheduleRequest) -> Clustering:
-        with self._translating():
-            response = self._clusterer.SetSchedule(request)
-        return messages_runs.from_clustering(response)
-
-    def duplicates(
-        self,
-        *,
-        collection: str = COLLECTION,
-        vector: str = "",
-        min_cosine: float | None = None,
-    ) -> Generator[DuplicateGroup, None, None]:
-        """Groups of near-duplicates, largest first; the first of each stands for it."""
-        with self._translating():
-            request = clusterer_pb2.ListDuplicatesRequest(
-                collection=collection, vector=vector, min_cosine=min_cosine
-            )
-            call = self._clusterer.ListDuplicates(request)
-            try:
-                for response in call:
-                    yield messages_runs.from_duplicates(response)
-            finally:
-                call.cancel()
-
-    def sample_vectors(
-        self, *, collection: str = COLLECTION, vector: str = "", size: int = 0, seed: int = 0
-    ) -> VectorSample:
-        """At most ``size`` points (0: the server's 50,000) with their vectors, drawn by ``seed``.
-
-        Held in memory: 4 bytes per component.
-        """
-        with self._translating():
-            request = clusterer_pb2.SampleVectorsRequest(
-                collection=collection, vector=vector, size=size, seed=seed
-            )
-            call = self._clusterer.SampleVectors(request)
-            try:
-                return messages_runs.from_sample(call)
-            finally:
-                call.cancel()
-
-    def clusterings(self, *, collection: str = COLLECTION) -> list[Clustering]:
-        """The clusterings of a collection."""
-        with self._translating():
-            request = clusterer_pb2.ListClusteringsRequest(collection=collection)
-            response = self._clusterer.ListClusterings(request)
-        return [messages_runs.from_clustering(each) for each in response.clusterings]
-
-    # Search
-
-    def search(
-        self,
-        query: Query,
-        *,
-        collection: str = COLLECTION,
-        within: str | int = "any",
-        limit: int = 10,
-        options: SearchOptions | None = None,
-    ) -> SearchResult:
-        """The stored images nearest to ``query``.
-
-        ``within`` is ``"any"``, ``"auto"`` (the query's own cluster) or a cluster's id; inside a
-        cluster the answer is exact. ``limit`` is 1 to 10,000.
-        """
-        with self._translating():
-            request = messages.to_search_request(query, options or SearchOptions())
-            request.collection = collection
-            request.within.CopyFrom(messages.to_within(within))
-            request.limit = limit
-            response = self._search.Search(request)
-        return messages.from_search_response(response)
-
-    def clusters(
-        self, *, collection: str = COLLECTION, clustering: str = CLUSTERING, exemplars: int = 3
-    ) -> ClusterList:
-        """The clusters of the active run, with 0 to 20 exemplars each."""
-        with self._translating():
-            request = search_pb2.ListClustersRequest(
-                collection=collection, clustering=clustering, exemplars=exemplars
-            )
-        found: list[Cluster] = []
-        while True:
-            with self._translating():
-                response = self._search.ListClusters(request)
-            found.extend(messages_runs.from_cluster(each) for each in response.clusters)
-            request.page_token = response.next_page_token
-            if not request.page_token:
-                break
-        return ClusterList(response.run, tuple(found), response.noise, response.unassigned)
-
-    def get_cluster(
-        self,
-        cluster: int,
-        *,
-        collection: str = COLLECTION,
-        clustering: str = CLUSTERING,
-        exemplars: int = 10,
-    ) -> Cluster:
-        """One cluster of the active run, with 0 to 1000 exemplars."""
-        with self._translating():
-            request = search_pb2.GetClusterRequest(
-                collection=collection, clustering=clustering, cluster=cluster, exemplars=exemplars
-            )
-            response = self._search.GetCluster(request)
-        return messages_runs.from_cluster(response)
-
-    def point(
-        self,
-        id: str,  # noqa: A002 - the contract's word
-        *,
-        collection: str = COLLECTION,
-        clustering: str = CLUSTERING,
-        with_vectors: bool = False,
-    ) -> Point:
-        """The stored image with this id (UUID) or key."""
-        with self._translating():
-            request = search_pb2.GetPointRequest(
-                collection=collection, id=id, clustering=clustering, with_vectors=with_vectors
-            )
-            response = self._search.GetPoint(request)
-        return messages.from_point(response)
-
-    def collection(self, name: str = COLLECTION) -> Collection:
-        """One collection and the number of its points."""
-        with self._translating():
-            request = search_pb2.GetCollectionRequest(collection=name)
-            response = self._search.GetCollection(request)
-        return messages.from_collection(response)
-
-    def collections(self) -> Iterator[Collection]:
-        """All collections."""
-        request = search_pb2.ListCollectionsRequest()
-        while True:
-            with self._translating():
-                response = self._search.ListCollections(request)
-            yield from (messages.from_collection(each) for each in response.collections)
-            request.page_token = response.next_page_token
-            if not request.page_token:
+                page = self._connections.call(pages)
+            yield from pages.parse(page)
+            if not pages.next_request(page):
                 return

@@ -1,11 +1,13 @@
-"""The connections of one client."""
+"""The connections of one blocking client."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from shoal.errors import InvalidArgument
+from shoal.client.calls import Asked
+from shoal.client.failures import Closing
 from shoal.rpc.channel import ChannelConfig, open_channel
 from shoal.v1 import clusterer_pb2_grpc, embedder_pb2_grpc, search_pb2_grpc
 
@@ -13,38 +15,43 @@ if TYPE_CHECKING:
     import grpc
 
 
-class Connections:
-    """One channel for all calls, and more where calls are to reach several processes.
+class Connections(Closing):
+    """One channel for all calls, and more where an ingestion is to reach several processes.
 
     A channel holds one connection to each address of its server; the system hands each new
     connection to one of the processes behind an address. Connects with the first call.
+    Thread-safe.
     """
 
     def __init__(self, config: ChannelConfig) -> None:
-        """Open the first channel.
+        """Opens the first channel.
 
         Raises:
             ConfigError: as ``open_channel``.
         """
+        super().__init__()
         self._config = config
         self._lock = threading.Lock()
-        self._channels = [
-            open_channel(
-                config,
-                embedder_pb2_grpc.EmbedderServiceStub,
-                clusterer_pb2_grpc.ClustererServiceStub,
-                search_pb2_grpc.SearchServiceStub,
-            )
-        ]
-        self._closed = False
+        channel = open_channel(
+            config,
+            embedder_pb2_grpc.EmbedderServiceStub,
+            clusterer_pb2_grpc.ClustererServiceStub,
+            search_pb2_grpc.SearchServiceStub,
+        )
+        self._channels = [channel]
+        self._stubs: dict[str, object] = {
+            "embedder": embedder_pb2_grpc.EmbedderServiceStub(channel),
+            "clusterer": clusterer_pb2_grpc.ClustererServiceStub(channel),
+            "search": search_pb2_grpc.SearchServiceStub(channel),
+        }
 
-    @property
-    def first(self) -> grpc.Channel:
-        """The channel for all calls of all services."""
-        return self._channels[0]
+    def call(self, asked: Asked) -> Any:
+        """What the stub gives back: one answer, or a stream of them."""
+        method: Callable[[object], Any] = getattr(self._stubs[asked.service], asked.method)
+        return method(asked.request)
 
     def several(self, count: int) -> list[grpc.Channel]:
-        """``count`` channels to the embedder, the first among them; kept until ``close``.
+        """``count`` channels to the embedder, the first among them; they stay until ``close``.
 
         Raises:
             InvalidArgument: as ``check_open``.
@@ -57,14 +64,9 @@ class Connections:
                 )
             return self._channels[:count]
 
-    def check_open(self) -> None:
-        """InvalidArgument after ``close``."""
-        if self._closed:
-            raise InvalidArgument("the client is closed: expected calls before close()")
-
     def close(self) -> None:
-        """Close them all; calls under way are cancelled."""
+        """Closes all channels; calls under way are cancelled."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             for channel in self._channels:
                 channel.close()

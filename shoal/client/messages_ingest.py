@@ -143,3 +143,23 @@ def from_ingest_response(message: embedder_pb2.IngestResponse, *, name: str) -> 
         failure = ItemFailure(ShoalError.reason, why)
         return IngestOutcome(name, IngestStatus.FAILED, message.key, failure=failure)
     return IngestOutcome(name, status, message.key, message.result.id)
+
+
+def prepared(
+    item: IngestItem | IngestOutcome, target: IngestTarget, *, sequence: int
+) -> embedder_pb2.IngestRequest | IngestOutcome:
+    """``item`` as sent; or its outcome, if it has one already or cannot be sent."""
+    if isinstance(item, IngestOutcome):
+        return item
+    try:
+        return to_ingest_request(item, target, sequence=sequence)
+    except InvalidArgument as exc:
+        failure = ItemFailure(exc.reason, exc.message, exc.metadata)
+        return IngestOutcome(name_of(item), IngestStatus.FAILED, item.key, failure=failure)
+
+
+def name_of(item: IngestItem | IngestOutcome) -> str:
+    """What reports call ``item``: its name, or its place, or its key."""
+    if isinstance(item, IngestOutcome):
+        return item.name
+    return item.name or item.uri or item.key

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
 from shoal.client.messages import from_hit, from_timestamp
 from shoal.client.runs import (
     Cluster,
@@ -25,13 +23,11 @@ from shoal.client.runs import (
     Schedule,
     ScpHead,
     TextCentroids,
-    VectorSample,
 )
 from shoal.v1 import clusterer_pb2
 from shoal.values import Drift, Gates, Json, Lineage, LineageKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import datetime
     from typing import Literal
 
@@ -286,19 +282,3 @@ def _stage(stage: clusterer_pb2.RunStage) -> str:
 
 def _tail(name: str, prefix: str) -> str:
     return name.removeprefix(prefix).lower()
-
-
-def from_sample(responses: Iterable[clusterer_pb2.SampledVectors]) -> VectorSample:
-    """A sample, of the messages of its stream."""
-    messages = iter(responses)
-    first = next(messages)
-    info = first.vector
-    vectors = np.empty((first.total, info.dim), np.float32)
-    ids: list[str] = []
-    uris: list[str] = []
-    for message in messages:
-        rows = np.frombuffer(message.vectors, "<f4").reshape(-1, info.dim)
-        vectors[len(ids) : len(ids) + len(rows)] = rows
-        ids += message.ids
-        uris += message.uris
-    return VectorSample(info.name, info.fingerprint, tuple(ids), vectors[: len(ids)], tuple(uris))

@@ -1,0 +1,43 @@
+"""What goes wrong in a call, as an error of Shoal's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import grpc
+
+from shoal.errors import InvalidArgument
+from shoal.rpc.status import from_rpc_error
+
+
+class Closing:
+    """Whether a client was closed, and what its calls raise from then on."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def check_open(self) -> None:
+        """Raises InvalidArgument after the client was closed."""
+        if self.closed:
+            raise InvalidArgument("the client is closed: expected calls before close()")
+
+
+@contextlib.contextmanager
+def answering(address: str) -> Iterator[None]:
+    """Raises the failure of a call to ``address`` as an error of Shoal's."""
+    try:
+        yield
+    except grpc.RpcError as exc:
+        raise from_rpc_error(exc, address) from exc
+
+
+@contextlib.contextmanager
+def asking(closing: Closing) -> Iterator[None]:
+    """Raises what the making of a request raises as an error of Shoal's."""
+    try:
+        yield
+    except ValueError as exc:
+        closing.check_open()  # gRPC raises ValueError too, after the channel was closed
+        # Protobuf raises it for a number that is out of range and a text that is not Unicode.
+        raise InvalidArgument(f"request: {exc}") from exc
