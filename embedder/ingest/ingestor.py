@@ -64,8 +64,9 @@ class Ingestor:
 
         Raises:
             NotFound: this server has no such encoder.
-            EncoderMismatch: the collection was made with an encoder that this server lacks.
-            Unsupported: the collection lacks the vector of one of ``encoders``.
+            EncoderMismatch: the collection was made with none of ``encoders``, or with an encoder
+                that this server lacks.
+            Unsupported: the collection lacks the vectors of some of ``encoders``.
         """
         known = None if encoders else await self._points.collection(collection)
         if known is not None:

@@ -101,7 +101,7 @@ class Points:
 
         Raises:
             EncoderMismatch: the collection was made with another encoder.
-            Unsupported: the collection lacks one of ``vectors``.
+            Unsupported: the collection has some of ``vectors``, and lacks others.
         """
         loop = asyncio.get_running_loop()
         create = self._store.create_collection

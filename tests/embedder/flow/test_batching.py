@@ -19,7 +19,7 @@ from shoal.errors import (
     StoreUnavailable,
 )
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(10)
 """A batcher that loses an item is found in seconds."""
 
 

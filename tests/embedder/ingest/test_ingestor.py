@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,15 +23,33 @@ from embedder.encoding.artefact import bundled_artefact, load_artefact
 from embedder.encoding.encoder import Encoder
 from embedder.encoding.runtime import OnnxSession, RuntimeConfig
 from embedder.flow.admission import Capacity
-from embedder.flow.batching import Patience
+from embedder.flow.batching import Lane, Patience
 from embedder.inference.fleet import Fleet
 from embedder.ingest.ingestor import Destination, Ingestor
-from embedder.ingest.items import Item, Remote, Status, content_hash
+from embedder.ingest.items import Item, Outcome, Remote, Status, content_hash, to_item
 from embedder.ingest.points import Patch, Points
 from embedder.locations.config import LocationsConfig
 from embedder.locations.reading import Locations
-from shoal.errors import OperatorError, StoreUnavailable
-from shoal.store import Filter, IdIn, Point, Record, Store, StoreConfig, open_store, point_id
+from shoal.errors import (
+    EncoderMismatch,
+    ImageCorrupt,
+    NotFound,
+    OperatorError,
+    StoreUnavailable,
+    Unsupported,
+)
+from shoal.store import (
+    EVERYWHERE,
+    Filter,
+    IdIn,
+    Point,
+    Record,
+    Store,
+    StoreConfig,
+    VectorInfo,
+    open_store,
+    point_id,
+)
 
 NAME = "efficientnet-lite0"
 
@@ -291,5 +312,336 @@ def test_ingest_of_fields_for_content_that_was_replaced_meanwhile_wins_whole(
             assert record is not None
             assert record.payload["colour"] == "blue"
             assert record.payload["content_hash"] == content_hash(images.china)
+
+    asyncio.run(scenario())
+
+
+@dataclass
+class Rules:
+    """The use case without a model: a vector is made of the first byte, and counted."""
+
+    ingestor: Ingestor
+    store: Store
+    points: Points
+    locations: Pages
+    embedded: list[bytes]
+    photos: Destination
+
+    async def ingest(self, key: str, data: bytes, **fields: Any) -> Status:
+        item = Item(key, data, content_hash(data), fields)
+        outcome = await self.ingestor.ingest(self.photos, item)
+        assert (outcome.key, outcome.id) == (key, point_id(key))
+        return outcome.status
+
+    def point(self, key: str) -> Record:
+        (record,) = self.store.retrieve("photos", [point_id(key)], vectors=["first"])
+        assert record is not None
+        return record
+
+
+class Pages:
+    """Places whose content arrives when it is told to."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes] = {}
+        self.may_arrive: dict[str, asyncio.Event] = {}
+        self.asked: list[tuple[str, int]] = []
+
+    @asynccontextmanager
+    async def read(self, uri: str, *, max_bytes: int) -> AsyncIterator[bytes]:
+        self.asked.append((uri, max_bytes))
+        if uri in self.may_arrive:
+            await self.may_arrive[uri].wait()
+        yield self.pages[uri]
+
+
+class FirstBytes:
+    """A fleet of two encoders whose vectors tell an image's first byte."""
+
+    artefacts = (
+        SimpleNamespace(name="first", dim=2, fingerprint="1" * 64),
+        SimpleNamespace(name="second", dim=2, fingerprint="2" * 64),
+    )
+
+    def __init__(self) -> None:
+        self.embedded: list[bytes] = []
+        self.patience: set[Patience] = set()
+
+    def artefact(self, name: str) -> Any:
+        for artefact in self.artefacts:
+            if name in ("", artefact.name):
+                return artefact
+        raise NotFound(f"no encoder {name!r}", encoder=name)
+
+    async def embed(
+        self, data: bytes, names: Sequence[str], patience: Patience
+    ) -> dict[str, np.ndarray]:
+        self.embedded.append(data)
+        self.patience.add(patience)
+        if data == b"bad":
+            raise ImageCorrupt("bad")
+        vector = np.array([data[0], 1], np.float32)
+        return {name: vector / np.linalg.norm(vector) for name in names}
+
+
+@asynccontextmanager
+async def rules() -> AsyncIterator[Rules]:
+    with open_store(StoreConfig(in_memory=True)) as store:
+        points = Points(store, workers=1)
+        points.start()
+        fleet, pages = FirstBytes(), Pages()
+        ingestor = Ingestor(fleet, points, pages, max_bytes=77)  # type: ignore[arg-type]
+        photos = await ingestor.open("photos")
+        try:
+            yield Rules(ingestor, store, points, pages, fleet.embedded, photos)
+        finally:
+            await points.close()
+        assert fleet.patience <= {Patience(Lane.STREAM)}
+        assert len(ingestor._turns) == 0
+
+
+def test_a_point_is_what_its_sender_says_and_what_shoal_adds() -> None:
+    """Own fields as they are; key, content's hash and the time; the vector of the bytes."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            before = time.time()
+            assert await room.ingest("k", b"aa", colour="red") is Status.STORED
+            record = room.point("k")
+            added = record.payload.pop("ingested_at")
+            assert isinstance(added, float)
+            assert before <= added <= time.time()
+            assert record.payload == {
+                "colour": "red",
+                "key": "k",
+                "content_hash": content_hash(b"aa"),
+            }
+            np.testing.assert_allclose(record.vectors["first"][0], 97 / np.hypot(97, 1), rtol=1e-6)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"a": 1, "b": [1, {"c": 2}]}, Status.UNCHANGED),
+        ({"b": [1, {"c": 2}], "a": 1}, Status.UNCHANGED),
+        ({"a": 1}, Status.UPDATED),
+        ({}, Status.UPDATED),
+        ({"a": True, "b": [1, {"c": 2}]}, Status.UPDATED),
+        ({"a": 1, "b": [1, {"c": 3}]}, Status.UPDATED),
+        ({"a": 1, "b": [1, {"c": 2}], "d": 4}, Status.UPDATED),
+    ],
+)
+def test_the_same_bytes_change_fields_only(said: dict[str, Any], expected: Status) -> None:
+    """Fields are the last sender's, true is not 1; time, vector and clusters stay; no model."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            await room.ingest("k", b"aa", a=1, b=[1, {"c": 2}])
+            slots = {"clusters": {"default": {"a": 3, "b": 4}}}
+            room.store.set_payload("photos", slots, where=EVERYWHERE)
+            before = room.point("k")
+            status = await room.ingest("k", b"aa", **said)
+            after = room.point("k")
+            assert status is expected
+            ours = ("key", "content_hash", "ingested_at", "clusters")
+            whole = {**said, **{name: before.payload[name] for name in ours}}
+            assert json.dumps(after.payload, sort_keys=True) == json.dumps(whole, sort_keys=True)
+            np.testing.assert_array_equal(after.vectors["first"], before.vectors["first"])
+            assert room.embedded == [b"aa"]
+
+    asyncio.run(scenario())
+
+
+def test_other_bytes_replace_the_point() -> None:
+    """Vector, fields and time are new; the clusters were the old vector's, and go."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            await room.ingest("k", b"aa", a=1)
+            slots = {"clusters": {"default": {"a": 3, "b": 4}}}
+            room.store.set_payload("photos", slots, where=EVERYWHERE)
+            before = room.point("k")
+            assert await room.ingest("k", b"\x01b", b=2) is Status.UPDATED
+            after = room.point("k")
+            assert set(after.payload) == {"b", "key", "content_hash", "ingested_at"}
+            assert after.payload["ingested_at"] > before.payload["ingested_at"]
+            assert after.vectors["first"][0] == pytest.approx(0.5**0.5)
+
+    asyncio.run(scenario())
+
+
+def test_an_image_that_is_none_changes_nothing() -> None:
+    """The point of its key stays as it was, and the next with that key has its turn."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            await room.ingest("k", b"aa", a=1)
+            before = room.point("k").payload
+            with pytest.raises(ImageCorrupt):
+                await room.ingest("k", b"bad", a=2)
+            assert room.point("k").payload == before
+            assert await room.ingest("k", b"aa", a=1) is Status.UNCHANGED
+
+    asyncio.run(scenario())
+
+
+def test_a_point_that_was_deleted_meanwhile_is_made_again() -> None:
+    """Fields have nowhere to go then: the item came later, and is stored whole."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            await room.ingest("k", b"aa", a=1)
+            write = room.points.write
+
+            async def deleted_first(collection: str, change: Any) -> None:
+                if isinstance(change, Patch):
+                    room.store.delete("photos", Filter((IdIn([point_id("k")]),)))
+                await write(collection, change)
+
+            room.points.write = deleted_first  # type: ignore[method-assign]
+            assert await room.ingest("k", b"aa", a=2) is Status.UPDATED
+            assert room.point("k").payload["a"] == 2
+            assert room.embedded == [b"aa", b"aa"]
+
+    asyncio.run(scenario())
+
+
+def test_remote_items_are_read_and_stored_as_others_are() -> None:
+    """Under their key, or their content's hash; read within the limit; and known the next time."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            room.locations.pages = {"u": b"aa", "v": b"bb"}
+            by_hash = f"sha256:{content_hash(b'bb')}"
+            for status in (Status.STORED, Status.UNCHANGED):
+                named = await room.ingestor.ingest(room.photos, Remote("k", "u", {"a": 1}))
+                assert named == Outcome("k", point_id("k"), status)
+                nameless = await room.ingestor.ingest(room.photos, Remote("", "v", {"a": 2}))
+                assert nameless == Outcome(by_hash, point_id(by_hash), status)
+            assert room.point("k").payload["a"] == 1
+            assert room.point(by_hash).payload["a"] == 2
+            assert room.locations.asked == [("u", 77), ("v", 77)] * 2
+            assert await room.ingest(by_hash, b"bb", a=2) is Status.UNCHANGED
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("other", ["remote", "sent"])
+def test_remote_items_of_one_key_are_stored_in_the_order_in_which_they_came(other: str) -> None:
+    """The later one wins, also when the earlier one's place is slower."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            room.locations.pages = {"slow": b"aa", "quick": b"bb"}
+            room.locations.may_arrive = {"slow": asyncio.Event()}
+            sent = Item("k", b"bb", content_hash(b"bb"), {})
+            late = Remote("k", "quick", {}) if other == "remote" else sent
+            first, second = (
+                asyncio.create_task(room.ingestor.ingest(room.photos, item))
+                for item in (Remote("k", "slow", {}), late)
+            )
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not second.done()
+            assert room.locations.asked == [("slow", 77)]
+            room.locations.may_arrive["slow"].set()
+            assert [(await first).status, (await second).status] == [Status.STORED, Status.UPDATED]
+            assert room.point("k").payload["content_hash"] == content_hash(b"bb")
+
+    asyncio.run(scenario())
+
+
+def test_items_of_other_keys_or_collections_do_not_wait() -> None:
+    """Only a point has one writer at a time."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            room.locations.pages = {"slow": b"aa"}
+            room.locations.may_arrive = {"slow": asyncio.Event()}
+            slow = asyncio.create_task(
+                room.ingestor.ingest(room.photos, Remote("k", "slow", {"a": 1}))
+            )
+            await asyncio.sleep(0)
+            assert await room.ingest("other", b"bb") is Status.STORED
+            elsewhere = await room.ingestor.open("elsewhere")
+            item = Item("k", b"cc", content_hash(b"cc"), {})
+            assert (await room.ingestor.ingest(elsewhere, item)).status is Status.STORED
+            remote = Remote("k", "quick", {})
+            room.locations.pages["quick"] = b"dd"
+            assert (await room.ingestor.ingest(elsewhere, remote)).status is Status.UPDATED
+            assert not slow.done()
+            room.locations.may_arrive["slow"].set()
+            await slow
+
+    asyncio.run(scenario())
+
+
+def test_a_large_image_is_hashed_as_a_small_one_is() -> None:
+    """In a thread, where it would hold up the loop; its key and number are the same."""
+
+    async def scenario() -> None:
+        for size in (2**20, 2**20 + 1):
+            data = bytes(size)
+            item = await to_item("", data, {"a": 1}, sequence=7)
+            digest = content_hash(data)
+            assert item == Item(f"sha256:{digest}", data, digest, {"a": 1}, 7)
+            assert item.id == point_id(item.key)
+        assert (await to_item("k", b"x", {})).key == "k"
+
+    asyncio.run(scenario())
+
+
+def test_a_new_collection_has_the_encoders_that_are_asked_for() -> None:
+    """By default the server's first; later streams use those that it has, and need not say so."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            assert room.photos == Destination("photos", ("first",))
+            both = await room.ingestor.open("both", ["second", "first"])
+            assert both == await room.ingestor.open("both")
+            assert set(both.encoders) == {"first", "second"}
+            specs = room.store.collection("both").vectors
+            assert {(s.name, s.dim, s.fingerprint) for s in specs} == {
+                ("first", 2, "1" * 64),
+                ("second", 2, "2" * 64),
+            }
+            assert await room.ingestor.open("both", ["first"]) == both
+            with pytest.raises(NotFound):
+                await room.ingestor.open("new", ["gone"])
+            with pytest.raises(NotFound):
+                room.store.collection("new")
+            with pytest.raises(EncoderMismatch):
+                await room.ingestor.open("photos", ["second"])
+            with pytest.raises(Unsupported):
+                await room.ingestor.open("photos", ["first", "second"])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            VectorInfo("gone", 2, "1" * 64),
+            "'gone' (111111111111), this server has first, second",
+        ),
+        (
+            VectorInfo("first", 2, "3" * 64),
+            "'first' (333333333333), this server's 'first' is another (111111111111)",
+        ),
+    ],
+)
+def test_a_collection_of_another_encoder_is_refused(spec: VectorInfo, message: str) -> None:
+    """By the encoder's name or by its fingerprint; vectors are never mixed."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            room.store.create_collection("other", [spec])
+            with pytest.raises(EncoderMismatch) as caught:
+                await room.ingestor.open("other")
+            assert caught.value.message == f"collection 'other' was made with encoder {message}"
+            assert caught.value.metadata["encoder"] == spec.name
 
     asyncio.run(scenario())
