@@ -23,7 +23,7 @@ class Flow(Generic[A]):
             at least 1.
         gate: shared by all streams; a request leaves it when it is answered.
         size: the weight of a request at the gate, bytes.
-        stop: once set, no more requests are read; those that have been read are answered.
+        stop: once set, no more requests are read or let in; those under way are answered.
     """
 
     max_items: int

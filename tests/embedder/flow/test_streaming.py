@@ -11,6 +11,9 @@ import pytest
 from embedder.flow.admission import Capacity, Gate
 from embedder.flow.streaming import Flow, answer_stream
 
+pytestmark = pytest.mark.timeout(10)
+"""A stream that reads nothing more is found in seconds."""
+
 
 async def settled() -> None:
     """Let every task run until it waits."""
@@ -115,6 +118,49 @@ def test_streams_share_a_gate() -> None:
     asyncio.run(scenario())
 
 
+def test_stream_weighs_its_requests_at_the_gate() -> None:
+    """What is under way stays within the gate's bytes too; ``size`` says what a request weighs."""
+
+    async def scenario() -> None:
+        gate = Gate("test", Capacity(max_items=100, max_bytes=10))
+        under_way: list[tuple[int, int]] = []
+
+        async def answer(number: int) -> int:
+            under_way.append((gate.items, gate.bytes))
+            await settled()
+            return number
+
+        sender = Sender([4, 5, 3, 20, 1])
+        async with aclosing(answer_stream(aiter(sender), answer, flow=flow(gate=gate))) as stream:
+            assert sorted([response async for response in stream]) == [1, 3, 4, 5, 20]
+        assert under_way == [(2, 9), (2, 9), (1, 3), (1, 20), (1, 1)]
+        assert (gate.items, gate.bytes) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_stream_starts_its_answers_in_the_order_of_the_requests() -> None:
+    """Whoever takes turns by key relies on it, also when a request has to wait for room."""
+
+    async def scenario() -> None:
+        gate = Gate("test", Capacity(max_items=3, max_bytes=100))
+        started: list[int] = []
+
+        async def answer(number: int) -> int:
+            started.append(number)
+            for _ in range(number % 4):
+                await asyncio.sleep(0)
+            return number
+
+        numbers = [7, 3, 50, 60, 1, 90, 2, 5, 4]
+        requests = aiter(Sender(numbers))
+        async with aclosing(answer_stream(requests, answer, flow=flow(gate=gate))) as stream:
+            assert sorted([response async for response in stream]) == sorted(numbers)
+        assert started == numbers
+
+    asyncio.run(scenario())
+
+
 def test_stream_closed_early_leaves_no_task_and_no_room_taken() -> None:
     """Whoever closes the stream cancels all that is under way; nothing leaks."""
 
@@ -175,6 +221,35 @@ def test_stream_stops_reading_when_told_and_answers_what_it_read() -> None:
     asyncio.run(scenario())
 
 
+def test_stream_that_stops_lets_nothing_more_in() -> None:
+    """A request that waits for room when the stream is told to stop is not answered; others are."""
+
+    async def scenario() -> None:
+        release = asyncio.Event()
+        gate = Gate("test", Capacity(max_items=2, max_bytes=100))
+
+        async def answer(number: int) -> int:
+            await release.wait()
+            return number
+
+        limits = flow(gate=gate)
+        sender = Sender(range(10))
+        async with aclosing(answer_stream(aiter(sender), answer, flow=limits)) as stream:
+            first = asyncio.create_task(anext(stream))
+            await settled()
+            assert sender.read == 3
+            limits.stop.set()
+            await settled()
+            release.set()
+            got = [await first, *[response async for response in stream]]
+        assert sorted(got) == [0, 1]
+        assert sender.read == 3
+        assert (gate.items, gate.bytes) == (0, 0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("culprit", ["sender", "answer"])
 def test_stream_raises_what_breaks_it(culprit: str) -> None:
     """An error of the sender's stream, or of an answer, ends the stream and all its tasks."""
@@ -194,10 +269,12 @@ def test_stream_raises_what_breaks_it(culprit: str) -> None:
                 msg = "broken sender"
                 raise ValueError(msg)
 
-        async with aclosing(answer_stream(requests(), answer, flow=flow())) as stream:
+        gate = Gate("test", Capacity(100, 100))
+        async with aclosing(answer_stream(requests(), answer, flow=flow(gate=gate))) as stream:
             with pytest.raises(ValueError, match=f"broken {culprit}"):
                 await anext(stream)
         await settled()
+        assert (gate.items, gate.bytes) == (0, 0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(scenario())
