@@ -36,6 +36,8 @@ class Setting:
     """The name of the value in the help. Default: by the type."""
     path: Literal["", "file", "directory"] = ""
     """For a path: the one kind of thing that it may lead to, if it exists."""
+    exists: bool = False
+    """For a path: whether it must exist."""
     parse: Callable[[str], Any] | None = None
     """Makes a value, or one of several, of what is written; a ValueError has the reason."""
     internal: bool = False

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal, TextIO
+from typing import Final, Literal, TextIO, get_args
 from wsgiref.simple_server import WSGIServer
 
 import prometheus_client
@@ -26,13 +26,14 @@ from shoal import __version__
 from shoal.errors import ConfigError
 from shoal.rpc.address import cannot_listen, parse_address, require_free, require_token
 
-LogFormat = Literal["json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 OFF: Final = "off"
 """The metrics address that means: none."""
 
-_LEVELS: Final = ("debug", "info", "warning", "error")
-_FORMATS: Final = ("json", "text")
+_LEVELS: Final = get_args(LogLevel)
+_FORMATS: Final = get_args(LogFormat)
 # These log every request or connection at INFO; below WARNING only when everything is asked for.
 _CHATTY: Final = ("httpcore", "httpx", "grpc", "PIL", "asyncio")
 

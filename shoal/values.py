@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+from annotated_types import Interval
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
@@ -23,10 +25,14 @@ class VectorInfo:
 class Gates:
     """Thresholds past which a plan is refused; None is not checked. Shares are 0 to 1."""
 
-    max_moved_share: float | None = None
-    max_noise_share: float | None = None
-    min_agreement: float | None = None
-    max_cluster_share: float | None = None
+    max_moved_share: Annotated[float, Interval(ge=0, le=1)] | None = None
+    """Gate: largest share of points that change cluster."""
+    max_noise_share: Annotated[float, Interval(ge=0, le=1)] | None = None
+    """Gate: largest share of noise."""
+    min_agreement: Annotated[float, Interval(ge=-1, le=1)] | None = None
+    """Gate: least adjusted Rand index against the active run."""
+    max_cluster_share: Annotated[float, Interval(ge=0, le=1)] | None = None
+    """Gate: largest share of points in one cluster."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,15 +28,15 @@ class LocationsConfig:
     """
 
     roots: Annotated[tuple[Path, ...], Setting("--allow-files", metavar="DIR")] = ()
-    """Let callers name files under DIR as `file://` URIs. Default: none.
+    """Read images that come as `file://` URIs of files under DIR. Default: none.
 
     A link that leads out of the directory is refused.
     """
     hosts: Annotated[tuple[str, ...], Setting("--allow-host", metavar="HOST[:PORT]")] = ()
-    """Let callers name images on HOST as `https://` URLs; `*.HOST` is its subdomains. Default:
+    """Read images that come as `https://` URLs of HOST; `*.HOST` is its subdomains. Default:
     none."""
     prefixes: Annotated[tuple[str, ...], Setting("--allow-objects", metavar="URI")] = ()
-    """Let callers name objects whose URI begins with URI, such as `s3://bucket/photos`; needs
+    """Read images that come as URIs which begin with URI, such as `s3://bucket/photos`; needs
     shoal[objects]. Default: none.
 
     They are read by the fsspec package and the one for the scheme (s3fs, gcsfs, adlfs), with

@@ -20,26 +20,24 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from shoal.app.packages import check_packages
+from shoal.app.config import LocalConfig, ServeConfig
 from shoal.errors import ConfigError
 from shoal.rpc.address import Address, parse_address
 from shoal.rpc.channel import ChannelConfig, open_aio_channel
 from shoal.rpc.server import RpcServer, ServerConfig, Service, run_until
 from shoal.rpc.signals import catch_signals
 from shoal.store import Store, StoreConfig, open_store
-from shoal.telemetry import OFF, start_metrics
+from shoal.telemetry import start_metrics
 
 if TYPE_CHECKING:
     import grpc.aio
 
     from clusterer.config import ClustererConfig
-    from embedder.config import EmbedderConfig
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,52 +54,17 @@ _YOUNG_OBJECTS = 10_000
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
 
 
-@dataclass(frozen=True, slots=True)
-class LocalConfig:
-    """All of Shoal in one process.
-
-    Attributes:
-        data: Directory that the process owns; the store is in ``store`` under it.
-        server: Where it listens and whom it lets in.
-        embedder: Settings of the embedder; None is the encoder that ships with Shoal, on the CPU.
-        metrics_address: ``HOST:PORT`` of the metrics endpoint, or ``off``.
-    """
-
-    data: Path
-    server: ServerConfig = field(default_factory=ServerConfig)
-    embedder: EmbedderConfig | None = None
-    metrics_address: str = OFF
-
-    @property
-    def store(self) -> Path:
-        """The store's directory."""
-        return self.data / "store"
-
-    @property
-    def scratch(self) -> Path:
-        """The directory of fits: what a killed process left there is removed at the next start."""
-        return self.data / "scratch"
-
-    @property
-    def heads(self) -> Path:
-        """The directory of trained heads."""
-        return self.data / "heads"
-
-
 @contextlib.asynccontextmanager
 async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
     """The three services on one port, started; stopped and closed on leaving.
 
     Raises:
-        ConfigError: a setting is wrong, or another module has the name of a package of Shoal's;
-            no port was opened.
+        ConfigError: a setting is wrong; no port was opened.
         StoreLocked: another process owns the directory.
         ArtefactError, SelfTestFailed: the encoder is damaged.
     """
-    check_packages()
     # Only who serves pays for the runtimes that these import.
     from clusterer.service import ClustererService
-    from embedder.config import EmbedderConfig
     from embedder.service import EmbedderService
     from search.config import SearchConfig
     from search.service import SearchService
@@ -110,7 +73,7 @@ async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
         config.server, StoreConfig(path=config.store), metrics_address=config.metrics_address
     ) as (server, store):
         log_config(config)
-        embedder = EmbedderService(config.embedder or EmbedderConfig(), store)
+        embedder = EmbedderService(config.embedder, store)
         server.add(embedder)
         server.add(ClustererService(_clusterer_config(config), store))
         async with _channel_to(embedder, server, config.server) as channel:
@@ -315,15 +278,6 @@ def background(config: LocalConfig) -> Iterator[str]:
             with contextlib.suppress(RuntimeError):  # its loop is closed: it has left
                 call()
         thread.join()
-
-
-@dataclass(frozen=True, slots=True)
-class ServeConfig:
-    """One service as a process of its own. ``metrics_address`` may be ``off``."""
-
-    server: ServerConfig
-    store: StoreConfig
-    metrics_address: str = OFF
 
 
 Build = Callable[[Store], AbstractAsyncContextManager[Service]]

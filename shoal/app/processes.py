@@ -24,7 +24,8 @@ from typing import Protocol
 
 from shoal.errors import OperatorError, ShoalError
 from shoal.rpc.address import Address, require_free
-from shoal.rpc.server import ServerConfig
+from shoal.rpc.config import ServerConfig
+from shoal.rpc.signals import catch_signals_in_thread
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +56,11 @@ def run_processes(
         ShoalError: what the first process to fail raised.
         OperatorError: one ended without being told to.
     """
-    with _signals() as signalled, _shared_port(server.validate()) as address, ExitStack() as stack:
+    with (
+        catch_signals_in_thread() as signalled,
+        _shared_port(server.validate()) as address,
+        ExitStack() as stack,
+    ):
         shared = replace(server, address=str(address), share_port=True)
         crew = [_Member.start(index, work, shared) for index in range(count)]
         stack.callback(_stop, crew, server.grace_s + _MARGIN_S)
@@ -152,26 +157,3 @@ def _shared_port(wanted: Address) -> Iterator[Address]:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind((wanted.bind_host, wanted.port))
         yield Address(wanted.host, held.getsockname()[1])
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; a second one does what it did before."""
-    signalled = threading.Event()
-    stopping = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in stopping}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def caught(_number: int, _frame: object) -> None:
-        signalled.set()
-        restore()
-
-    for number in stopping:
-        signal.signal(number, caught)
-    try:
-        yield signalled
-    finally:
-        restore()

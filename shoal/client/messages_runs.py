@@ -50,7 +50,7 @@ def to_config(method: Method, options: RunOptions) -> clusterer_pb2.ClusteringCo
             config.kmeans.n_init = n_init
             config.kmeans.max_iterations = max_iterations
             config.kmeans.mini_batch = mini_batch
-            _set_count(config.kmeans, k, options.k_range)
+            _set_count(config.kmeans, k, options)
         case Hdbscan():
             config.hdbscan.CopyFrom(
                 clusterer_pb2.Hdbscan(
@@ -63,27 +63,27 @@ def to_config(method: Method, options: RunOptions) -> clusterer_pb2.ClusteringCo
             )
         case GaussianMixture(k, reduced_dim):
             config.gmm.reduced_dim = reduced_dim
-            _set_count(config.gmm, k, options.k_range)
+            _set_count(config.gmm, k, options)
         case ScpHead(head, retrain):
             config.scp.head, config.scp.retrain = head, retrain
         case TextCentroids(texts, fixed):
             config.text.CopyFrom(clusterer_pb2.TextCentroids(texts=texts, fixed=fixed))
-        case EmbeddingVectors(layer, size, coarsest):
-            config.evoc.CopyFrom(
-                clusterer_pb2.EmbeddingVectors(
-                    layer=layer, min_cluster_size=size, coarsest=coarsest
-                )
-            )
+        case EmbeddingVectors(layer, size):
+            config.evoc.min_cluster_size = size
+            if layer == "coarsest":
+                config.evoc.coarsest = True
+            elif layer is not None:
+                config.evoc.layer = layer
     return config
 
 
 def _set_count(
     message: clusterer_pb2.KMeans | clusterer_pb2.GaussianMixture,
     k: int | Literal["auto"],
-    k_range: tuple[int, int],
+    options: RunOptions,
 ) -> None:
     if k == "auto":
-        message.auto.CopyFrom(clusterer_pb2.AutoCount(min=k_range[0], max=k_range[1]))
+        message.auto.CopyFrom(clusterer_pb2.AutoCount(min=options.k_min, max=options.k_max))
     else:
         message.k = k
 

@@ -10,42 +10,60 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Interval
 
 from shoal.client.values import Hit
+from shoal.settings import INTERNAL, Setting
 from shoal.values import Drift, Gates, Json, Lineage
+
+Count: TypeAlias = Annotated[int | Literal["auto"], Interval(ge=1, le=100_000)]
+"""A number of clusters within the contract's limit, or ``auto``."""
+Whole: TypeAlias = Annotated[int, Interval(ge=0, le=2**32 - 1)]
+"""What a uint32 of the contract holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class KMeans:
-    """Spherical k-means with ``k`` clusters, or as many as the estimators vote for."""
+    """Spherical k-means."""
 
-    k: int | Literal["auto"]
-    n_init: int = 0
-    max_iterations: int = 0
-    mini_batch: int = 0
+    k: Annotated[Count, Setting("-k")]
+    """A number of clusters, or auto: estimators vote for it."""
+    n_init: Whole = 0
+    """Starts, of which the best is kept. 0: by size."""
+    max_iterations: Annotated[Whole, INTERNAL] = 0
+    """Iterations of one start at most. 0: the server's limit."""
+    mini_batch: Whole = 0
+    """Points of a batch. 0: no batches, all points at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hdbscan:
-    """Density clustering after a reduction of dimension (``pca``, ``umap`` or ``none``)."""
+    """Density clustering after a reduction of dimension."""
 
-    min_cluster_size: int = 0
-    min_samples: int = 0
-    reduction: str = ""
-    reduced_dim: int = 0
-    noise_threshold: float | None = None
+    min_cluster_size: Whole = 0
+    """Fewest points of a cluster. 0: by size."""
+    min_samples: Whole = 0
+    """Neighbours that make a core point. 0: 5."""
+    reduction: Literal["", "pca", "umap", "none"] = ""
+    """How the vectors are reduced. Default: pca."""
+    reduced_dim: Whole = 0
+    """Dimensions after the reduction. 0: 50."""
+    noise_threshold: Annotated[float, Interval(ge=-1, le=1)] | None = None
+    """Cosine below which a new point is noise. Default: by the members."""
 
 
 @dataclass(frozen=True, slots=True)
 class GaussianMixture:
-    """Gaussian mixture with ``k`` components after PCA."""
+    """Gaussian mixture after PCA."""
 
-    k: int | Literal["auto"]
-    reduced_dim: int = 0
+    k: Annotated[Count, Setting("-k")]
+    """A number of clusters, or auto: estimators vote for it."""
+    reduced_dim: Whole = 0
+    """Dimensions after the reduction. 0: 16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +87,32 @@ class VectorSample:
 
 @dataclass(frozen=True, slots=True)
 class ScpHead:
-    """A trained SCP head, by name or hash; with ``retrain`` it is trained on first."""
+    """A trained head."""
 
-    head: str
+    head: Annotated[str, Setting(metavar="NAME")]
+    """A head of `shoal train`: its name, id or hash."""
     retrain: bool = False
+    """Train the head on first; the server needs PyTorch for that."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextCentroids:
-    """One cluster around the embedding of each text; ``fixed`` centroids stay there."""
+    """One cluster around the embedding of each text."""
 
-    texts: tuple[str, ...]
-    fixed: bool = False
+    texts: Annotated[tuple[str, ...], Setting("--text")]
+    """A cluster's text."""
+    fixed: Annotated[bool, INTERNAL] = False
+    """Whether the centroids stay at the texts' embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingVectors:
-    """EVoC: density clustering made for embedding vectors, in layers, 0 the finest."""
+    """EVoC: density clustering made for embedding vectors, in layers."""
 
-    layer: int | None = None
-    min_cluster_size: int = 0
-    coarsest: bool = False
+    layer: Whole | Literal["coarsest"] | None = None
+    """Which layer, 0 the finest, or coarsest. Default: the most persistent."""
+    min_cluster_size: Whole = 0
+    """Fewest points of a cluster. 0: 5."""
 
 
 Method: TypeAlias = KMeans | Hdbscan | GaussianMixture | ScpHead | TextCentroids | EmbeddingVectors
@@ -105,27 +128,33 @@ class Naming:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The rarer parts of a run.
+    """The rarer parts of a run."""
 
-    ``gates`` None means the server's; ``plan_only`` stops after the plan; ``force`` cuts over
-    even past a gate; ``cold_start`` does not start from the active clusters' centroids.
-    ``k_range`` bounds an estimated number of clusters. Points at least as near to each other as
-    ``duplicate_cosine`` count once in the fit (None: the server's 0.98; above 1: all count).
-    ``noise_only`` clusters only what the active run left as noise. ``naming`` says where the
-    clusters' names come from.
-    """
-
-    seed: int = 0
-    sample_size: int = 0
-    vector: str = ""
+    k_min: Whole = 0
+    """Fewest clusters of -k auto. 0: 2."""
+    k_max: Whole = 0
+    """Most clusters of -k auto. 0: the server's 200."""
+    seed: Annotated[int, Interval(ge=0, le=2**64 - 1)] = 0
+    """Seed of everything random."""
+    vector: Annotated[str, Setting(metavar="NAME")] = ""
+    """Which of the collection's named vectors to cluster. Default: its first."""
+    sample_size: Whole = 0
+    """Most points that the fit looks at. 0: the server's limit."""
     cold_start: bool = False
-    plan_only: bool = False
-    force: bool = False
-    gates: Gates | None = None
-    k_range: tuple[int, int] = (0, 0)
-    duplicate_cosine: float | None = None
+    """Do not start from the active clusters."""
+    duplicate_cosine: Annotated[float, Interval(ge=0.9, le=2)] | None = None
+    """Points at least this near to each other count once in the fit; above 1 all count. Default:
+    0.98."""
     noise_only: bool = False
-    naming: Naming | None = None
+    """Cluster only the noise of the active run; everything else stays as it is."""
+    gates: Gates | None = None
+    """Thresholds past which the plan is refused; None for the server's."""
+    plan_only: Annotated[bool, Setting("--plan")] = False
+    """Stop after the plan; change nothing."""
+    force: bool = False
+    """Cut over even if the plan is past a gate."""
+    naming: Annotated[Naming | None, INTERNAL] = None
+    """Where the clusters' names come from."""
 
 
 class RunState(StrEnum):

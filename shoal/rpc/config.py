@@ -5,12 +5,15 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Ge, Gt
 from pydantic import SecretStr
 
 from shoal.errors import ConfigError
 from shoal.rpc.address import Address, parse_address, require_token
 from shoal.rpc.tokens import check_token
+from shoal.settings import INTERNAL, Setting, check_ranges
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Default limit of one message in either direction, on both ends: three images of 20 MiB."""
@@ -22,33 +25,32 @@ ChannelOptions = list[tuple[str, str | int]]
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Settings of an ``RpcServer``.
+    """Settings of an ``RpcServer``."""
 
-    Attributes:
-        address: ``HOST:PORT``; port 0 takes a free one. Other than loopback only with a token.
-        tokens: Any of these bearer tokens lets a caller in. Several, so that one can be replaced
-            while both are in use. Empty: everybody is let in.
-        tls_cert: PEM file with the certificate chain; together with ``tls_key``.
-        tls_key: PEM file with the private key.
-        max_message_bytes: Limit of one message, either direction.
-        max_connection_age_s: Connections are closed gracefully at this age, so that clients
-            find new replicas. 0: never, right for one server on one machine.
-        grace_s: How long calls in progress may go on when the server stops.
-        health_interval_s: How often each service is asked whether it is ready.
-        health_timeout_s: How long it may take to answer.
-        share_port: Whether other processes listen on the port too (``shoal.app.processes``).
+    address: Annotated[str, Setting(metavar="HOST:PORT")] = "127.0.0.1:7800"
+    """Where to listen; port 0 takes a free one. Only loopback without a token."""
+    tokens: Annotated[tuple[SecretStr, ...], Setting("--token", metavar="TOKEN")] = ()
+    """Bearer token that lets a caller in. Default: everybody is let in.
+
+    Several, so that one can be replaced while both are in use.
     """
-
-    address: str = "127.0.0.1:7800"
-    tokens: tuple[SecretStr, ...] = ()
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    max_message_bytes: int = MAX_MESSAGE_BYTES
-    max_connection_age_s: float = 0.0
-    grace_s: float = 20.0
-    health_interval_s: float = 1.0
-    health_timeout_s: float = 5.0
-    share_port: bool = False
+    tls_cert: Annotated[Path | None, Setting(metavar="FILE")] = None
+    """PEM file with the certificate chain; together with the private key."""
+    tls_key: Annotated[Path | None, Setting(metavar="FILE")] = None
+    """PEM file with the private key; together with the certificate."""
+    grace_s: Annotated[float, Ge(0)] = 20.0
+    """How long calls in progress may go on when the server stops."""
+    max_connection_age_s: Annotated[float, Ge(0)] = 0.0
+    """Ask clients to connect again after this long, so that they find new replicas. 0: never,
+    which is right for one server on one machine."""
+    max_message_bytes: Annotated[int, Ge(1), INTERNAL] = MAX_MESSAGE_BYTES
+    """Limit of one message, either direction."""
+    health_interval_s: Annotated[float, Gt(0), INTERNAL] = 1.0
+    """How often each service is asked whether it is ready."""
+    health_timeout_s: Annotated[float, Gt(0), INTERNAL] = 5.0
+    """How long a service may take to answer that."""
+    share_port: Annotated[bool, INTERNAL] = False
+    """Whether other processes listen on the port too (``shoal.app.processes``)."""
 
     def validate(self) -> Address:
         """The parsed address; everything that can be checked before a port opens, is.
@@ -61,21 +63,7 @@ class ServerConfig:
         for token in self.tokens:
             check_token(token)
         require_token(address, self.tokens)
-        for name, value, least in (
-            ("max_message_bytes", self.max_message_bytes, 1),
-            ("max_connection_age_s", self.max_connection_age_s, 0),
-            ("grace_s", self.grace_s, 0),
-        ):
-            if not value >= least:
-                msg = f"{name} {value} is out of range: expected {least} or more"
-                raise ConfigError(msg)
-        for name, seconds in (
-            ("health_interval_s", self.health_interval_s),
-            ("health_timeout_s", self.health_timeout_s),
-        ):
-            if not seconds > 0:
-                msg = f"{name} {seconds} is out of range: expected more than 0"
-                raise ConfigError(msg)
+        check_ranges(self)
         self._check_tls()
         return address
 
@@ -112,24 +100,28 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ChannelConfig:
-    """How to reach a Shoal server.
+    """How to reach a Shoal server."""
 
-    Attributes:
-        address: ``HOST:PORT``. A host name with several addresses is balanced over all of them.
-        token: Sent as ``authorization: Bearer ...`` with every call.
-        tls: Encrypt, and check the server's certificate.
-        tls_ca: PEM file with the authorities to trust; None means the ones built into gRPC.
-        timeout_s: Deadline of a call with one request and one response that sets none itself.
-            Streams have none: an ingestion may last for days.
-        max_message_bytes: Limit of one message, either direction.
+    address: Annotated[str, Setting(metavar="HOST:PORT")] = "localhost:7800"
+    """The Shoal server. A host name with several addresses is balanced over all of them."""
+    token: Annotated[SecretStr | None, Setting(metavar="TOKEN")] = None
+    """Bearer token, if the server wants one.
+
+    Sent as ``authorization: Bearer ...`` with every call.
     """
-
-    address: str = "localhost:7800"
-    token: SecretStr | None = None
     tls: bool = False
-    tls_ca: Path | None = None
-    timeout_s: float = 60.0
-    max_message_bytes: int = MAX_MESSAGE_BYTES
+    """Encrypt, and verify the server."""
+    tls_ca: Annotated[Path | None, Setting(metavar="FILE")] = None
+    """PEM file of the authority to verify the server by; implies TLS. Default: the authorities
+    that are built into gRPC."""
+    timeout_s: Annotated[float, Gt(0)] = 60.0
+    """Longest wait for the answer of one call; ingestion and runs may take longer.
+
+    It is the deadline of a call with one request and one response that sets none itself. Streams
+    have none: an ingestion may last for days.
+    """
+    max_message_bytes: Annotated[int, Ge(1), INTERNAL] = MAX_MESSAGE_BYTES
+    """Limit of one message, either direction."""
 
     def validate(self) -> Address:
         """The parsed address.
@@ -146,12 +138,7 @@ class ChannelConfig:
         if self.tls_ca is not None and not self.tls:
             msg = f"a TLS authority ({self.tls_ca}) is set without TLS: expected --tls, or no file"
             raise ConfigError(msg)
-        if not self.timeout_s > 0:
-            msg = f"timeout {self.timeout_s} s is out of range: expected more than 0"
-            raise ConfigError(msg)
-        if self.max_message_bytes < 1:
-            msg = f"max_message_bytes {self.max_message_bytes} is out of range: expected 1 or more"
-            raise ConfigError(msg)
+        check_ranges(self)
         return address
 
 

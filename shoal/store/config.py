@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
+from annotated_types import Gt, Interval, Lt
 from pydantic import SecretStr
 
 from shoal.errors import ConfigError
-
-_MAX_PORT = 65535
+from shoal.settings import INTERNAL, Setting, check_ranges
 
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """Exactly one of ``path``, ``url`` and ``in_memory``.
-
-    Attributes:
-        path: A directory for the embedded engine; made if absent; one owner process.
-        url: A Qdrant server, ``http(s)://host[:6333]``. Points travel over its gRPC port.
-        in_memory: Nothing on disk, gone with the process: for tests.
-        api_key: The server's key. Send it over https only, or inside a trusted network.
-        grpc_port: The server's gRPC port.
-        timeout_s: Limit of one call to a server, in seconds; rounded up to a whole one.
+    """Where the vectors are: exactly one of ``path``, ``url`` and ``in_memory``.
 
     Raises:
         ConfigError: none or several of the three, or a value out of range.
     """
 
-    path: Path | None = None
-    url: str | None = None
-    in_memory: bool = False
-    api_key: SecretStr | None = None
-    grpc_port: int = 6334
-    timeout_s: float = 30.0
+    path: Annotated[Path | None, INTERNAL] = None
+    """A directory for the embedded engine; made if absent; one process owns it."""
+    url: Annotated[str | None, Setting("--store-url", metavar="URL")] = None
+    """The Qdrant server, `http(s)://HOST:6333`. Points travel over its gRPC port."""
+    in_memory: Annotated[bool, INTERNAL] = False
+    """Nothing on disk, gone with the process: for tests."""
+    api_key: Annotated[SecretStr | None, Setting("--store-api-key", metavar="KEY")] = None
+    """The Qdrant server's API key. Send it over https only, or inside a trusted network."""
+    grpc_port: Annotated[int, Interval(ge=1, le=65535), Setting("--store-grpc-port")] = 6334
+    """The Qdrant server's gRPC port."""
+    timeout_s: Annotated[float, Gt(0), Lt(math.inf), INTERNAL] = 30.0
+    """Limit of one call to a server, rounded up to a whole second."""
 
     def __post_init__(self) -> None:
         """Refuse a combination that means nothing."""
@@ -54,10 +54,7 @@ class StoreConfig:
             _check_url(self.url)
         elif self.api_key is not None:
             raise ConfigError("store: api_key is for a Qdrant server: expected url, got none")
-        if not 0 < self.grpc_port <= _MAX_PORT:
-            raise ConfigError(f"store: expected a grpc_port of 1 to 65535, got {self.grpc_port}")
-        if not 0 < self.timeout_s < float("inf"):
-            raise ConfigError(f"store: expected a timeout_s above 0, got {self.timeout_s}")
+        check_ranges(self)
 
 
 def _check_url(url: str) -> None:

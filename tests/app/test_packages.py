@@ -65,7 +65,8 @@ def test_server_in_a_program_checks_too(tmp_path: Path) -> None:
     (tmp_path / "clusterer.py").touch()
     program = (
         "from pathlib import Path\n"
-        "from shoal.app.local import LocalConfig, background\n"
+        "from shoal.app.config import LocalConfig\n"
+        "from shoal.app.local import background\n"
         "with background(LocalConfig(Path('data'))): pass\n"
     )
     done = run_python("-c", program, cwd=tmp_path, path=tmp_path)

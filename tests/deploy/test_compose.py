@@ -66,7 +66,7 @@ def test_service_is_given_longer_to_stop_than_it_drains(
     """Docker kills a service only after the grace that it gives its calls."""
     (container,) = [each for each in containers if (each.where, each.name) == ("compose", name)]
     _, context = container.parse(monkeypatch)
-    assert int(services[name]["stop_grace_period"].rstrip("s")) > context.params["grace_s"]
+    assert int(services[name]["stop_grace_period"].rstrip("s")) > context.params["grace"]
 
 
 def test_store_is_pinned_persistent_and_locked(

@@ -83,7 +83,7 @@ def test_servers_that_others_reach_want_a_token(
             _, context = each.parse(patch)
         address = context.params["address"]
         assert not parse_address(address).is_loopback
-        assert len(context.params["tokens"]) == 1
+        assert len(context.params["token"]) == 1
         with pytest.raises(ConfigError, match="token"):
             ServerConfig(address=address).validate()
 

@@ -95,7 +95,7 @@ def test_image_listens_where_it_exposes_and_only_with_a_token(
     options = context.params
     listening = {int(options[name].rpartition(":")[2]) for name in ("address", "metrics_address")}
     assert stages[target].ports == listening
-    assert options["tokens"] == ("token",)
+    assert options["token"] == ("token",)
     with pytest.raises(ConfigError, match="token"):
         ServerConfig(address=options["address"]).validate()
 

@@ -156,7 +156,7 @@ def test_pods_are_given_longer_to_stop_than_they_drain(
     (parsed,) = [each for each in containers if (each.where, each.name) == ("kubernetes", name)]
     _, context = parsed.parse(monkeypatch)
     pause = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert spec["terminationGracePeriodSeconds"] > pause + context.params["grace_s"]
+    assert spec["terminationGracePeriodSeconds"] > pause + context.params["grace"]
 
 
 def test_services_budgets_and_workloads_select_one_kind_of_pod(
@@ -231,7 +231,7 @@ def test_reclustering_waits_for_the_run_under_a_gate(
     (parsed,) = [each for each in containers if each.name == "recluster"]
     _, context = parsed.parse(monkeypatch)
     assert context.params["wait"] is True
-    assert context.params["plan_only"] is False
+    assert context.params["plan"] is False
     assert 0 < context.params["max_moved_share"] < 1
 
 

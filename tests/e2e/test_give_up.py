@@ -42,7 +42,7 @@ def go_wrong(address):
 
 local._END_S = 1.0
 server = ServerConfig("127.0.0.1:0", grace_s=1.0, health_interval_s=0.05)
-config = local.ServeConfig(server, StoreConfig(path=Path(sys.argv[1])))
+config = local.ServeConfig(server, StoreConfig(path=Path(sys.argv[1])), "off")
 asyncio.run(local.serve(config, embedder, on_ready=go_wrong))
 """
 

@@ -286,8 +286,8 @@ def test_channel_finds_a_server_that_came_back(fake_embedder: Any, until: Any) -
         (ChannelConfig(token=SecretStr("two words")), "bearer token is malformed"),
         (ChannelConfig(tls_ca=Path("ca.pem")), "without TLS"),
         (ChannelConfig(tls=True, tls_ca=Path("/nonexistent")), "cannot be read"),
-        (ChannelConfig(timeout_s=0), "timeout 0 s"),
-        (ChannelConfig(max_message_bytes=0), "max_message_bytes 0"),
+        (ChannelConfig(timeout_s=0), "timeout_s: expected more than 0 s, got 0"),
+        (ChannelConfig(max_message_bytes=0), "max_message_bytes: expected at least 1, got 0"),
     ],
 )
 def test_channel_config_wrong_is_refused(config: ChannelConfig, says: str) -> None:

@@ -29,10 +29,10 @@ from shoal.v1 import clusterer_pb2, embedder_pb2
         (ServerConfig(tls_cert=Path("c.pem")), "certificate is set without a key"),
         (ServerConfig(tls_key=Path("k.pem")), "key is set without a certificate"),
         (ServerConfig(tls_cert=Path("/nonexistent"), tls_key=Path("k")), "cannot be read: No such"),
-        (ServerConfig(max_message_bytes=0), "max_message_bytes 0"),
-        (ServerConfig(grace_s=-1), "grace_s -1"),
-        (ServerConfig(grace_s=float("nan")), "grace_s nan"),
-        (ServerConfig(health_interval_s=0), "health_interval_s 0"),
+        (ServerConfig(max_message_bytes=0), "max_message_bytes: expected at least 1, got 0"),
+        (ServerConfig(grace_s=-1), "grace_s: expected at least 0 s, got -1"),
+        (ServerConfig(grace_s=float("nan")), "grace_s: expected at least 0 s, got nan"),
+        (ServerConfig(health_interval_s=0), "health_interval_s: expected more than 0 s, got 0"),
     ],
 )
 def test_server_config_wrong_is_refused_before_a_port_opens(

@@ -16,7 +16,7 @@ from reclustering import blobs
 from standalone import ROOT, SETTINGS
 
 from shoal.app.cli import main
-from shoal.app.cli.options.spark import interrupts_noted
+from shoal.rpc.signals import note_interrupts
 from shoal.store.clusterings import Clusterings
 
 N = 600
@@ -80,7 +80,7 @@ def test_interrupted_command_gives_the_lease_back(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_is_noted_where_somebody_checks(number: signal.Signals) -> None:
     """Ctrl-C, and Kubernetes' SIGTERM, end the work at a check; a second one ends it at once."""
-    with interrupts_noted() as check:
+    with note_interrupts() as check:
         check()
         os.kill(os.getpid(), number)
         with pytest.raises(KeyboardInterrupt):

@@ -18,7 +18,7 @@ from serving import serving
 
 from embedder.config import EmbedderConfig
 from embedder.service import EmbedderService
-from shoal.app.jobs.backfill import Backfill, Done, Embedding, ingest_on
+from shoal.app.jobs.backfill import Backfill, Done, ingest_on
 from shoal.client import Client, IngestOutcome, IngestStatus
 from shoal.errors import EncoderMismatch
 from shoal.sources import SourceConfig, read_items
@@ -27,7 +27,7 @@ from shoal.store import Record, Scan, Store, StoreConfig
 
 ENCODER = "efficientnet-lite0"
 CONFIG = SourceConfig(source="cam", payload={"year": 2024})
-BUNDLED = Embedding((), (), ())
+BUNDLED = EmbedderConfig()
 
 
 def picture(seed: int) -> bytes:
@@ -69,8 +69,8 @@ def collection(store: Store) -> Iterator[str]:
         store.drop_collection(name)
 
 
-def backfill(place: StoreConfig, collection: str, embedding: Embedding = BUNDLED) -> Backfill:
-    return Backfill(place, collection, (), embedding, CONFIG)
+def backfill(place: StoreConfig, collection: str, embedder: EmbedderConfig = BUNDLED) -> Backfill:
+    return Backfill(place, collection, (), embedder, CONFIG)
 
 
 def ingest(spark: SparkCluster, paths: tuple[str, ...], what: Backfill) -> Done:
@@ -137,7 +137,7 @@ def test_encoder_is_sent_to_the_executors_and_never_mixed(  # noqa: PLR0913, PLR
 ) -> None:
     """An artefact need not lie where executors are; its fingerprint is the collection's."""
     directory = other_encoder(tmp_path / "another", name="another")
-    what = backfill(place, collection, Embedding((directory,), (), ()))
+    what = backfill(place, collection, EmbedderConfig(encoders=(directory,)))
     done = ingest(spark, photos[2:], what)
     assert done.counts == Counter({IngestStatus.STORED: 3})
     assert [spec.name for spec in store.collection(collection).vectors] == ["another"]

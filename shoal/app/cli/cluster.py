@@ -9,14 +9,15 @@ import click
 from tqdm import tqdm
 
 from shoal.app.cli.command import Command
-from shoal.app.cli.options.method import method_of, method_options, run_options_of
+from shoal.app.cli.options.method import Wanted, wanted_options
 from shoal.app.cli.options.option import json_option, option
-from shoal.app.cli.options.spark import SparkChoice, refuse_given, spark_options
+from shoal.app.cli.options.spark import refuse_given, spark_options
 from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.describe import describe_run, short
 from shoal.app.cli.printing.output import print_json, talk
 from shoal.app.cli.root import DomainError, Interrupted
-from shoal.client import COLLECTION, Client, Method, Run, RunState
+from shoal.app.config import SparkChoice
+from shoal.client import COLLECTION, Client, Run, RunState
 from shoal.errors import LeaseHeld
 
 
@@ -65,9 +66,7 @@ class StageProgress:
 
 
 @click.command(cls=Command)
-@method_options
-@option("--plan", "plan_only", is_flag=True, help="Stop after the plan; change nothing.")
-@option("--force", is_flag=True, help="Cut over even if the plan is past a gate.")
+@wanted_options()
 @option("--wait/--no-wait", default=True, help="Follow the run to its end, or only start it.")
 @option(
     "--bisecting",
@@ -84,7 +83,7 @@ def cluster(
     as_json: bool,
     spark: SparkChoice | None,
     bisecting: bool,
-    **options: Any,
+    wanted: Wanted,
 ) -> None:
     """Group the stored images; ids stay stable.
 
@@ -101,22 +100,21 @@ def cluster(
       shoal cluster --method hdbscan --noise-only
       shoal cluster -k 1000 --engine spark --store-url http://qdrant:6333
     """
-    method = method_of(options)
     if spark is not None:
         if not wait:
             msg = "--engine spark is driven by this command, which has to wait: no --no-wait"
             raise click.UsageError(msg)
-        run = _in_spark(spark, target, method, options, bisecting=bisecting)
+        run = _in_spark(spark, target, wanted, bisecting=bisecting)
         _tell(run, as_json=as_json)
         return
     refuse_given("bisecting")
     with target.connect() as client:
         try:
             run = client.start_run(
-                method,
+                wanted.method,
                 collection=target.collection,
                 clustering=target.clustering,
-                options=run_options_of(options, client),
+                options=wanted.run_options(client),
             )
         except LeaseHeld as exc:
             raise Busy(exc.message) from exc
@@ -128,20 +126,21 @@ def cluster(
     _tell(run, as_json=as_json)
 
 
-def _in_spark(
-    spark: SparkChoice, target: Target, method: Method, options: dict[str, Any], *, bisecting: bool
-) -> Run:
-    from shoal.app.jobs.recluster import recluster_in_spark
+def _in_spark(spark: SparkChoice, target: Target, wanted: Wanted, *, bisecting: bool) -> Run:
+    from shoal.app.jobs.recluster import RunInterrupted, recluster_in_spark
     from shoal.client.messages_runs import to_request
 
     with target.connect() as client:  # asked only for the vectors of a vocabulary
-        wanted = run_options_of(options, client)
-    request = to_request(method, target.collection, target.clustering, wanted)
+        options = wanted.run_options(client)
+    request = to_request(wanted.method, target.collection, target.clustering, options)
     progress = StageProgress(bars=sys.stderr.isatty())
     try:
         return recluster_in_spark(spark, request, bisecting=bisecting, on_change=progress.update)
     except LeaseHeld as exc:
         raise Busy(exc.message) from exc
+    except RunInterrupted as exc:
+        msg = f"interrupted; run {short(exc.run)} is told to stop, the active clustering is whole"
+        raise Interrupted(msg) from exc
     finally:
         progress.close()
 

@@ -21,7 +21,8 @@ from shoal.app.cli.printing.describe import describe_run
 from shoal.app.cli.printing.hits import place, print_hits
 from shoal.app.cli.printing.output import print_table, talk
 from shoal.app.cli.root import DomainError
-from shoal.app.local import LocalConfig, background
+from shoal.app.config import LocalConfig
+from shoal.app.local import background
 from shoal.client import Client, Cluster, KMeans, RunState, StoredId
 from shoal.rpc.server import ServerConfig
 from shoal.telemetry import configure_logging

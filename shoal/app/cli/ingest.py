@@ -8,18 +8,21 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Never
+from typing import Any, Never
 
 import click
 from tqdm import tqdm
 
+from embedder.config import EmbedderConfig
 from shoal.app.cli.command import Command
+from shoal.app.cli.options.derive import Options
 from shoal.app.cli.options.option import json_option, option
-from shoal.app.cli.options.spark import SparkChoice, refuse_given, spark_options
+from shoal.app.cli.options.spark import refuse_given, spark_options
 from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.output import print_json, talk
 from shoal.app.cli.root import DomainError, Interrupted, one_line
-from shoal.app.jobs.backfill import Backfill, Done, Embedding, embedding_options, ingest_in_spark
+from shoal.app.config import SparkChoice
+from shoal.app.jobs.backfill import Backfill, Done, ingest_in_spark
 from shoal.client import WINDOW, IngestOutcome, IngestStatus, Json
 from shoal.errors import ShoalError, TransientError
 from shoal.sources import Keys, SourceConfig, check_paths, count_items, open_stdin, read_items
@@ -28,6 +31,10 @@ _COMPARISONS = "<>!~"
 """At the end of a name, in year>=2000, these are meant for a comparison."""
 RESUME = "run the same command again to resume"
 RETRY = "run the same command again to retry"
+_EXECUTORS = Options(
+    EmbedderConfig, only=("encoders", "hosts", "prefixes"), prefix="With --engine spark: "
+)
+"""The options of the embedders that Spark's executors have."""
 MAX_REPORTED = 1000
 """Failures that ``--json`` repeats one by one; all of them are on stderr, and counted."""
 
@@ -143,7 +150,7 @@ def parse_fields(
     show_default=False,
     help="Show a progress bar. Default: on a terminal.",
 )
-@embedding_options
+@_EXECUTORS.give
 @spark_options
 @json_option
 @target_options
@@ -160,7 +167,7 @@ def ingest(
     as_json: bool,
     target: Target,
     spark: SparkChoice | None,
-    embedding: Embedding,
+    **executors: Any,
 ) -> None:
     """Store images: files, directories, tars, manifests.
 
@@ -178,11 +185,12 @@ def ingest(
     _check_fields(fields)
     if spark is not None:
         config = SourceConfig(keys=keys, source=source, payload=fields)
-        backfill = Backfill(spark.store, target.collection, encoders, embedding, config)
+        embedder = _EXECUTORS.take(executors)
+        backfill = Backfill(spark.store, target.collection, encoders, embedder, config)
         shown = sys.stderr.isatty() if progress is None else progress
         _finish(_in_spark(spark, paths, backfill, shown=shown), paths, as_json=as_json)
         return
-    refuse_given("artefacts", "hosts", "prefixes")
+    refuse_given(*(leaf.parameter for leaf in _EXECUTORS.leaves))
     with target.connect() as client:
         limit = client.info().max_image_bytes or None
         config = SourceConfig(keys=keys, source=source, payload=fields, max_bytes=limit)
@@ -223,7 +231,10 @@ def _in_spark(
             bar.total, bar.n = of or None, done
             bar.refresh()
 
-        tasks = ingest_in_spark(spark, paths, backfill, on_progress=update)
+        try:
+            tasks = ingest_in_spark(spark, paths, backfill, on_progress=update)
+        except KeyboardInterrupt as exc:
+            raise Interrupted(f"interrupted: what was stored stays; {RESUME}") from exc
     for task in tasks:
         _add(report, task)
     return report

@@ -137,7 +137,7 @@ def show(*, directory: Path, as_json: bool) -> None:
 
 @model.command(cls=Command)
 @_artefact_argument
-@configured(RuntimeConfig, as_="runtime", without=("require_gpu", "threads", "engine_cache"))
+@configured(RuntimeConfig, as_="runtime", only=("provider", "device"))
 def verify(*, directory: Path, runtime: RuntimeConfig) -> None:
     """Check an artefact's files, load it, and compare it with its reference vectors.
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from shoal.app.cli.command import Command, Group
-from shoal.app.cli.options.method import method_of, method_options, run_options_of
+from shoal.app.cli.options.method import Wanted, wanted_options
 from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.describe import describe_drift, short
@@ -54,11 +54,17 @@ def schedule() -> None:
 @option("--cron", default="", metavar="EXPR", help="Minute, hour, day, month and weekday; UTC.")
 @option("--every", type=DurationType(), help="Or a pause: 90s, 15m, 6h, 1d.")
 @option("--if-due", is_flag=True, help="Only when the drift says that reclustering is due.")
-@method_options
+@wanted_options(without=("plan_only", "force"))
 @json_option
 @target_options
 def set_(
-    *, cron: str, every: float | None, if_due: bool, target: Target, as_json: bool, **options: Any
+    *,
+    cron: str,
+    every: float | None,
+    if_due: bool,
+    target: Target,
+    as_json: bool,
+    wanted: Wanted,
 ) -> None:
     """Set when a clustering is made anew, and how; in place of any earlier schedule.
 
@@ -72,14 +78,13 @@ def set_(
     if bool(cron) == (every is not None):
         msg = "expected --cron or --every, one of them"
         raise click.UsageError(msg)
-    method = method_of(options)
     with target.connect() as client:
         state = client.set_schedule(
             Schedule(cron, every or 0.0, only_if_due=if_due),
-            method,
+            wanted.method,
             collection=target.collection,
             clustering=target.clustering,
-            options=run_options_of(options, client),
+            options=wanted.run_options(client),
         )
     _print(state, as_json=as_json)
 

@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from clusterer.heads.options import HeadOptions
 from shoal.app.cli.command import Command, Group
-from shoal.app.cli.options.derive import configured
-from shoal.app.cli.options.method import CountType
+from shoal.app.cli.options.derive import NumberOrWord, configured
 from shoal.app.cli.options.option import Decorator, decorate, json_option, option
 from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.describe import amount
@@ -36,7 +35,13 @@ heads_option = option(
 )
 
 _OPTIONS: tuple[Decorator, ...] = (
-    option("-k", "k", type=CountType(), required=True, help="Number of clusters, or auto."),
+    option(
+        "-k",
+        "k",
+        type=NumberOrWord(click.IntRange(1, 100_000), ("auto",)),
+        required=True,
+        help="Number of clusters, or auto.",
+    ),
     option(
         "--overcluster",
         type=click.IntRange(min=0),

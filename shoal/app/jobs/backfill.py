@@ -8,20 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-import click
-
-from shoal.app.cli.options.option import Decorator, decorate, option
-from shoal.app.cli.options.spark import SparkChoice, interrupts_noted
-from shoal.app.cli.root import Interrupted
+from embedder.config import EmbedderConfig
+from shoal.app.config import SparkChoice
 from shoal.client import IngestItem, IngestOutcome, IngestStatus
+from shoal.rpc.signals import note_interrupts
 from shoal.sources import SourceConfig
 from shoal.sources.items import Found
 from shoal.sources.parts import Part, read_part, split
 
 if TYPE_CHECKING:
-    from embedder.config import EmbedderConfig
     from shoal.spark.cluster import SparkCluster
     from shoal.store import StoreConfig
     from shoal.v1 import embedder_pb2 as pb
@@ -32,71 +29,29 @@ _FILE_PARTS_A_TASK: Final = 100
 """25,600 files, or 100 URIs that were named one by one."""
 _MOST_REPORTED: Final = 1000
 """Failures that a task names; it counts all."""
-Progress = Callable[[int, int], object]
+OnTasks: TypeAlias = Callable[[int, int], object]
+"""Is told how many tasks are done, and how many there are."""
 
 _MESSAGE_BYTES: Final = 2**31 - 1
 """A request is not sent anywhere: nothing but the image's own limit holds."""
 
-_OPTIONS: tuple[Decorator, ...] = (
-    option(
-        "--encoder",
-        "artefacts",
-        type=click.Path(path_type=Path),
-        multiple=True,
-        metavar="DIR",
-        help="With --engine spark: encoder artefact, which is sent to the executors; repeatable. "
-        "Default: the one that ships with Shoal.",
-    ),
-    option(
-        "--allow-host",
-        "hosts",
-        multiple=True,
-        metavar="HOST[:PORT]",
-        help="With --engine spark: let executors read https:// URLs on HOST; repeatable.",
-    ),
-    option(
-        "--allow-objects",
-        "prefixes",
-        multiple=True,
-        metavar="URI",
-        help="With --engine spark: let executors read objects whose URI begins so; repeatable.",
-    ),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """With what executors embed: artefacts, and from where they may read."""
-
-    artefacts: tuple[Path, ...]
-    hosts: tuple[str, ...]
-    prefixes: tuple[str, ...]
-
-
-def embedding_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of an embedder in Spark; it gets an ``embedding``."""
-
-    @functools.wraps(function)
-    def command(
-        *,
-        artefacts: tuple[Path, ...],
-        hosts: tuple[str, ...],
-        prefixes: tuple[str, ...],
-        **rest: Any,
-    ) -> Any:
-        return function(**rest, embedding=Embedding(artefacts, hosts, prefixes))
-
-    return decorate(command, _OPTIONS)
-
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """What all tasks are told: where to, with what, and what belongs to every image."""
+    """The work of all tasks.
+
+    Attributes:
+        store: Where the points go.
+        collection: The collection there.
+        encoders: Names of the encoders that fill it; none for the default.
+        embedder: The embedder of a task: its artefacts, and the places that it may read.
+        source: Where the images come from, and the fields that all of them have.
+    """
 
     store: StoreConfig
     collection: str
     encoders: tuple[str, ...]
-    embedding: Embedding
+    embedder: EmbedderConfig
     source: SourceConfig
 
 
@@ -118,40 +73,34 @@ class Done:
 
 
 def ingest_in_spark(
-    choice: SparkChoice, paths: tuple[str, ...], backfill: Backfill, *, on_progress: Progress
+    choice: SparkChoice, paths: tuple[str, ...], backfill: Backfill, *, on_progress: OnTasks
 ) -> list[Done]:
-    """What became of the images at ``paths``, by task; ``on_progress`` gets tasks, done and all.
+    """What became of the images at ``paths``, by task.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM; what was stored stays.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; what was stored stays.
         ShoalError: the encoders or the store cannot be opened, or fail.
     """
     from shoal.spark.cluster import open_spark
 
     _prove(backfill)
     name = f"shoal ingest {backfill.collection}"
-    try:
-        with interrupts_noted() as check, open_spark(choice.spark, name=name) as cluster:
+    with note_interrupts() as check, open_spark(choice.spark, name=name) as cluster:
 
-            def tell(done: int, of: int) -> None:
-                check()
-                on_progress(done, of)
+        def tell(done: int, of: int) -> None:
+            check()
+            on_progress(done, of)
 
-            return ingest_on(cluster, paths, backfill, on_progress=tell)
-    except KeyboardInterrupt as exc:
-        msg = "interrupted: what was stored stays; run the same command again to resume"
-        raise Interrupted(msg) from exc
+        return ingest_on(cluster, paths, backfill, on_progress=tell)
 
 
 def ingest_on(
-    cluster: SparkCluster, paths: tuple[str, ...], backfill: Backfill, *, on_progress: Progress
+    cluster: SparkCluster, paths: tuple[str, ...], backfill: Backfill, *, on_progress: OnTasks
 ) -> list[Done]:
     """As ``ingest_in_spark``, on a cluster that is open."""
-    from embedder.config import EmbedderConfig
-
-    for number, directory in enumerate(backfill.embedding.artefacts):
+    for number, directory in enumerate(backfill.embedder.encoders):
         cluster.add_directory(directory, _shipped_name(number))
-    limit = EmbedderConfig().limits.max_bytes
+    limit = backfill.embedder.limits.max_bytes
     backfill = replace(backfill, source=replace(backfill.source, max_bytes=limit))
     least = _TASKS_PER_CORE * cluster.parallelism
     parts = list(split(paths, least=least))
@@ -177,7 +126,7 @@ def _shipped_name(number: int) -> str:
 
 def _prove(backfill: Backfill) -> None:
     """Opens everything once where the command runs, so that what is wrong is said once."""
-    _ingest(backfill, backfill.embedding.artefacts, iter(()), Done())
+    _ingest(backfill, backfill.embedder.encoders, iter(()), Done())
 
 
 def ingest_parts(backfill: Backfill, parts: list[Part]) -> Done:
@@ -185,7 +134,7 @@ def ingest_parts(backfill: Backfill, parts: list[Part]) -> Done:
     from shoal.spark.cluster import shipped
 
     done = Done()
-    encoders = range(len(backfill.embedding.artefacts))
+    encoders = range(len(backfill.embedder.encoders))
     artefacts = tuple(shipped(_shipped_name(number)) for number in encoders)
     items = itertools.chain.from_iterable(read_part(part, backfill.source) for part in parts)
     _ingest(backfill, artefacts, items, done)
@@ -213,17 +162,13 @@ def _ingest(
 
 
 def _embedder(backfill: Backfill, artefacts: tuple[Path, ...]) -> EmbedderConfig:
-    """One thread each: Spark gives a task one core."""
-    from embedder.config import EmbedderConfig
-    from embedder.locations.config import LocationsConfig
-
-    places = LocationsConfig(hosts=backfill.embedding.hosts, prefixes=backfill.embedding.prefixes)
-    return EmbedderConfig(
+    """The embedder of one task, with one thread of each kind: Spark gives a task one core."""
+    return replace(
+        backfill.embedder,
         encoders=artefacts,
         inference_workers=1,
         decode_workers=1,
         store_workers=1,
-        locations=places,
     )
 
 

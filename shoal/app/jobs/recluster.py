@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shoal.app.cli.options.spark import SparkChoice, interrupts_noted
-from shoal.app.cli.printing.describe import short
-from shoal.app.cli.root import Interrupted
+from shoal.app.config import SparkChoice
+from shoal.rpc.signals import note_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.client import Run
     from shoal.v1 import clusterer_pb2 as pb
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """A signal came while a run was under way; ``run`` is its id, and it is told to stop."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(run)
+        self.run = run
 
 
 def recluster_in_spark(
@@ -25,7 +32,8 @@ def recluster_in_spark(
     """The run that ``request`` asks for, at its end.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM; the run is cancelled.
+        RunInterrupted: after Ctrl-C or SIGTERM; the run is cancelled.
+        KeyboardInterrupt: the same, before there is a run.
         ShoalError: it could not begin.
     """
     from clusterer.config import ClustererConfig
@@ -36,7 +44,7 @@ def recluster_in_spark(
 
     config = ClustererConfig()
     name = f"shoal cluster {request.collection}/{request.clustering or 'default'}"
-    with interrupts_noted() as check, open_store(choice.store) as store:
+    with note_interrupts() as check, open_store(choice.store) as store:
 
         def tell(message: pb.Run) -> None:
             check()
@@ -57,6 +65,4 @@ def recluster_in_spark(
                     )
                 )
         except KeyboardInterrupt as exc:
-            run = short(wanted.task.run)
-            msg = f"interrupted; run {run} is told to stop, the active clustering is whole"
-            raise Interrupted(msg) from exc
+            raise RunInterrupted(wanted.task.run) from exc

@@ -75,6 +75,28 @@ def test_help_of_all_loads_no_heavy_module() -> None:
     assert done.stdout.decode().splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        (
+            "embedder.config clusterer.config search.config shoal.rpc.config shoal.spark.config",
+            "numpy grpc PIL onnxruntime scipy httpcore",
+        ),
+        ("shoal.app.cli.up shoal.app.cli.serve", "grpc PIL onnxruntime scipy qdrant_client"),
+    ],
+)
+def test_settings_load_no_heavy_module(modules: str, heavy: str) -> None:
+    """The help of a command that serves shows settings, and imports nothing that serves."""
+    code = (
+        f"import sys, {', '.join(modules.split())}; "
+        f"print(sorted(set({heavy.split()}) & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, timeout=60
+    )
+    assert done.stdout.decode() == "[]\n"
+
+
 def test_environment_twin_sets_the_option() -> None:
     """A value from the environment is as good as one on the line, and as strictly checked."""
     result = CliRunner().invoke(main, ["cluster"], env={"SHOAL_K": "none"})

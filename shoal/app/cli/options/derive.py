@@ -54,13 +54,19 @@ class Leaf:
             "required": required or self.default is MISSING,
             "show_default": field.kind is not SecretStr,
         }
-        if not required and self.default not in (MISSING, None, ()):
+        if not required and self.default not in self._nothing:
             attributes["default"] = self._revealed
         if field.kind is bool:
             attributes["is_flag"] = True
         else:
             attributes |= {"type": _type(field), "metavar": _metavar(field), "multiple": field.many}
         return option(self.flags, self.parameter, **attributes)
+
+    @property
+    def _nothing(self) -> tuple[Any, ...]:
+        """Defaults that click is not told: a choice has no empty word."""
+        nothing: tuple[Any, ...] = (MISSING, None, (), {})
+        return (*nothing, "") if self.field.words else nothing
 
     @property
     def _revealed(self) -> Any:
@@ -77,6 +83,8 @@ class Leaf:
             return dict(given)
         if self.field.many:
             return tuple(map(self._one, given))
+        if given is None and self.default in self._nothing and self.default is not MISSING:
+            return self.default
         return self._one(given)
 
     def _one(self, given: Any) -> Any:
@@ -93,7 +101,9 @@ class Options(Generic[Config]):
         *,
         default: Config | None = None,
         required: Collection[str] = (),
+        only: Collection[str] = (),
         without: Collection[str] = (),
+        prefix: str = "",
     ) -> None:
         """Derive them.
 
@@ -101,12 +111,16 @@ class Options(Generic[Config]):
             config: The config's class.
             default: The config of a command line without options; None for the fields' defaults.
             required: Names of fields that must be given although they have a default.
-            without: Names of fields that are no options here.
+            only: Names of the fields that are options here; none for all.
+            without: Names of fields, of whole configs too, that are no options here.
+            prefix: What each help begins with.
         """
         self._config = config
         self._default = default
         self._required = required
+        self._only = only
         self._without = without
+        self._prefix = prefix
 
     @functools.cached_property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -136,7 +150,7 @@ class Options(Generic[Config]):
             if field.nested:
                 yield from self._leaves(field.kind, here)
             else:
-                yield Leaf(field, here, texts.get(field.name, ""))
+                yield Leaf(field, here, self._prefix + texts.get(field.name, ""))
 
     def _built(self, config: type, default: Any, taken: Mapping[str, Any]) -> Any:
         arguments = {
@@ -161,7 +175,8 @@ class Options(Generic[Config]):
 
     def _settable(self, config: type) -> Iterator[Field]:
         for field in fields_of(config):
-            if not field.setting.internal and field.name not in self._without:
+            left_out = field.setting.internal or field.name in self._without
+            if not left_out and (field.nested or not self._only or field.name in self._only):
                 yield field
 
 
@@ -171,13 +186,14 @@ def configured(
     as_: str,
     default: Config | None = None,
     required: Collection[str] = (),
+    only: Collection[str] = (),
     without: Collection[str] = (),
 ) -> Decorator:
     """Gives a command the options of ``config``; it gets the config as the keyword ``as_``.
 
     The rest as for ``Options``.
     """
-    options = Options(config, default=default, required=required, without=without)
+    options = Options(config, default=default, required=required, only=only, without=without)
 
     def give(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -240,10 +256,15 @@ def _type(field: Field) -> click.ParamType[Any]:
         number = _number(field)
         return NumberOrWord(number, field.words) if field.words else number
     if field.words:
-        return click.Choice(field.words)
+        return click.Choice([word for word in field.words if word])
     if field.kind is Path:
         only = field.setting.path
-        return click.Path(path_type=Path, file_okay=only != "directory", dir_okay=only != "file")
+        return click.Path(
+            path_type=Path,
+            exists=field.setting.exists,
+            file_okay=only != "directory",
+            dir_okay=only != "file",
+        )
     return click.STRING
 
 

@@ -66,6 +66,10 @@ class Config:
     """Name."""
     mode: Literal["fast", "good"] = "good"
     """Mode."""
+    shape: Literal["", "round"] = ""
+    """Shape."""
+    known: Annotated[Path | None, Setting(path="file", exists=True)] = None
+    """Known."""
     quiet: bool = False
     """Quiet."""
     color: Annotated[bool, Setting("--color/--no-color")] = True
@@ -112,6 +116,8 @@ GIVEN: list[tuple[list[str], dict[str, str], dict[str, Any]]] = [
     (["--count", "5"], {"SHOAL_COUNT": "5"}, {"count": 5}),
     (["--name", "x y"], {"SHOAL_NAME": "x y"}, {"name": "x y"}),
     (["--mode", "fast"], {"SHOAL_MODE": "fast"}, {"mode": "fast"}),
+    (["--shape", "round"], {"SHOAL_SHAPE": "round"}, {"shape": "round"}),
+    (["--known", __file__], {"SHOAL_KNOWN": __file__}, {"known": Path(__file__)}),
     (["--quiet"], {"SHOAL_QUIET": "true"}, {"quiet": True}),
     (["--no-color"], {"SHOAL_COLOR": "0"}, {"color": False}),
     (["--token", "t"], {"SHOAL_TOKEN": "t"}, {"token": "t"}),
@@ -172,6 +178,8 @@ def test_config_that_may_be_absent_is_there_once_something_in_it_is(command: Com
         (["--fact", "a"], "expected NAME=VALUE, got 'a'"),
         (["--root", __file__], "is a file"),
         (["--log", "/"], "is a directory"),
+        (["--shape", ""], "'' is not 'round'"),
+        (["--known", "gone"], "does not exist"),
         (["--hidden", "1"], "No such option '--hidden'"),
         (["--wit", "1"], "'--wait'?"),
     ],
@@ -194,6 +202,7 @@ def help_of(command: click.Command) -> str:
         "--ratio X Ratio. [env var: SHOAL_RATIO; default: 0.5; x>=0]",
         "--count N|auto Count. [env var: SHOAL_COUNT; default: auto]",
         "--mode [fast|good] Mode. [env var: SHOAL_MODE; default: good]",
+        "--shape [round] Shape. [env var: SHOAL_SHAPE]",
         "--quiet Quiet. [env var: SHOAL_QUIET]",
         "--color / --no-color Color. [env var: SHOAL_COLOR; default: color]",
         "--token TEXT Token. [env var: SHOAL_TOKEN]",
@@ -224,15 +233,37 @@ def test_default_may_be_another_than_the_fields() -> None:
     assert "default: t" not in help_of(command.command)
 
 
-def test_fields_can_be_left_out_and_required() -> None:
-    """What is left out has its default; what is required is missed."""
+def test_fields_can_be_chosen_and_required() -> None:
+    """What is not chosen has its default, inside too; what is required is missed."""
     command = Command(
-        configured(Config, as_="config", required=("name",), without=("tries", "inner")), "config"
+        configured(Config, as_="config", required=("name",), only=("name", "wait_s")), "config"
     )
     assert "Missing option '--name'" in command.refused()
     assert "No such option '--tries'" in command.refused("--name", "x", "--tries", "1")
     assert "No such option '--inner-size'" in command.refused("--name", "x", "--inner-size", "1")
+    assert command.flags == {"--wait", "--name"}
     assert changed(command.built(["--name", "x"]), Config()) == {"name": "x"}
+    inner = Command(configured(Config, as_="config", only=("size",)), "config")
+    assert changed(inner.built(["--inner-size", "9"]), Config()) == {"inner.size": 9}
+
+
+def test_fields_can_be_left_out() -> None:
+    """Configs inside, too; they have their defaults."""
+    command = Command(configured(Config, as_="config", without=("tries", "inner")), "config")
+    assert "No such option '--tries'" in command.refused("--tries", "1")
+    assert "No such option '--inner-size'" in command.refused("--inner-size", "1")
+    assert changed(command.built(["--name", "x"]), Config()) == {"name": "x"}
+
+
+def test_texts_can_begin_with_what_the_options_are_for() -> None:
+    """Where the options of several kinds meet in one command."""
+
+    @click.command()
+    @Options(Bare, prefix="With --big: ").give
+    def command(**_: Any) -> None:
+        """Nothing."""
+
+    assert "--size N With --big: The size. [env var" in help_of(command)
 
 
 @dataclass(frozen=True)
