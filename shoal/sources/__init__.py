@@ -1,19 +1,27 @@
-"""Where images come from: files, directories, tars and JSONL manifests, read lazily.
+"""Images from files, directories, tars and JSONL manifests, read lazily, for ``Client.ingest``.
 
-What cannot be read becomes a failed outcome with a name and a reason: nothing is raised for the
-sake of one item. Knows files, and nothing of servers.
+    from shoal.client import Client
+    from shoal.sources import read_items
+
+    with Client() as shoal:
+        for outcome in shoal.ingest(read_items(["photos", "more.tar", "images.jsonl"])):
+            print(outcome.name, outcome.status)
+
+An item that cannot be read becomes a failed outcome with a name and a reason; it raises nothing,
+and the items after it are read. ``SourceConfig`` says what all items have in common, and what
+their keys are. Knows files, and nothing of servers.
 """
 
 from __future__ import annotations
 
-from shoal.sources.items import Found, Keys, SourceConfig
+from shoal.sources.items import Keys, SourceConfig, SourceItem
 from shoal.sources.reading import STDIN, check_paths, count_items, open_stdin, read_items
 
 __all__ = [
     "STDIN",
-    "Found",
     "Keys",
     "SourceConfig",
+    "SourceItem",
     "check_paths",
     "count_items",
     "open_stdin",

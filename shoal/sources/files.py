@@ -9,16 +9,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from shoal.client import IngestItem
-from shoal.sources.items import UNREADABLE, Found, SourceConfig, failed, unreadable
+from shoal.sources.items import UNREADABLE, SourceConfig, SourceItem, failed, unreadable
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 )
-"""Which files of a directory or tar count as images. A file that is named is always sent."""
+"""The suffixes of the files in a directory or tar that count as images.
+
+A file whose own path is given is always read, whatever its suffix is."""
 
 
 def is_image_name(name: str) -> bool:
-    """True when a file called so inside a directory or tar counts as an image."""
+    """True when a file called ``name`` inside a directory or tar counts as an image."""
     base = name.rpartition("/")[2]
     return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
@@ -29,7 +31,7 @@ def absolute(path: Path) -> Path:
 
 
 def to_path(place: str) -> Path:
-    """The path that a ``file:`` URI, or a path, means."""
+    """The path that ``place`` means, which is a path or a ``file:`` URI."""
     scheme, _, _ = place.partition(":")
     return Path(unquote(urlsplit(place).path) if scheme.lower() == "file" else place)
 
@@ -46,26 +48,27 @@ def walk(directory: Path, *, on_error: Callable[[OSError], object]) -> Iterator[
                 yield Path(parent, name)
 
 
-def read_directory(directory: Path, config: SourceConfig) -> Iterator[Found]:
-    """The images under ``directory``; a failed outcome for each part that cannot be read."""
+def read_directory(directory: Path, config: SourceConfig) -> Iterator[SourceItem]:
+    """The images under ``directory``; a failed outcome for each directory that cannot be read."""
     root = absolute(directory).name
     errors: list[OSError] = []
     for file in walk(directory, on_error=errors.append):
         while errors:
-            yield _unreadable_part(errors.pop())
+            yield _unreadable_directory(errors.pop())
         name = f"{root}/{file.relative_to(directory).as_posix()}"
         yield read_file(file, config, name=name)
     while errors:
-        yield _unreadable_part(errors.pop())
+        yield _unreadable_directory(errors.pop())
 
 
-def _unreadable_part(error: OSError) -> Found:
+def _unreadable_directory(error: OSError) -> SourceItem:
     return unreadable(str(error.filename), error)
 
 
-def read_file(file: Path, config: SourceConfig, *, name: str = "") -> Found:
-    """The image in ``file``, called ``name`` under the argument; or why it cannot be read.
+def read_file(file: Path, config: SourceConfig, *, name: str = "") -> SourceItem:
+    """The image in ``file``, or the failed outcome that says why it cannot be read.
 
+    ``name`` is its path under the argument, for ``keys="name"``; by default the file's own name.
     Only regular files are opened: a pipe would wait for ever, and a device may have no end.
     """
     shown = str(file)

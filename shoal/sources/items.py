@@ -1,4 +1,4 @@
-"""What every source yields, and how an item gets its key or its failure."""
+"""The items that every source yields, and how an item gets its key or its failure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 from shoal.client import IngestItem, IngestOutcome, IngestStatus, ItemFailure, Json
 
 Keys: TypeAlias = Literal["uri", "name", "content"]
-Found: TypeAlias = IngestItem | IngestOutcome
+"""What makes an item itself: its place, its name under the argument, or its bytes."""
+SourceItem: TypeAlias = IngestItem | IngestOutcome
 """An item to send, or the failed outcome of one that cannot be sent."""
 
 UNREADABLE = "UNREADABLE"
@@ -19,14 +20,15 @@ MANIFEST_INVALID = "MANIFEST_INVALID"
 
 @dataclass(frozen=True, slots=True)
 class SourceConfig:
-    """What is the same for all items.
+    """The settings that all items share.
 
     Attributes:
-        keys: What makes an item itself: its ``uri``, its ``name`` under the argument, or its
-            ``content`` (the server's hash of the bytes).
-        source: A name for the batch; a manifest's line may say another.
-        payload: The caller's fields; a manifest's line may add and replace.
-        max_bytes: Larger files are not read, but reported. None means no limit.
+        keys: The key of an item: its ``uri``, its ``name`` under the argument, or its ``content``
+            (the server's hash of the bytes). An item with a known key replaces the stored one.
+        source: A name for the batch; a manifest's line may give another.
+        payload: The caller's fields; a manifest's line may add some and replace others.
+        max_bytes: Larger files are not read, but reported. None means no limit;
+            ``Client.info().max_image_bytes`` is the server's.
     """
 
     keys: Keys = "uri"
@@ -35,11 +37,11 @@ class SourceConfig:
     max_bytes: int | None = None
 
     def key(self, *, uri: str, name: str) -> str:
-        """What makes the item itself; empty for its content."""
+        """The key of the item with this ``uri`` and ``name``; empty for the hash of its content."""
         return {"uri": uri, "name": name, "content": ""}[self.keys]
 
     def too_large(self, name: str, size: int) -> IngestOutcome | None:
-        """The outcome of an item that the server would refuse for its ``size`` in bytes."""
+        """The failed outcome of an item of ``size`` bytes, if the server would refuse it."""
         if self.max_bytes is None or size <= self.max_bytes:
             return None
         message = f"expected at most {self.max_bytes:,} bytes, got {size:,}; not sent"
@@ -47,7 +49,7 @@ class SourceConfig:
 
 
 def remote_item(uri: str, config: SourceConfig, *, key: str = "") -> IngestItem:
-    """An image that the server is to read at ``uri``."""
+    """The item of an image that the server reads at ``uri``."""
     return IngestItem(
         data=None,
         key=key or config.key(uri=uri, name=uri),

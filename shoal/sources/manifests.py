@@ -2,8 +2,8 @@
 
     {"path": "a/1.jpg", "key": "sku-1", "source": "cam-3", "payload": {"label": "cat"}}
 
-``path`` is relative to the manifest. ``uri`` instead of it (or beside it, as what to store) is
-read here if it is a ``file:`` URI, and by the server otherwise.
+``path`` is relative to the manifest. A line may have a ``uri`` instead: a ``file:`` URI is read
+here, any other by the server. With both, the file at ``path`` is read and ``uri`` is stored.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from shoal.client import IngestItem
 from shoal.sources.files import read_file, to_path
 from shoal.sources.items import (
     MANIFEST_INVALID,
-    Found,
     SourceConfig,
+    SourceItem,
     failed,
     remote_item,
     unreadable,
@@ -28,27 +28,37 @@ from shoal.sources.items import (
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
 MAX_LINE_BYTES = 2**20
-_IMAGE = "expected a manifest, one JSON object per line, got an image: give its path"
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*", b"MM\x00", b"\x00\x00\x00")
-"""How images begin, and lines of a manifest do not."""
+_NOT_AN_IMAGE = "expected a manifest, one JSON object per line, got an image: give its path"
+_IMAGE_STARTS = (
+    b"\xff\xd8\xff",
+    b"\x89PNG",
+    b"RIFF",
+    b"GIF8",
+    b"BM",
+    b"II*",
+    b"MM\x00",
+    b"\x00\x00\x00",
+)
+"""How images begin; no line of a manifest begins so."""
 _TYPES = {"path": str, "uri": str, "key": str, "source": str, "payload": dict}
 
 
 def read_manifest(
     manifest: BinaryIO, config: SourceConfig, *, base: Path, name: str, piped: bool = False
-) -> Iterator[Found]:
+) -> Iterator[SourceItem]:
     """The images of the manifest ``name``, whose paths are relative to ``base``.
 
-    A wrong line is a failed outcome called ``NAME:LINE``; what a line describes is called
+    A wrong line is a failed outcome called ``NAME:LINE``. The item of a line is called
     ``NAME:LINE: PATH`` (or its key or URI), since two lines may have the same path. Empty lines
-    are skipped. A manifest that stops being readable ends with a failed outcome in its name. So
-    does an image in its place, where it is ``piped`` and has no name to tell the two apart.
+    are skipped. A manifest that stops being readable ends with a failed outcome in its name. A
+    ``piped`` manifest has no suffix that tells it from an image: an image in its place is one
+    failed outcome too.
     """
     lines = enumerate(read_lines(manifest), start=1)
     try:
         for number, line in lines:
-            if piped and number == 1 and (line or b"").startswith(_IMAGES):
-                yield failed(name, MANIFEST_INVALID, _IMAGE)
+            if piped and number == 1 and (line or b"").startswith(_IMAGE_STARTS):
+                yield failed(name, MANIFEST_INVALID, _NOT_AN_IMAGE)
                 return
             if line is None or line.strip():
                 yield _read_line(line, config, base=base, name=f"{name}:{number}")
@@ -57,7 +67,7 @@ def read_manifest(
 
 
 def read_lines(manifest: BinaryIO) -> Iterator[bytes | None]:
-    """The lines; None in place of one of more than MAX_LINE_BYTES, which is never held whole."""
+    """The lines; None in place of a line longer than MAX_LINE_BYTES, which is never held whole."""
     while line := manifest.readline(MAX_LINE_BYTES + 1):
         if len(line) <= MAX_LINE_BYTES:
             yield line
@@ -67,7 +77,7 @@ def read_lines(manifest: BinaryIO) -> Iterator[bytes | None]:
         yield None
 
 
-def _read_line(line: bytes | None, config: SourceConfig, *, base: Path, name: str) -> Found:
+def _read_line(line: bytes | None, config: SourceConfig, *, base: Path, name: str) -> SourceItem:
     try:
         if line is None:
             message = f"expected lines of at most {MAX_LINE_BYTES:,} bytes, got a longer one"
@@ -79,7 +89,11 @@ def _read_line(line: bytes | None, config: SourceConfig, *, base: Path, name: st
 
 
 def _parse(line: bytes) -> Mapping[str, Any]:
-    """The object on ``line``; ValueError, as json's own, with what was expected and got."""
+    """The object on ``line``.
+
+    Raises:
+        ValueError: the line is malformed; the message says what was expected and got.
+    """
     try:
         entry = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -101,7 +115,7 @@ def _parse(line: bytes) -> Mapping[str, Any]:
     return entry
 
 
-def _read_entry(entry: Mapping[str, Any], config: SourceConfig, *, base: Path) -> Found:
+def _read_entry(entry: Mapping[str, Any], config: SourceConfig, *, base: Path) -> SourceItem:
     uri = entry.get("uri", "")
     config = dataclasses.replace(
         config,

@@ -1,8 +1,8 @@
-"""The arguments of a command cut into parts that other processes read: places, never images.
+"""Sources cut into parts for other processes to read. A part holds places, never images.
 
-A directory is listed where the command runs, a manifest is cut into ranges of bytes without being
-read, a tar is one part: it can only be read from its beginning. Whoever reads a part needs the
-same files at the same places, a shared file system, or URIs.
+A directory is listed here. A manifest is cut into ranges of bytes without being read. A tar is
+one part, because it can only be read from its beginning. The process that reads a part must see
+the same files at the same places (on a shared file system), or be given URIs.
 """
 
 from __future__ import annotations
@@ -10,27 +10,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Final, Literal, TypeAlias, cast
 
 from shoal.errors import InvalidArgument
 from shoal.sources.files import absolute, read_file, to_path, walk
-from shoal.sources.items import Found, SourceConfig, remote_item, unreadable
+from shoal.sources.items import SourceConfig, SourceItem, remote_item, unreadable
 from shoal.sources.manifests import MANIFEST_SUFFIXES, read_manifest
 from shoal.sources.reading import STDIN, is_remote
 from shoal.sources.tars import TAR_SUFFIXES, read_tar
 
 MANIFEST_BYTES: Final = 4 * 2**20
-"""Of one part of a manifest: some tens of thousands of lines, half an hour of a core."""
-_LEAST_BYTES: Final = 2**14
-_FILES: Final = 256
+"""The most bytes of a manifest in one part: some ten thousand lines, half an hour of a core."""
+_LEAST_MANIFEST_BYTES: Final = 2**14
+_FILES_IN_PART: Final = 256
+
+PartKind: TypeAlias = Literal["files", "manifest", "tar", "uris", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one task reads: the files ``places`` with their ``names``, or one of the others."""
+    """What one task reads.
 
-    kind: str
-    """``files``, ``manifest``, ``tar``, ``uris``, or ``unreadable`` with the reason as its name."""
+    Attributes:
+        kind: What the places are. ``unreadable`` is a place that could not be listed.
+        places: Files or URIs; one place for the other kinds.
+        names: For ``files``, the name of each under the argument; for ``unreadable``, the reason.
+        start: The part of a manifest has the lines that begin at this byte or after it...
+        end: ...and before this one.
+    """
+
+    kind: PartKind
     places: tuple[str, ...]
     names: tuple[str, ...] = ()
     start: int = 0
@@ -38,10 +47,10 @@ class Part:
 
 
 def split(paths: Sequence[str], *, least: int) -> Iterator[Part]:
-    """The parts of ``paths``; a manifest gives ``least`` of them, if it is long enough.
+    """The parts of ``paths``. A manifest that is long enough gives at least ``least`` parts.
 
     Raises:
-        InvalidArgument: standard input, which only one process can read.
+        InvalidArgument: one of the paths is standard input, which only one process can read.
     """
     for path in paths:
         location = to_path(path)
@@ -60,14 +69,14 @@ def split(paths: Sequence[str], *, least: int) -> Iterator[Part]:
 
 
 def _split_directory(directory: Path) -> Iterator[Part]:
-    """Its images by the name that ``read_directory`` gives them, and what cannot be listed."""
+    """The images of ``directory``, named as by ``read_directory``, and what cannot be listed."""
     errors: list[OSError] = []
     places: list[str] = []
     names: list[str] = []
     for file in walk(directory, on_error=errors.append):
         places.append(str(file))
         names.append(f"{directory.name}/{file.relative_to(directory).as_posix()}")
-        if len(places) == _FILES:
+        if len(places) == _FILES_IN_PART:
             yield Part("files", tuple(places), tuple(names))
             places, names = [], []
     if places:
@@ -80,12 +89,12 @@ def _split_directory(directory: Path) -> Iterator[Part]:
 
 def _split_manifest(manifest: Path, least: int) -> Iterator[Part]:
     size = manifest.stat().st_size
-    step = max(_LEAST_BYTES, min(MANIFEST_BYTES, -(-size // max(1, least))))
+    step = max(_LEAST_MANIFEST_BYTES, min(MANIFEST_BYTES, -(-size // max(1, least))))
     for start in range(0, size, step):
         yield Part("manifest", (str(manifest),), start=start, end=min(size, start + step))
 
 
-def read_part(part: Part, config: SourceConfig) -> Iterator[Found]:
+def read_part(part: Part, config: SourceConfig) -> Iterator[SourceItem]:
     """The images of ``part``, each read when it is asked for."""
     match part.kind:
         case "files":
@@ -99,11 +108,14 @@ def read_part(part: Part, config: SourceConfig) -> Iterator[Found]:
         case "tar":
             yield from read_tar(Path(part.places[0]), config)
         case _:
-            yield from _read_range(Path(part.places[0]), part, config)
+            yield from _read_manifest_part(Path(part.places[0]), part, config)
 
 
-def _read_range(manifest: Path, part: Part, config: SourceConfig) -> Iterator[Found]:
-    """The lines that begin in the part, numbered from its first; its name says where that is."""
+def _read_manifest_part(manifest: Path, part: Part, config: SourceConfig) -> Iterator[SourceItem]:
+    """The items of the lines that begin in the part.
+
+    Lines are numbered from the first of the part; the manifest's name says at which byte that is.
+    """
     name = str(manifest) if not part.start else f"{manifest}@{part.start}"
     try:
         with manifest.open("rb") as file:
@@ -111,24 +123,24 @@ def _read_range(manifest: Path, part: Part, config: SourceConfig) -> Iterator[Fo
                 file.seek(part.start - 1)
                 while (rest := file.readline(MANIFEST_BYTES)) and not rest.endswith(b"\n"):
                     pass
-            lines = cast("IO[bytes]", _Range(file, part.end))
+            lines = cast("IO[bytes]", _LinesBefore(file, part.end))
             yield from read_manifest(lines, config, base=manifest.parent, name=name)  # type: ignore[arg-type]
     except OSError as exc:
         yield unreadable(name, exc)
 
 
-class _Range:
-    """A file that ends with the last line that begins before ``end``."""
+class _LinesBefore:
+    """The lines of a file that begin before the byte ``end``, with the face of a file."""
 
     def __init__(self, file: IO[bytes], end: int) -> None:
         self._file = file
         self._end = end
-        self._inside = False
+        self._in_line = False
 
     def readline(self, size: int = -1) -> bytes:
-        """The next line, or its next ``size`` bytes."""
-        if not self._inside and self._file.tell() >= self._end:
+        """The next line, or at most ``size`` bytes of it; empty after the last."""
+        if not self._in_line and self._file.tell() >= self._end:
             return b""
         line = self._file.readline(size)
-        self._inside = bool(line) and not line.endswith(b"\n")
+        self._in_line = bool(line) and not line.endswith(b"\n")
         return line

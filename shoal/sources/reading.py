@@ -1,44 +1,53 @@
-"""From the arguments of a command to items, and how many there will be."""
+"""The items at given paths, and how many there will be."""
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from shoal.errors import NotFound
 from shoal.sources.files import read_directory, read_file, to_path, walk
-from shoal.sources.items import Found, SourceConfig, remote_item, unreadable
+from shoal.sources.items import SourceConfig, SourceItem, remote_item, unreadable
 from shoal.sources.manifests import MANIFEST_SUFFIXES, read_lines, read_manifest
 from shoal.sources.tars import TAR_SUFFIXES, count_tar, read_tar
 
 STDIN = "-"
+Place: TypeAlias = str | os.PathLike[str]
 _REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-"""How a URI that the server is to read begins."""
+"""The beginning of a URI that the server reads."""
+
+
+def _texts(paths: Iterable[Place]) -> Iterator[str]:
+    return (os.fspath(path) for path in paths)
 
 
 def is_remote(path: str) -> bool:
-    """Whether ``path`` is a URI that is left to whoever stores the images."""
+    """Whether ``path`` is a URI, which is read by the server that stores the image."""
     return _REMOTE.match(path) is not None
 
 
-def check_paths(paths: Sequence[str]) -> None:
-    """Raise NotFound, naming the path, unless all ``paths`` exist, but ``-`` and remote URIs."""
-    for path in paths:
+def check_paths(paths: Iterable[Place]) -> None:
+    """Checks that all ``paths`` exist; ``-`` and remote URIs always pass.
+
+    Raises:
+        NotFound: a path does not exist; the message names it.
+    """
+    for path in _texts(paths):
         if path != STDIN and not _REMOTE.match(path) and not to_path(path).exists():
-            msg = f"no such file or directory: {path}"
-            raise NotFound(msg, path=path)
+            raise NotFound(f"no such file or directory: {path}", path=path)
 
 
 def open_stdin() -> BinaryIO:
-    """Standard input with a buffer of its own; empty where there is none.
+    """Standard input with a buffer of its own; an empty file if there is no standard input.
 
-    gRPC's thread may still wait in it when the program ends, and Python aborts where that holds
-    the lock of ``sys.stdin``'s buffer.
+    A thread of gRPC may still wait for input when the program ends. If that thread held the lock of
+    ``sys.stdin``'s own buffer, Python would abort.
     """
     if sys.stdin is None:
         return io.BytesIO()
@@ -49,16 +58,24 @@ def open_stdin() -> BinaryIO:
     return open(number, "rb", closefd=False)
 
 
-def read_items(paths: Sequence[str], config: SourceConfig, *, stdin: BinaryIO) -> Iterator[Found]:
+def read_items(
+    paths: Iterable[Place],
+    config: SourceConfig = SourceConfig(),  # noqa: B008 - frozen
+    *,
+    stdin: BinaryIO | None = None,
+) -> Iterator[SourceItem]:
     """The images at ``paths``, one after the other, each read when it is asked for.
 
-    ``-`` is a manifest on ``stdin``, with paths relative to the working directory. A URI that is
-    not a file's is left to the server.
+    A path is an image, a directory (its image files), a tar (.tar, .tar.gz, ...), a manifest
+    (.jsonl, .ndjson) or a ``file:`` URI of one of these. ``-`` is a manifest on ``stdin``, by
+    default the program's, with paths relative to the working directory. The server reads images at
+    other URIs. A path that does not exist is a failed outcome; ``check_paths`` finds it earlier.
     """
-    for path in paths:
+    for path in _texts(paths):
         location = to_path(path)
         if path == STDIN:
-            yield from read_manifest(stdin, config, base=Path.cwd(), name="stdin", piped=True)
+            lines = open_stdin() if stdin is None else stdin
+            yield from read_manifest(lines, config, base=Path.cwd(), name="stdin", piped=True)
         elif _REMOTE.match(path):
             yield remote_item(path, config)
         elif location.is_dir():
@@ -71,7 +88,7 @@ def read_items(paths: Sequence[str], config: SourceConfig, *, stdin: BinaryIO) -
             yield read_file(location, config)
 
 
-def _open_manifest(location: Path, config: SourceConfig) -> Iterator[Found]:
+def _open_manifest(location: Path, config: SourceConfig) -> Iterator[SourceItem]:
     try:
         with location.open("rb") as lines:
             yield from read_manifest(lines, config, base=location.parent, name=str(location))
@@ -79,23 +96,23 @@ def _open_manifest(location: Path, config: SourceConfig) -> Iterator[Found]:
         yield unreadable(str(location), exc)
 
 
-def count_items(paths: Sequence[str], *, limit_s: float = 2.0) -> int | None:
-    """How many items ``paths`` hold; None when that is not known within ``limit_s`` seconds."""
+def count_items(paths: Iterable[Place], *, limit_s: float = 2.0) -> int | None:
+    """The number of items at ``paths``; None if it is not known within ``limit_s`` seconds."""
     deadline = time.monotonic() + limit_s
     total = 0
-    for path in paths:
+    for path in _texts(paths):
         counted = iter((1,)) if _REMOTE.match(path) else _count(path)
         if counted is None:
             return None
-        for one in counted:
-            total += one
+        for each in counted:
+            total += each
             if time.monotonic() > deadline:
                 return None
     return total
 
 
 def _count(path: str) -> Iterator[int] | None:
-    """Ones and zeros to add up, or None where counting costs as much as reading."""
+    """Ones and zeros whose sum is the count; None if counting costs as much as reading."""
     location = to_path(path)
     lowered = path.lower()
     if path == STDIN or not (location.is_dir() or location.is_file()):

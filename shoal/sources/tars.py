@@ -12,16 +12,16 @@ from urllib.parse import quote
 
 from shoal.client import IngestItem
 from shoal.sources.files import absolute, is_image_name
-from shoal.sources.items import Found, SourceConfig, unreadable
+from shoal.sources.items import SourceConfig, SourceItem, unreadable
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
-# What tarfile lets through when the archive, or the compression around it, is damaged.
+# The errors that tarfile raises for a damaged archive, or for damaged compression around it.
 _DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """A header that must be whole: tarfile takes any other but the first for the end."""
+    """A header that must be whole: after the first, tarfile takes a damaged one for the end."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
@@ -37,19 +37,19 @@ class _StrictHeader(tarfile.TarInfo):
             raise tarfile.ReadError(msg) from exc
 
 
-def read_tar(path: Path, config: SourceConfig) -> Iterator[Found]:
+def read_tar(path: Path, config: SourceConfig) -> Iterator[SourceItem]:
     """The image members of the tar at ``path``, in its order, each called ``TAR#MEMBER``.
 
-    A damaged tar ends with one failed outcome in its name; what came before stands. So does one
-    without an end mark, though some programs write such: nothing else tells it from one that was
-    cut between two members, and images must not be lost in silence.
+    A damaged tar ends with one failed outcome in its name; the items before it stand. A tar
+    without an end mark ends in the same way, though some programs write such tars: nothing else
+    tells it from a tar that was cut between two members, and images must not be lost in silence.
     """
     uri = absolute(path).as_uri()
     try:
         # "r|*" reads front to back only, so that compressed tars need no rewinding.
         with tarfile.open(path, "r|*", tarinfo=_StrictHeader) as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined,unused-ignore]  # or it keeps every member in memory
+                tar.members.clear()  # type: ignore[attr-defined,unused-ignore]  # it keeps all in memory
                 if not (member.isreg() and is_image_name(member.name)):
                     continue
                 shown = f"{path}#{member.name}"

@@ -18,21 +18,21 @@ from PIL import Image
 
 from shoal.client import IngestItem, IngestOutcome
 from shoal.errors import NotFound
-from shoal.sources import Found, SourceConfig, check_paths, count_items, read_items
+from shoal.sources import SourceConfig, SourceItem, check_paths, count_items, read_items
 
 CONFIG = SourceConfig()
 
 
-def read(*paths: Path | str, config: SourceConfig = CONFIG, stdin: bytes = b"") -> list[Found]:
+def read(*paths: Path | str, config: SourceConfig = CONFIG, stdin: bytes = b"") -> list[SourceItem]:
     return list(read_items([str(path) for path in paths], config, stdin=io.BytesIO(stdin)))
 
 
-def items(found: Sequence[Found]) -> list[IngestItem]:
+def items(found: Sequence[SourceItem]) -> list[IngestItem]:
     assert all(isinstance(each, IngestItem) for each in found), found
     return [each for each in found if isinstance(each, IngestItem)]
 
 
-def failures(found: Sequence[Found]) -> list[tuple[str, str]]:
+def failures(found: Sequence[SourceItem]) -> list[tuple[str, str]]:
     return [
         (each.name, each.failure.reason)
         for each in found
@@ -390,6 +390,59 @@ def test_manifest_on_a_broken_stdin_is_a_failure(tmp_path: Path) -> None:
     found = list(read_items(["-", str(tmp_path)], CONFIG, stdin=Broken()))
     assert failures(found) == [("stdin", "UNREADABLE")]
     assert isinstance(found[1], IngestItem)
+
+
+def test_items_are_read_with_the_defaults_of_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths may be of pathlib; settings and standard input need not be given."""
+    (tmp_path / "1.png").write_bytes(b"one")
+    lines = tmp_path / "lines"
+    lines.write_text('{"path": "1.png"}\n')
+    monkeypatch.chdir(tmp_path)
+    with lines.open("rb") as file:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
+        found = items(list(read_items([tmp_path, tmp_path / "1.png", "-"])))
+    assert [item.data for item in found] == [b"one"] * 3
+    assert {item.key for item in found} == {(tmp_path / "1.png").as_uri()}
+    assert count_items([tmp_path, tmp_path / "1.png"]) == 2
+    check_paths([tmp_path])
+    with pytest.raises(NotFound, match=r"nowhere"):
+        check_paths([tmp_path / "nowhere"])
+
+
+def test_stdin_that_is_not_there_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program without standard input has no items on it."""
+    monkeypatch.setattr("sys.stdin", None)
+    assert list(read_items(["-"])) == []
+
+
+def test_source_and_payload_go_with_every_item(tmp_path: Path) -> None:
+    """Of files, tars and remote URIs alike."""
+    (tmp_path / "a.png").write_bytes(b"a")
+    tar = write_tar(tmp_path / "t.tar", {"b.png": b"b"})
+    config = SourceConfig(source="cam", payload={"year": 2024})
+    found = items(read(tmp_path / "a.png", tar, "s3://b/c.png", config=config))
+    assert [(item.source, item.payload) for item in found] == [("cam", {"year": 2024})] * 3
+
+
+@pytest.mark.parametrize("keys", ["uri", "name", "content"])
+def test_manifest_key_is_the_lines_own_or_made_as_of_any_item(tmp_path: Path, keys: Any) -> None:
+    """A key that is given wins; a given URI is the place; a path alone is a file's."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "1.png").write_bytes(b"x")
+    manifest = tmp_path / "m.jsonl"
+    lines = ['{"path": "d/1.png", "key": "k"}', '{"path": "d/1.png", "uri": "s3://b/1"}']
+    lines += ['{"path": "d/1.png"}', '{"uri": "s3://b/2"}', '{"uri": "s3://b/2", "key": "l"}']
+    manifest.write_text("\n".join(lines))
+    found = items(read(manifest, config=SourceConfig(keys=keys)))
+    place = (tmp_path / "d" / "1.png").as_uri()
+    assert [item.key for item in found] == {
+        "uri": ["k", "s3://b/1", place, "s3://b/2", "l"],
+        "name": ["k", "d/1.png", "d/1.png", "s3://b/2", "l"],
+        "content": ["k", "", "", "", "l"],
+    }[keys]
+    assert [item.uri for item in found] == [place, "s3://b/1", place, "s3://b/2", "s3://b/2"]
 
 
 def test_paths_must_exist(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from shoal.client import IngestItem, Json
-from shoal.sources import Found, SourceConfig, count_items, read_items
+from shoal.sources import SourceConfig, SourceItem, count_items, read_items
 
 _MAX_DIGIT_VALUE = 16
 """The digits' pixels are 0 to 16."""
@@ -35,7 +35,7 @@ class Pictures(Protocol):
     def labelled(self) -> bool:
         """True when every payload has the true ``label``."""
 
-    def items(self) -> Iterator[Found]:
+    def items(self) -> Iterator[SourceItem]:
         """The images, to be stored."""
 
     def data(self, payload: Mapping[str, Json]) -> bytes | None:
@@ -59,7 +59,7 @@ class Digits:
         """How many there are."""
         return len(self._set.images)
 
-    def items(self) -> Iterator[Found]:
+    def items(self) -> Iterator[SourceItem]:
         """The images, with the digit as payload ``label``."""
         for index, label in enumerate(self._set.target):
             yield IngestItem(
@@ -88,7 +88,7 @@ class Folder:
         self.title = str(directory)
         self.total = count_items(self._paths)
 
-    def items(self) -> Iterator[Found]:
+    def items(self) -> Iterator[SourceItem]:
         """The images; files that cannot be read are failed outcomes."""
         return read_items(self._paths, SourceConfig(), stdin=io.BytesIO())
 

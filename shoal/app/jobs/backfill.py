@@ -14,8 +14,7 @@ from embedder.config import EmbedderConfig
 from shoal.app.config import SparkChoice
 from shoal.client import IngestItem, IngestOutcome, IngestStatus
 from shoal.rpc.signals import note_interrupts
-from shoal.sources import SourceConfig
-from shoal.sources.items import Found
+from shoal.sources import SourceConfig, SourceItem
 from shoal.sources.parts import Part, read_part, split
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def ingest_parts(backfill: Backfill, parts: list[Part]) -> Done:
 
 
 def _ingest(
-    backfill: Backfill, artefacts: tuple[Path, ...], items: Iterator[Found], done: Done
+    backfill: Backfill, artefacts: tuple[Path, ...], items: Iterator[SourceItem], done: Done
 ) -> None:
     from embedder.backfill import ingest_all
     from shoal.client.messages_ingest import from_ingest_response
@@ -173,7 +172,7 @@ def _embedder(backfill: Backfill, artefacts: tuple[Path, ...]) -> EmbedderConfig
 
 
 def _requests(
-    backfill: Backfill, items: Iterator[Found], names: dict[int, str], done: Done
+    backfill: Backfill, items: Iterator[SourceItem], names: dict[int, str], done: Done
 ) -> Iterator[pb.IngestRequest]:
     """The items as the SDK would send them; those that cannot be sent are counted here."""
     from shoal.client.messages_ingest import IngestTarget, to_ingest_request
