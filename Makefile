@@ -5,10 +5,10 @@ RUNS := .venv/.runs
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format stubs clean
+.PHONY: help demo test check lint format stubs reference clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNS) ## See Shoal work: ingest, cluster and search a bundled collection
 	$(BIN)/shoal demo
@@ -18,11 +18,12 @@ demo: $(RUNS) ## See Shoal work: ingest, cluster and search a bundled collection
 test: $(STAMP) ## Run the tests, on up to four cores
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-check: lint ## Format, lint, types, import contracts, generated stubs
+check: lint ## Format, lint, types, import contracts, generated stubs and reference
 	$(BIN)/mypy
 	$(BIN)/mypy proto/generate.py deploy/healthcheck.py
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python -m shoal.app.reference --check
 
 lint: $(STAMP) ## Format and lint only
 	$(BIN)/ruff format --check
@@ -34,6 +35,9 @@ format: $(STAMP) ## Format, and fix what can be fixed
 
 stubs: $(STAMP) ## Regenerate shoal/v1 from proto/
 	$(BIN)/python proto/generate.py
+
+reference: $(STAMP) ## Rewrite docs/reference.md from options, metrics and errors
+	$(BIN)/python -m shoal.app.reference
 
 clean: ## Remove the environment and all caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

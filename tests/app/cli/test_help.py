@@ -97,6 +97,24 @@ def test_settings_load_no_heavy_module(modules: str, heavy: str) -> None:
     assert done.stdout.decode() == "[]\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "suggested"),
+    [
+        (["cluste"], "'cluster', 'clusters'"),
+        (["serve", "embeder"], "'embedder'"),
+        (["model", "lst"], "'list'"),
+        (["clusters", "--exemplar", "3"], "'--exemplars'"),
+        (["up", "--give-upp", "3"], "'--give-up'"),
+    ],
+)
+def test_name_that_is_nearly_right_is_suggested(arguments: list[str], suggested: str) -> None:
+    """Of commands, which are not imported for that, and of options."""
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "id you mean" in result.stderr
+    assert suggested in result.stderr
+
+
 def test_environment_twin_sets_the_option() -> None:
     """A value from the environment is as good as one on the line, and as strictly checked."""
     result = CliRunner().invoke(main, ["cluster"], env={"SHOAL_K": "none"})
