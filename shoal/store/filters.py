@@ -22,9 +22,7 @@ from shoal.store.model import (
     Range,
     canonical_id,
 )
-from shoal.store.payloads import clean_number, is_text, json_path
-
-_INT64 = range(-(2**63), 2**63)
+from shoal.store.payloads import clean_number, is_int64, is_text, json_path
 
 
 def to_filter(where: Filter) -> models.Filter:
@@ -105,7 +103,7 @@ def _scalar(value: str | float, field: str) -> str | int | bool:
     """``value`` if an exact match can hold it."""
     if isinstance(value, bool):
         return value
-    if isinstance(value, int) and value in _INT64:
+    if isinstance(value, int) and is_int64(value):
         return value
     if isinstance(value, str) and is_text(value):
         return value

@@ -25,7 +25,7 @@ MAX_DEPTH = 32
 """Nesting of a payload at most; deeper is a mistake or an attack."""
 
 _EXACT_DOUBLE = 2.0**53  # above it a float no longer names one integer
-_INT64 = range(-(2**63), 2**63)
+_LEAST_INT64 = -(2**63)
 _MOST_STEPS = 100  # none of 120,000 random doubles needed more than 23, and those tiny ones
 _LARGEST_POWER = 308  # of ten, as a double
 _PATH_SYNTAX = frozenset('."')
@@ -107,7 +107,7 @@ def _clean(value: Any, name: str, depth: int) -> Json:
     if isinstance(value, str):
         return _clean_text(value, name)
     if isinstance(value, int):
-        if value in _INT64:
+        if is_int64(value):
             return int(value)
         raise InvalidArgument(f"{name}: expected an integer of 64 bits, got {value}", field=name)
     if isinstance(value, float):
@@ -132,6 +132,11 @@ def _clean_text(value: str, name: str) -> str:
     if not is_text(value):
         raise InvalidArgument(f"{name}: expected Unicode text, got a lone surrogate", field=name)
     return value
+
+
+def is_int64(value: int) -> bool:
+    """Whether ``value`` fits into 64 bits."""
+    return _LEAST_INT64 <= value < -_LEAST_INT64
 
 
 def is_text(value: str) -> bool:
