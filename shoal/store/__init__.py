@@ -1,6 +1,7 @@
 """The vector store: the one place that knows Qdrant, as a server, embedded or in memory.
 
-``open_store(StoreConfig(...))`` gives a ``Store``; everything else here is what goes in and out.
+``open_store(StoreConfig(...))`` gives a ``Store``; the other names here are the values that it
+takes and gives.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The collections of a store: made, found, indexed, dropped.
 
-A collection has a companion for its records, with the same vectors; both note what they are in
-the engine's metadata (``schema``).
+A collection has a companion with the same vectors, for its records. What a collection is made of
+is noted in the engine's metadata (``schema``).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from shoal.store.session import Session
 from shoal.values import VectorInfo
 
 _TRUSTED_S = 5.0
-"""How long a collection is taken to be as it was: another process may drop it and make another."""
+"""How long a collection is assumed not to change: another process may drop it and make another."""
 
 
 class Catalogue:
-    """What collections there are. Thread-safe."""
+    """The collections of a store. Thread-safe."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -84,7 +84,7 @@ class Catalogue:
         return collection
 
     def require(self, name: str) -> Collection:
-        """The collection ``name``, as read within the last seconds."""
+        """The collection ``name`` as it was read within the last ``_TRUSTED_S`` seconds."""
         read_at, collection = self._known.get(name, (-math.inf, None))
         if collection is None or time.monotonic() - read_at > _TRUSTED_S:
             return self.get(name)
@@ -107,10 +107,11 @@ class Catalogue:
         return found
 
     def drop(self, name: str) -> None:
-        """Delete the collection and its companion, with everything in them."""
+        """Deletes the collection and its companion, with everything in them."""
         check_collection_name(name)
         self.get(name)
-        for each in (records_name(name), name):  # last, so that a drop cut short can be repeated
+        # The collection goes last, so that a drop that was cut short can be repeated.
+        for each in (records_name(name), name):
             self._known.pop(each, None)
             if self._look(each) is not None:
                 with self._session.engine(each) as engine:
@@ -121,14 +122,14 @@ class Catalogue:
             return engine.get_collection(name)
 
     def _look(self, name: str) -> CollectionInfo | None:
-        """What the engine says about ``name``; None if it does not exist."""
+        """The engine's description of ``name``; None if it does not exist."""
         try:
             return self._info(name)
         except NotFound:
             return None
 
     def _make(self, name: str, vectors: Sequence[VectorInfo]) -> Collection:
-        """Create ``name``; if another process has just done so, take that one."""
+        """The new collection ``name``, or the one that another process has just made."""
         noted = schema.metadata(vectors, time.time())
         try:
             with self._session.engine(f"collection {name!r}") as engine:
@@ -143,9 +144,9 @@ class Catalogue:
         return schema.parse_metadata(name, noted)
 
     def _ensure_companion(self, name: str, vectors: Sequence[VectorInfo]) -> None:
-        """Make the companion ``name`` with its indexes.
+        """Makes the companion ``name`` with its indexes.
 
-        One with other vectors is debris, of a creation cut short or one that lost a race.
+        A companion with other vectors is debris: its creation was cut short or lost a race.
         """
         info = self._look(name)
         if info is not None:
@@ -160,7 +161,7 @@ class Catalogue:
         self._index(name, self._info(name), ())
 
     def _index(self, name: str, info: CollectionInfo, clusterings: Sequence[str]) -> None:
-        """Make the payload indexes that ``name`` lacks."""
+        """Makes the payload indexes that ``name`` lacks."""
         for field, kind in schema.indexes(name, clusterings).items():
             if field not in info.payload_schema:
                 with self._session.engine(name) as engine:

@@ -28,7 +28,7 @@ class StoreConfig:
     url: Annotated[str | None, Setting("--store-url", metavar="URL")] = None
     """The Qdrant server, `http(s)://HOST:6333`. Points travel over its gRPC port."""
     in_memory: Annotated[bool, INTERNAL] = False
-    """Nothing on disk, gone with the process: for tests."""
+    """Whether the store is in this process's memory, which is for tests."""
     api_key: Annotated[SecretStr | None, Setting("--store-api-key", metavar="KEY")] = None
     """The Qdrant server's API key. Send it over https only, or inside a trusted network."""
     grpc_port: Annotated[int, Interval(ge=1, le=65535), Setting("--store-grpc-port")] = 6334
@@ -37,7 +37,7 @@ class StoreConfig:
     """Limit of one call to a server, rounded up to a whole second."""
 
     def __post_init__(self) -> None:
-        """Refuse a combination that means nothing."""
+        """Refuses a combination that means nothing."""
         chosen = [
             name
             for name, given in (

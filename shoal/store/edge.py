@@ -1,7 +1,7 @@
 """The embedded engine: ``QdrantClient``'s methods over qdrant-edge shards in a directory.
 
-One shard per collection. The engine holds the GIL during each call and its shards die with
-``close``, so each shard has a lock, held for a whole method.
+There is one shard per collection. The engine holds the GIL during each call, and a shard that was
+closed cannot be called, so each shard has a lock that is held for a whole method.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _Op = edge.UpdateOperation
 
 @dataclass(frozen=True, slots=True)
 class _Info:
-    """What ``get_collection`` answers."""
+    """The answer of ``get_collection``."""
 
     config: SimpleNamespace
     payload_schema: Mapping[str, object]
@@ -71,7 +71,7 @@ class EdgeEngine:
             raise
 
     def close(self) -> None:
-        """Flush and close every shard, then give up the directory. Idempotent."""
+        """Flushes and closes every shard, then gives up the directory. Idempotent."""
         with self._lock, ExitStack() as last_first:  # one that fails does not stop the others
             self._closed = True
             last_first.callback(self._owner.close)
@@ -80,7 +80,7 @@ class EdgeEngine:
             self._shards.clear()
 
     def flush(self) -> None:
-        """Write everything acknowledged to disk."""
+        """Writes everything acknowledged to disk."""
         with self._lock:
             names = list(self._shards)
         for name in names:
@@ -107,7 +107,7 @@ class EdgeEngine:
         vectors_config: Mapping[str, models.VectorParams],
         metadata: dict[str, Any],
     ) -> None:
-        """Make a collection; it exists once its metadata is on disk."""
+        """Makes a collection; it exists once its metadata is on disk."""
         with self._lock:
             self._check_open()
             if collection_name in self._shards:
@@ -123,14 +123,14 @@ class EdgeEngine:
             self._shards[collection_name] = Shard(directory, metadata, engine)
 
     def update_collection(self, collection_name: str, *, metadata: dict[str, Any]) -> None:
-        """Merge ``metadata``, top-level key by key."""
+        """Merges ``metadata``, top-level key by key."""
         with self._entry(collection_name) as entry:
             merged = {**entry.metadata, **metadata}
             files.write_metadata(entry.directory, merged)
             entry.metadata = merged
 
     def delete_collection(self, collection_name: str) -> None:
-        """Drop a collection and its files."""
+        """Drops a collection and its files."""
         with self._lock, self._entry(collection_name) as entry:
             del self._shards[collection_name]
             entry.close(flush=False)
@@ -139,7 +139,7 @@ class EdgeEngine:
     def create_payload_index(
         self, collection_name: str, field_name: str, *, field_schema: IndexSchema, wait: bool = True
     ) -> None:
-        """Index a payload field."""
+        """Indexes a payload field."""
         del wait  # applied when the call returns
         self._write(
             collection_name, _Op.create_field_index(field_name, convert.to_index(field_schema))
@@ -153,7 +153,7 @@ class EdgeEngine:
         wait: bool = True,
         update_mode: models.UpdateMode = models.UpdateMode.UPSERT,
     ) -> None:
-        """Write whole points."""
+        """Writes whole points."""
         del wait  # applied when the call returns
         operation = _Op.upsert_points(
             [convert.to_point(point) for point in points],
@@ -174,7 +174,7 @@ class EdgeEngine:
             records = shard.retrieve(list(ids), with_payload, with_vectors)
         return [convert.to_record(record) for record in records]
 
-    def scroll(  # noqa: PLR0913  (QdrantClient's signature)
+    def scroll(  # noqa: PLR0913 - QdrantClient's signature
         self,
         collection_name: str,
         *,
@@ -199,7 +199,7 @@ class EdgeEngine:
             None if following is None else str(following),
         )
 
-    def query_points(  # noqa: PLR0913  (QdrantClient's signature)
+    def query_points(  # noqa: PLR0913 - QdrantClient's signature
         self,
         collection_name: str,
         *,
@@ -254,7 +254,7 @@ class EdgeEngine:
             ]
         )
 
-    def set_payload(  # noqa: PLR0913  (QdrantClient's signature)
+    def set_payload(  # noqa: PLR0913 - QdrantClient's signature
         self,
         collection_name: str,
         payload: dict[str, Any],
@@ -264,7 +264,7 @@ class EdgeEngine:
         wait: bool = True,
         ordering: models.WriteOrdering = models.WriteOrdering.STRONG,
     ) -> None:
-        """Merge ``payload`` into that of the points, in one engine call."""
+        """Merges ``payload`` into that of the points, in one engine call."""
         del wait, ordering  # applied, in order, when the call returns
         where = convert.to_filter(points) or edge.Filter()
         operation = _Op.set_payload_by_filter(where, convert.encode(payload), key)
@@ -279,7 +279,7 @@ class EdgeEngine:
         wait: bool = True,
         ordering: models.WriteOrdering = models.WriteOrdering.STRONG,
     ) -> None:
-        """Remove payload fields of the points."""
+        """Removes payload fields of the points."""
         del wait, ordering  # applied, in order, when the call returns
         where = convert.to_filter(points) or edge.Filter()
         self._write(collection_name, _Op.delete_payload_by_filter(where, list(keys)))
@@ -292,7 +292,7 @@ class EdgeEngine:
         wait: bool = True,
         ordering: models.WriteOrdering = models.WriteOrdering.STRONG,
     ) -> None:
-        """Delete the points."""
+        """Deletes the points."""
         del wait, ordering  # applied, in order, when the call returns
         where = convert.to_filter(points_selector) or edge.Filter()
         self._write(collection_name, _Op.delete_points_by_filter(where))
@@ -303,7 +303,7 @@ class EdgeEngine:
 
     @contextmanager
     def _entry(self, name: str) -> Iterator[Shard]:
-        """The collection ``name``, locked. ``self._lock`` is let go first: no deadlock."""
+        """The collection ``name``, locked. No deadlock: ``self._lock`` is let go first."""
         with self._lock:
             self._check_open()
             entry = self._shards.get(name)
@@ -323,6 +323,6 @@ class EdgeEngine:
     def _write(
         self, name: str, operation: edge.UpdateOperation, *, points: int | None = None
     ) -> None:
-        """Apply ``operation`` to ``name``; it carries ``points`` whole points, or is by filter."""
+        """Applies ``operation`` to ``name``: ``points`` whole points, or None for one by filter."""
         with self._entry(name) as entry:
             entry.write(operation, points)

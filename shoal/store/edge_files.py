@@ -21,11 +21,11 @@ from shoal.errors import ConfigError, OperatorError, StoreLocked
 from shoal.files import replacing, sync
 
 FORMAT = 1
-"""Version of ``collection.json``."""
+"""The version of ``collection.json`` that this module writes and reads."""
 
 
 def take_lock(root: Path) -> BinaryIO:
-    """The held lock file of the store at ``root``, which is made if absent; close it to let go.
+    """The lock file of the store at ``root``, held until it is closed. Makes the directory.
 
     Raises:
         StoreLocked: a process, perhaps this one, owns the directory.
@@ -90,8 +90,8 @@ def write_metadata(directory: Path, metadata: dict[str, Any]) -> None:
 
 
 def remove_collection(directory: Path) -> None:
-    """Delete ``directory``; cut short at any point, it leaves debris or nothing."""
+    """Deletes ``directory``. Cut short at any point, it leaves debris or nothing."""
     (directory / "collection.json").unlink(missing_ok=True)
     sync(directory)
-    # What cannot be removed now is debris by now: the next start removes it.
+    # Files that cannot be removed now are debris: the next start removes them.
     shutil.rmtree(directory, ignore_errors=True)

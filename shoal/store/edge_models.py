@@ -1,9 +1,8 @@
-"""Between ``qdrant_client`` models and ``qdrant_edge`` ones.
+"""``qdrant_client`` models as ``qdrant_edge`` ones, and back.
 
-Booleans: this engine takes the operand of a match for an integer even if it is a boolean, so
-``MatchValue(True)`` finds nothing. Here a boolean is stored as a marked string, at any depth,
-and a match for it looks for that string; a string that begins with the mark gets a second one.
-Callers see booleans throughout.
+This engine takes a boolean that is to be matched for an integer, so ``MatchValue(True)`` finds
+nothing. Here a boolean is stored as a marked string, at any depth, and a match for it looks for
+that string; a string that begins with the mark gets a second one. Callers see booleans throughout.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _INDEX_TYPES = {
     models.PayloadSchemaType.INTEGER: edge.PayloadSchemaType.Integer,
 }
 _HAS_MARKS = (str, dict, list)
-"""What a mark may be in."""
+"""The types of values in which there may be a mark."""
 _UPDATE_MODES = {
     models.UpdateMode.UPSERT: edge.UpdateMode.Upsert,
     models.UpdateMode.INSERT_ONLY: edge.UpdateMode.InsertOnly,
@@ -41,7 +40,7 @@ _UPDATE_MODES = {
 
 
 class EdgeRecord(NamedTuple):
-    """A point as read: ``models.Record`` without what nobody asks for, which takes 2 us to make."""
+    """A point as read. A ``models.Record`` has more fields, and takes 2 us to make."""
 
     id: str
     payload: dict[str, Any] | None
@@ -49,7 +48,7 @@ class EdgeRecord(NamedTuple):
 
 
 def encode(value: Any) -> Any:
-    """``value`` as stored: booleans as marked strings."""
+    """``value`` as it is stored, with marked strings for booleans."""
     if value is True:
         return _TRUE
     if value is False:
@@ -65,7 +64,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """The inverse of ``encode``; a dict or list is changed in place, which is cheaper."""
+    """The value that ``encode`` was given. Changes a dict or list in place, which is cheaper."""
     kind = type(value)
     if kind is str:
         if value[:1] != _MARK:
@@ -83,7 +82,7 @@ def decode(value: Any) -> Any:
 
 
 def to_config(vectors: Mapping[str, models.VectorParams]) -> edge.EdgeConfig:
-    """The configuration of a new shard. The write-ahead log is what survives a kill: on."""
+    """The configuration of a new shard. Its write-ahead log makes writes survive a kill."""
     return edge.EdgeConfig(
         vectors={
             name: edge.EdgeVectorParams(size=params.size, distance=edge.Distance.Cosine)
@@ -141,10 +140,10 @@ def to_scored(point: edge.ScoredPoint) -> models.ScoredPoint:
 
 
 def _packed(vectors: object) -> dict[str, Vectors] | None:
-    """Named vectors, each a list of floats, as float32 arrays (D,), read-only; None without.
+    """Named vectors as read-only float32 arrays (D,); None if there are none.
 
-    The engine makes an object of each number. Packed one point at a time, they are gone before
-    those of the next are made: a block of points costs half of what it does if all are kept.
+    The engine gives lists with one object per number. Each point is packed as it comes, so that
+    its objects are gone before the next point's are made: that halves the time of a block.
     """
     if not isinstance(vectors, dict):
         return None
@@ -156,7 +155,7 @@ def _packed(vectors: object) -> dict[str, Vectors] | None:
 
 @cache
 def _floats(count: int) -> Struct:
-    """Between ``count`` floats and their float32 bytes: NumPy takes twice as long over a list."""
+    """The packer of ``count`` floats as float32: NumPy takes twice as long over a list."""
     return Struct(f"{count}f")
 
 

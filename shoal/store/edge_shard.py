@@ -16,15 +16,15 @@ import qdrant_edge as edge
 from shoal.errors import NotFound
 
 FLUSH_EVERY_POINTS = 16_384
-"""Points written between flushes: 34 MB of log at 512-d, under a second to replay."""
+"""Points written between two flushes: 34 MB of log at 512-d, which replays in under a second."""
 
 _OTHER_WRITE = 16
-"""What a write by filter counts as: a thousand ids in it weigh about as much as so many points."""
+"""The points that one write by filter counts for: a thousand ids weigh about as much as these."""
 
 
 @dataclass(slots=True)
 class Shard:
-    """One collection. ``engine`` is None once it is closed. Hold ``lock`` around ``live``."""
+    """One collection. ``engine`` is None once closed. Callers of ``live`` must hold ``lock``."""
 
     directory: Path
     metadata: dict[str, Any]
@@ -39,7 +39,7 @@ class Shard:
         return self.engine
 
     def write(self, operation: edge.UpdateOperation, points: int | None) -> None:
-        """Apply ``operation``, which carries ``points`` whole points (None: it is by filter)."""
+        """Applies ``operation``: ``points`` whole points, or None for one by filter."""
         with self.lock:
             self.live().update(operation)
             self.unflushed += _OTHER_WRITE if points is None else points
@@ -47,7 +47,7 @@ class Shard:
                 self.flush()
 
     def flush(self) -> None:
-        """Write everything out, which also shortens the log; nothing to do costs nothing."""
+        """Writes everything out, which shortens the log; does nothing if all is written out."""
         with self.lock:
             if not self.unflushed:
                 return
@@ -55,7 +55,7 @@ class Shard:
             self.unflushed = 0
 
     def close(self, *, flush: bool = True) -> None:
-        """Let go, having written everything out if ``flush``; wait for the call in progress."""
+        """Waits for the call in progress, writes everything out if ``flush``, and lets go."""
         with self.lock:
             engine, self.engine = self.engine, None
             if engine is not None:

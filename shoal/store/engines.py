@@ -1,4 +1,4 @@
-"""What the gateway asks of an engine, and how a server or the in-memory engine is opened.
+"""The engine as the gateway needs it, and how a server or the in-memory engine is opened.
 
 ``Engine`` is the part of ``QdrantClient`` that the gateway uses, so a client is an engine as it
 is; ``EdgeEngine`` (``shoal.store.edge``) has the same methods.
@@ -26,8 +26,8 @@ IndexSchema: TypeAlias = (
 )
 WithFields: TypeAlias = bool | list[str]
 
-# Said once per process about engines that Shoal offers for tests; said through the client's own
-# "already shown" set, because warning filters are global and not thread-safe.
+# Warnings of the client about its in-memory engine, which Shoal offers for tests only. They are put
+# into the client's own "already shown" set: warning filters are global and not thread-safe.
 _EXPECTED_IN_MEMORY = (
     "large-local-collection",
     "create-local-payload-indexes",
@@ -40,11 +40,11 @@ class CollectionConfig(Protocol):
 
     @property
     def metadata(self) -> dict[str, Any] | None:
-        """What Shoal noted at creation."""
+        """The metadata that Shoal noted at creation."""
 
 
 class CollectionInfo(Protocol):
-    """What an engine says about a collection."""
+    """An engine's description of a collection."""
 
     @property
     def config(self) -> CollectionConfig:
@@ -76,15 +76,15 @@ class EngineRecord(Protocol):
 
     @property
     def id(self) -> object:
-        """An integer, or what prints as a UUID."""
+        """An integer, or an object that prints as a UUID."""
 
     @property
     def payload(self) -> dict[str, Any] | None:
-        """The fields asked for."""
+        """The fields that were asked for."""
 
     @property
     def vector(self) -> object:
-        """The named vectors asked for: lists of numbers, or arrays (D,)."""
+        """The named vectors that were asked for: lists of numbers, or arrays (D,)."""
 
 
 class Engine(Protocol):
@@ -103,18 +103,18 @@ class Engine(Protocol):
         vectors_config: Mapping[str, models.VectorParams],
         metadata: dict[str, Any],
     ) -> object:
-        """Make a collection; fail if it exists."""
+        """Makes a collection; fails if it exists."""
 
     def update_collection(self, collection_name: str, *, metadata: dict[str, Any]) -> object:
-        """Merge ``metadata`` into the collection's, top-level key by key."""
+        """Merges ``metadata`` into the collection's, top-level key by key."""
 
     def delete_collection(self, collection_name: str) -> object:
-        """Drop a collection."""
+        """Drops a collection."""
 
     def create_payload_index(
         self, collection_name: str, field_name: str, *, field_schema: IndexSchema, wait: bool
     ) -> object:
-        """Index a payload field."""
+        """Indexes a payload field."""
 
     def upsert(
         self,
@@ -124,7 +124,7 @@ class Engine(Protocol):
         wait: bool,
         update_mode: models.UpdateMode,
     ) -> object:
-        """Write whole points."""
+        """Writes whole points."""
 
     def retrieve(
         self,
@@ -136,7 +136,7 @@ class Engine(Protocol):
     ) -> Sequence[EngineRecord]:
         """The points with these ids, in any order, without the missing."""
 
-    def scroll(  # noqa: PLR0913  (QdrantClient's signature)
+    def scroll(  # noqa: PLR0913 - QdrantClient's signature
         self,
         collection_name: str,
         *,
@@ -148,7 +148,7 @@ class Engine(Protocol):
     ) -> tuple[Sequence[EngineRecord], PointId | None]:
         """Up to ``limit`` points from ``offset`` on, by id, and the next id."""
 
-    def query_points(  # noqa: PLR0913  (QdrantClient's signature)
+    def query_points(  # noqa: PLR0913 - QdrantClient's signature
         self,
         collection_name: str,
         *,
@@ -178,7 +178,7 @@ class Engine(Protocol):
     ) -> models.FacetResponse:
         """The most frequent values of an indexed field."""
 
-    def set_payload(  # noqa: PLR0913  (QdrantClient's signature)
+    def set_payload(  # noqa: PLR0913 - QdrantClient's signature
         self,
         collection_name: str,
         payload: dict[str, Any],
@@ -188,7 +188,7 @@ class Engine(Protocol):
         wait: bool,
         ordering: models.WriteOrdering,
     ) -> object:
-        """Merge ``payload`` into that of the points."""
+        """Merges ``payload`` into that of the points."""
 
     def delete_payload(
         self,
@@ -199,7 +199,7 @@ class Engine(Protocol):
         wait: bool,
         ordering: models.WriteOrdering,
     ) -> object:
-        """Remove payload fields of the points."""
+        """Removes payload fields of the points."""
 
     def delete(
         self,
@@ -209,14 +209,14 @@ class Engine(Protocol):
         wait: bool,
         ordering: models.WriteOrdering,
     ) -> object:
-        """Delete the points."""
+        """Deletes the points."""
 
     def close(self) -> None:
-        """Release what the engine holds."""
+        """Releases the engine's files or connection."""
 
 
 def _nothing() -> None:
-    """Flush nothing: the engine acknowledges a write once it is kept."""
+    """Flushes nothing: the engine acknowledges a write once it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +226,8 @@ class Backend:
     Attributes:
         kind: ``"embedded"``, ``"server"`` or ``"memory"``.
         engine: The engine.
-        guard: Held during each call, for an engine that is not thread-safe.
-        flush: Makes what was acknowledged safe against a power cut.
+        guard: A lock held during each call, for an engine that is not thread-safe.
+        flush: Makes acknowledged writes safe against a power cut.
     """
 
     kind: str

@@ -1,8 +1,8 @@
-"""What engines raise -> what Shoal raises: the one place that knows the engines' errors.
+"""Engines' errors as Shoal's: the one module that knows the errors of engines.
 
-The engines share no base class. A server raises ``ApiException`` (REST), ``QdrantException`` or
-``grpc.RpcError``; the in-memory engine ValueError and KeyError; the embedded one bare Exception,
-or pyo3's PanicException, which is not even an Exception.
+Those share no base class. A client of a server raises ``ApiException`` (REST), ``QdrantException``
+or ``grpc.RpcError``. The in-memory engine raises ValueError and KeyError. The embedded engine
+raises bare Exception, or pyo3's PanicException, which is not even an Exception.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ _CALLER_MISTAKES = ("not existing vector name", "vector dimension error", "wrong
 
 @contextmanager
 def engine_errors(subject: str) -> Iterator[None]:
-    """Run a call to an engine about ``subject``; what it raises leaves as a ShoalError.
+    """Turns an engine's error in the block, a call about ``subject``, into a ShoalError.
 
-    Errors of ours pass through, as does anything that is not an engine's (KeyboardInterrupt, a
+    Errors of ours pass through, and so does any error that is not an engine's (KeyboardInterrupt, a
     bug).
 
     Raises:
@@ -76,7 +76,7 @@ def engine_errors(subject: str) -> Iterator[None]:
 
 
 def _translate(error: Exception, subject: str) -> ShoalError | None:
-    """``error`` as one of ours, the most specific class first; None if it is no engine's."""
+    """``error`` as one of ours; None if it is no engine's."""
     match error:
         case UnexpectedResponse():
             kind = _BY_HTTP.get(error.status_code or 0, StoreUnavailable)
@@ -96,7 +96,7 @@ def _translate(error: Exception, subject: str) -> ShoalError | None:
 
 
 def _from_rpc(error: grpc.RpcError, subject: str) -> ShoalError:
-    """A server's gRPC status as one of ours. Calls raise errors that are also ``grpc.Call``."""
+    """A server's gRPC status as one of ours. The errors of calls are also ``grpc.Call``."""
     if not isinstance(error, grpc.Call):
         return StoreUnavailable(f"{subject}: {_one_line(error)}")
     code = error.code()

@@ -1,8 +1,9 @@
-"""Conditions in our words -> ``qdrant_client`` filters.
+"""Our conditions as ``qdrant_client`` filters.
 
-Numbers follow ``payloads``: a whole one matches as an integer (which an index answers), any
-other as the interval [x, x], because Qdrant has no exact match for floats. Bounds of intervals
-move as stored floats do, so that a point meets the condition made of what it was sent with.
+Numbers are cleaned as in ``payloads``. A whole number matches as an integer, which an index
+answers; any other number matches as the interval [x, x], because Qdrant has no exact match for
+floats. Bounds move as stored floats do, so that a point meets a condition on the value it was sent
+with.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def to_filter(where: Filter) -> models.Filter:
     """The filter that selects what ``where`` selects; an empty one selects every point.
 
     Raises:
-        InvalidArgument: a condition that cannot be meant (no bound, NaN, mixed values).
+        InvalidArgument: a condition means nothing (no bound, NaN, mixed values).
     """
     return models.Filter(
         must=[_condition(condition) for condition in where.must] or None,

@@ -44,7 +44,7 @@ from shoal.values import VectorInfo
 __all__ = ["Query", "Scan", "Store", "records_name"]
 
 _UPSERT_CHUNK = 128
-"""Points per write: the embedded engine holds the GIL for about 15 ms of them at 1280-d."""
+"""Points per write: at 1280-d the embedded engine holds the GIL for about 15 ms."""
 
 _RETRIEVE_CHUNK = 512
 _FACET_LIMIT = 1024
@@ -67,10 +67,12 @@ class Store:
     """An open vector store. Thread-safe; every method may block on disk or network.
 
     Each method takes the name of a collection, or of its companion (``records_name``), whose
-    points may have no vectors. Beyond what each names, all raise NotFound for a collection that
-    does not exist, Conflict for one that Shoal did not make, InvalidArgument for a malformed
-    argument (before anything is written), and StoreUnavailable or Overloaded when the engine
-    fails or after ``close``.
+    points may have no vectors. Every method may raise, besides the errors that it names:
+
+    * NotFound: the collection does not exist;
+    * Conflict: Shoal did not make the collection;
+    * InvalidArgument: an argument is malformed; nothing was written;
+    * StoreUnavailable, Overloaded: the engine failed, or the store is closed.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -92,7 +94,7 @@ class Store:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close."""
+        """Closes the store."""
         self.close()
 
     # Collections
@@ -121,19 +123,19 @@ class Store:
         return self._catalogue.list_all()
 
     def drop_collection(self, name: str) -> None:
-        """Delete the collection and its companion, with everything in them."""
+        """Deletes the collection and its companion, with everything in them."""
         self._catalogue.drop(name)
 
     # Points
 
     def upsert(self, name: str, points: Sequence[Point], *, insert_only: bool = False) -> None:
-        """Write ``points``, each replacing whatever had its id. Idempotent.
+        """Writes ``points``, each in place of the point that had its id. Idempotent.
 
-        ``insert_only``: points whose id is there stay as they are. Of several points with one id
-        the last counts.
+        With ``insert_only`` a point whose id is there stays as it is. Of several points with one
+        id the last counts.
 
-        Everything is checked before the first write. Written in chunks: if the engine fails
-        between two, the first ones stay; send the points again.
+        All points are checked before the first is written. They are written in chunks: if the
+        engine fails between two chunks, the first ones stay; send the points again.
         """
         structs = convert.to_structs(self._catalogue.require(name), points)
         mode = models.UpdateMode.INSERT_ONLY if insert_only else models.UpdateMode.UPSERT
@@ -146,9 +148,9 @@ class Store:
     def retrieve(
         self, name: str, ids: Sequence[str], *, vectors: Sequence[str] = ()
     ) -> list[Record | None]:
-        """The points with these ids, in this order, None for the missing.
+        """The points with these ids, in this order; None for an id that is not there.
 
-        ``vectors`` names the vectors to read with them, joint ones too.
+        ``vectors`` names the vectors to read with them; they may be joint ones.
         """
         collection = self._catalogue.require(name)
         asked = [collection.parts(vector) for vector in vectors]
@@ -212,7 +214,7 @@ class Store:
             return engine.count(name, count_filter=count_filter, exact=True).count
 
     def facet(self, name: str, field: str, where: Filter = EVERYWHERE) -> dict[int | str, int]:
-        """How many points have each value of ``field``: exact, every value.
+        """The exact number of points that have each value of ``field``.
 
         Raises:
             Unsupported: the field has no exact-match index.
@@ -225,18 +227,19 @@ class Store:
                     name, key=json_path(field), facet_filter=facet_filter, limit=limit, exact=True
                 ).hits
             if len(hits) < limit:
-                # A count of 0 is a value of the past, another type one that no index holds.
+                # A value that no point has any more is counted 0. No index holds a value of another
+                # type than its own.
                 return {h.value: h.count for h in hits if h.count and type(h.value) is kind}
             limit *= 8
 
     def set_payload(
         self, name: str, payload: Payload, *, where: Filter, key: str | None = None
     ) -> None:
-        """Merge ``payload`` into the payloads of the points, or into the object at ``key``.
+        """Merges ``payload`` into the payloads of the points, or into the object at ``key``.
 
-        Top-level fields of ``payload`` replace those of the same name; None removes one. The
-        condition and the write are one step: of two writers whose condition the other's write
-        falsifies, one wins. No point matching is fine.
+        A top-level field of ``payload`` replaces the field of that name; None removes it. Checking
+        the condition and writing are one step: of two writers, each of whose writes ends the
+        other's condition, one wins. That no point meets the condition is no error.
         """
         self._catalogue.require(name)
         cleaned = clean_payload(payload)
@@ -250,7 +253,7 @@ class Store:
             )
 
     def delete_fields(self, name: str, fields: Sequence[str], *, where: Filter) -> None:
-        """Remove ``fields`` (dots reach into objects) from the payloads of the points."""
+        """Removes ``fields`` (dots reach into objects) from the payloads of the points."""
         self._catalogue.require(name)
         keys = [json_path(field) for field in fields]
         points = to_filter(where)
@@ -260,21 +263,21 @@ class Store:
             engine.delete_payload(name, keys, points=points, wait=True, ordering=_ORDERING)
 
     def delete(self, name: str, where: Filter) -> None:
-        """Delete the points; ``EVERYWHERE`` deletes them all."""
+        """Deletes the points; ``EVERYWHERE`` deletes them all."""
         self._catalogue.require(name)
         points = to_filter(where)
         with self._session.engine(name) as engine:
             engine.delete(name, points, wait=True, ordering=_ORDERING)
 
     def flush(self) -> None:
-        """Make every acknowledged write safe against a power cut.
+        """Makes every acknowledged write safe against a power cut.
 
-        (A killed process loses none in any case.)
+        (A process that is killed loses none in any case.)
         """
         self._session.flush()
 
     def close(self) -> None:
-        """Flush and release the engine. Idempotent; every later call raises StoreUnavailable."""
+        """Flushes and releases the engine. Idempotent; every later call raises StoreUnavailable."""
         self._session.close()
 
     def _facet_type(self, name: str, field: str) -> type[str | int]:

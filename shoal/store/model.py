@@ -22,16 +22,16 @@ Payload: TypeAlias = dict[str, Json]
 DEFAULT_CLUSTERING = "default"
 SLOTS = ("a", "b")
 MAX_BLOCK_SIZE = 4096
-"""Points in one block of a scan at most: 20 MiB of vectors at 1280-d."""
+"""The most points in one block of a scan: 20 MiB of vectors at 1280-d."""
 
 RESERVED_FIELDS = frozenset({"uri", "source", "key", "content_hash", "ingested_at", "clusters"})
 """Payload names that Shoal owns; a caller's own field may not use them."""
 
 POINT_NAMESPACE = uuid.UUID("6f1e1a52-6d0c-5c0e-9d7b-5a0a1c0f7e11")
-"""Namespace of every UUIDv5 that Shoal makes. Changing it changes every id."""
+"""The namespace of every UUIDv5 that Shoal makes. Changing it changes every id."""
 
 JOINT = "+"
-"""Between the names of a joint vector's parts."""
+"""The sign between the names of a joint vector's parts."""
 
 _RECORDS_SUFFIX = "--records"
 _CANONICAL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -111,10 +111,13 @@ class Collection:
     created_at: float
 
     def vector(self, name: str = "") -> VectorInfo:
-        """The vector called ``name``; the first for an empty name; else InvalidArgument.
+        """The vector called ``name``; an empty name means the first.
 
         ``a+b`` is a joint vector: both, one after the other, scaled to length 1. It is not stored,
-        but can be read and clustered as if it were. Its fingerprint is made of its parts'.
+        but can be read and clustered as if it were. Its fingerprint is a hash of its parts'.
+
+        Raises:
+            InvalidArgument: the collection has no such vector.
         """
         parts = self.parts(name)
         if len(parts) == 1:
@@ -124,7 +127,7 @@ class Collection:
         return VectorInfo(joint, sum(part.dim for part in parts), digest.hexdigest())
 
     def searchable(self, name: str = "") -> VectorInfo:
-        """As ``vector``, but InvalidArgument for a joint one, which no index holds."""
+        """As ``vector``, but a joint vector is an InvalidArgument: no index holds one."""
         if len(parts := self.parts(name)) > 1:
             known = " or ".join(part.name for part in parts)
             msg = f"search: expected a stored vector ({known}), got the joint vector {name}"
@@ -161,7 +164,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A point as read. ``vectors`` holds those asked for, each float32 (D,)."""
+    """A point as read. ``vectors`` has the named vectors that were asked for, float32 (D,)."""
 
     id: str
     payload: Payload
@@ -170,7 +173,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A search result; ``score`` is the cosine. ``vector`` float32 (D,) if asked for."""
+    """A search result: ``score`` is the cosine, ``vector`` is float32 (D,) if it was asked for."""
 
     id: str
     score: float
@@ -250,14 +253,14 @@ Condition: TypeAlias = Equals | AnyOf | Range | Empty | IdIn
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which points: all of ``must``, one of ``should`` if any, none of ``must_not``."""
+    """The points that meet all of ``must``, one of ``should`` (if any), none of ``must_not``."""
 
     must: tuple[Condition, ...] = ()
     should: tuple[Condition, ...] = ()
     must_not: tuple[Condition, ...] = ()
 
     def also(self, *conditions: Condition) -> Filter:
-        """This and ``conditions`` too."""
+        """The filter for points that meet this one and ``conditions`` too."""
         return Filter((*self.must, *conditions), self.should, self.must_not)
 
 
@@ -296,9 +299,15 @@ class VectorScan(Scan):
 class Query:
     """What a search looks for.
 
-    ``vector`` float32 (D,) of unit length is compared with the vectors called ``vector_name`` (the
-    first for an empty name). At least 1 for ``limit``, 0 for ``offset``. ``min_score`` is the least
-    cosine. ``exact`` compares with every candidate; otherwise an index may miss a few.
+    Attributes:
+        vector: float32 (D,), unit length.
+        vector_name: The named vector that ``vector`` is compared with; empty for the first.
+        limit: The most hits, 1 or more.
+        offset: The number of nearest points to leave out, 0 or more.
+        where: Only points that meet this filter are hits.
+        min_score: The lowest cosine of a hit.
+        exact: Whether to compare with every candidate; otherwise an index may miss a few.
+        with_vector: Whether hits carry their vectors.
     """
 
     vector: Vectors

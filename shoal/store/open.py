@@ -25,6 +25,6 @@ def _backend(config: StoreConfig) -> Backend:
         return open_server(config)
     if config.path is None:
         return open_memory()
-    from shoal.store.edge import open_embedded  # noqa: PLC0415  (a server needs no embedded engine)
+    from shoal.store.edge import open_embedded  # noqa: PLC0415 - a server needs no embedded engine
 
     return open_embedded(config.path)

@@ -1,13 +1,13 @@
-"""Payloads on their way in: JSON only, and every number in one form.
+"""Payloads on their way in: only JSON, and every number in one form.
 
 Qdrant keeps integers and floats apart: ``2.0`` never equals ``2`` in an exact match. Callers
-whose numbers travel as doubles (``google.protobuf.Struct``) cannot tell the two, so a whole
-float becomes an integer here, once, on every engine.
+whose numbers travel as doubles (``google.protobuf.Struct``) cannot tell the two apart, so here a
+whole float becomes an integer, for every engine.
 
-Qdrant keeps payloads as JSON text and reads numbers fast rather than exactly: one float in ten
-comes back a unit or two in the last place off, while its index keeps what was sent, so a
-condition made of what was read misses its own point. A float is therefore moved here, by as
-little, to one that is read as itself. Pure: knows no engine.
+Qdrant keeps payloads as JSON text, and reads numbers fast rather than exactly: one float in ten
+comes back with its last place off by a unit or two. Its index keeps the float that was sent, so a
+condition with the float that was read would miss its own point. Here such a float is moved, by a
+unit or two as well, to one that is read as itself. Pure: knows no engine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shoal.store.model import Payload
 from shoal.values import Json
 
 MAX_DEPTH = 32
-"""Nesting of a payload at most; deeper is a mistake or an attack."""
+"""The most levels of a payload; a deeper one is a mistake or an attack."""
 
 _EXACT_DOUBLE = 2.0**53  # above it a float no longer names one integer
 _LEAST_INT64 = -(2**63)
@@ -33,7 +33,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def is_addressable(name: str) -> bool:
-    """Whether ``name`` can be one name of a path: it is not empty, and has no dot and no quote."""
+    """Whether ``name`` can be a name in a path: it is not empty, and has no dot and no quote."""
     return bool(name) and _PATH_SYNTAX.isdisjoint(name)
 
 
@@ -53,23 +53,23 @@ def json_path(field: str) -> str:
 
 
 def clean_payload(payload: Payload) -> Payload:
-    """A copy of ``payload`` with every number as ``clean_number`` has it.
+    """A copy of ``payload`` with every number cleaned by ``clean_number``.
 
     Raises:
-        InvalidArgument: a value that is not JSON, NaN or infinite, outside 64 bits, or nested
+        InvalidArgument: a value is not JSON, is NaN, infinite or outside 64 bits, or is nested
             deeper than MAX_DEPTH.
     """
     return {_clean_key(key, "payload"): _clean(value, key, 1) for key, value in payload.items()}
 
 
 def clean_number(value: float, name: str) -> int | float:
-    """``value`` of the field ``name``: an integer where it is whole, else a float that lasts.
+    """``value`` of the field ``name``: an integer if it is whole, else a float that lasts.
 
-    Idempotent. Most floats stay as they are, all that have up to 15 significant digits and are
-    not tiny among them; the others move by a unit or two in the last place.
+    Idempotent. Most floats stay as they are. So do all with up to 15 significant digits, unless
+    they are tiny. The others move by a unit or two in the last place.
 
     Raises:
-        InvalidArgument: NaN or infinite.
+        InvalidArgument: ``value`` is NaN or infinite.
     """
     if not math.isfinite(value):
         raise InvalidArgument(f"{name}: expected a finite number, got {value}", field=name)
@@ -85,9 +85,9 @@ def clean_number(value: float, name: str) -> int | float:
 
 
 def _as_read(value: float) -> float:
-    """``value`` written as JSON and read again by the engine (serde_json without float_roundtrip).
+    """``value`` after the engine wrote and read it (serde_json without float_roundtrip).
 
-    It reads the digits as one integer and scales that by powers of ten, each step rounded.
+    The engine reads the digits as one integer and scales it by powers of ten; each step rounds.
     """
     sign, digits, exponent = Decimal(repr(value)).as_tuple()
     read = float(int("".join(map(str, digits))))

@@ -1,7 +1,7 @@
 """Points between our values and ``qdrant_client`` models, checked on the way in.
 
-Engines differ in what they refuse (one stores NaN, another half of a batch), so everything is
-refused here, before the call, alike on all.
+Engines differ in what they refuse (one stores NaN, another stores half of a batch). All checks are
+made here, before the call, so that all engines refuse the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from shoal.vectors import UNIT_TOLERANCE, Vectors, check_unit, joined
 
 
 def to_structs(collection: Collection, points: Sequence[Point]) -> list[models.PointStruct]:
-    """``points`` as the engine takes them; of several with one id, the last.
+    """``points`` as the engine takes them; of several points with one id, the last.
 
     Raises:
         InvalidArgument: an id that is not a UUID, an unknown vector, a vector that is not
@@ -106,7 +106,7 @@ def to_record(record: EngineRecord) -> Record:
 
 
 def with_vectors(record: Record, asked: Sequence[Sequence[VectorInfo]]) -> Record:
-    """``record`` with the vectors ``asked`` for, each by its parts, as far as it has these."""
+    """``record`` with the vectors that it has of those ``asked`` for, each given by its parts."""
     stored = record.vectors
     vectors = {
         JOINT.join(names): joined([stored[name] for name in names])
@@ -117,7 +117,7 @@ def with_vectors(record: Record, asked: Sequence[Sequence[VectorInfo]]) -> Recor
 
 
 def to_hit(point: models.ScoredPoint, using: str, *, with_vector: bool) -> Hit:
-    """A search result; rounding may take a cosine past 1, which is cut off."""
+    """A search result. Rounding may take a cosine past 1: the score is cut off there."""
     vector = _vectors(point.vector).get(using) if with_vector else None
     score = min(1.0, max(-1.0, float(point.score)))
     return Hit(str(point.id), score, point.payload or {}, vector)
@@ -131,7 +131,7 @@ def to_block(records: Sequence[EngineRecord]) -> Block:
 
 
 def to_vector_block(records: Sequence[EngineRecord], names: Sequence[str]) -> VectorBlock:
-    """Consecutive records of a scan, without those that lack one of the vectors ``names``.
+    """Consecutive records of a scan, without records that lack one of the vectors ``names``.
 
     The vectors of several names are joined.
     """

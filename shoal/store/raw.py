@@ -19,8 +19,8 @@ def raw_engine(root: Path, collection: str) -> Iterator[Callable[[Query], Callab
     """The engine's shard of ``collection`` in the store at ``root``, which nobody else has open.
 
     Yields:
-        What turns a query into a call: the request is built beforehand, the call runs it and
-        returns the number of hits.
+        A function that builds the request of a query, and gives a call that runs it and returns
+        the number of hits. So the call measures the engine alone.
 
     Raises:
         StoreLocked: another process owns the directory.

@@ -1,4 +1,4 @@
-"""How a collection is laid out in an engine: its metadata, its vectors, its payload indexes.
+"""The layout of a collection in an engine: its metadata, its vectors, its payload indexes.
 
 Metadata has one key per clustering rather than a list in one key: engines merge metadata by
 top-level key, so two processes that add clusterings at once both succeed.
@@ -27,7 +27,7 @@ _CLUSTERING_PREFIX = "shoal:clustering:"
 
 _KEYWORD = models.PayloadSchemaType.KEYWORD
 _FLOAT = models.PayloadSchemaType.FLOAT
-# Match only: ranges over cluster ids mean nothing, and Match is the fast path (qdrant#9926).
+# For matches only: a range of cluster ids means nothing, and matching is faster (qdrant#9926).
 _CLUSTER = models.IntegerIndexParams(type=models.IntegerIndexType.INTEGER, lookup=True, range=False)
 _MAIN_INDEXES: dict[str, IndexSchema] = {"source": _KEYWORD, "ingested_at": _FLOAT}
 _RECORDS_INDEXES: dict[str, IndexSchema] = {
@@ -35,7 +35,7 @@ _RECORDS_INDEXES: dict[str, IndexSchema] = {
     "clustering": _KEYWORD,
     "run": _KEYWORD,
     "cluster": _CLUSTER,
-    # Compared by every write under a lease; a server in strict mode filters by indexes only.
+    # Every write under a lease compares it; a server in strict mode filters by indexed fields only.
     "fence": models.IntegerIndexParams(
         type=models.IntegerIndexType.INTEGER, lookup=True, range=True
     ),
@@ -68,7 +68,7 @@ def vectors_config(vectors: Sequence[VectorInfo]) -> dict[str, models.VectorPara
 
 
 def metadata(vectors: Sequence[VectorInfo], created_at: float) -> dict[str, Any]:
-    """What a new collection notes about itself."""
+    """The metadata of a new collection."""
     return {
         _KEY: {
             "format": FORMAT,
@@ -82,20 +82,20 @@ def metadata(vectors: Sequence[VectorInfo], created_at: float) -> dict[str, Any]
 
 
 def clustering_metadata(clustering: str) -> dict[str, Any]:
-    """What a collection notes about one more clustering."""
+    """The metadata that one more clustering adds."""
     return {_CLUSTERING_PREFIX + clustering: {"slots": list(SLOTS)}}
 
 
 def is_ours(noted: dict[str, Any] | None) -> bool:
-    """Whether Shoal made the collection that noted this."""
+    """Whether Shoal made the collection with this metadata."""
     return bool(noted) and _KEY in (noted or {})
 
 
 def parse_metadata(name: str, noted: dict[str, Any] | None) -> Collection:
-    """The collection ``name`` from what it noted about itself.
+    """The collection ``name``, read from its metadata.
 
     Raises:
-        Conflict: Shoal did not make it, or a newer Shoal did.
+        Conflict: Shoal did not make it, or another version of Shoal did.
     """
     body = (noted or {}).get(_KEY)
     if not isinstance(body, dict):
@@ -127,11 +127,11 @@ def parse_metadata(name: str, noted: dict[str, Any] | None) -> Collection:
 
 
 def check_same_vectors(existing: Collection, wanted: Sequence[VectorInfo]) -> None:
-    """Accept ``wanted`` only if ``existing`` has each of them from the same encoder.
+    """Accepts ``wanted`` only if ``existing`` has each of these vectors, from the same encoder.
 
     Raises:
         EncoderMismatch: another encoder made the collection's vectors.
-        Unsupported: some are the collection's, and others would have to be added.
+        Unsupported: the collection has some of ``wanted``, and the others would have to be added.
     """
     have = {spec.name: spec for spec in existing.vectors}
     missing = [spec for spec in wanted if spec.name not in have]

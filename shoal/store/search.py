@@ -17,7 +17,7 @@ from shoal.store.model import Hit, Query
 
 
 def nearest(engine: Engine, name: str, query: Query) -> list[Hit]:
-    """The hits ``offset`` to ``offset + limit`` of ``query``, whose ``using`` is not empty."""
+    """The hits ``offset`` to ``offset + limit`` of ``query``, whose vector name is not empty."""
     end = query.offset + query.limit
     hits = _ranked(engine, name, query, end + 1)
     if len(hits) > end and hits[end].score == hits[end - 1].score:
@@ -32,7 +32,7 @@ def nearest(engine: Engine, name: str, query: Query) -> list[Hit]:
 def _ranked(
     engine: Engine, name: str, query: Query, limit: int, *, bare: bool = False
 ) -> list[Hit]:
-    """The ``limit`` nearest points in order; ``bare``: their ids and scores only."""
+    """The ``limit`` nearest points in order; if ``bare``, only their ids and scores."""
     with_vector = query.with_vector and not bare
     points = engine.query_points(
         name,
@@ -49,7 +49,7 @@ def _ranked(
 
 
 def _page_in_ties(engine: Engine, name: str, query: Query, end: int) -> list[Hit]:
-    """The page that ends at ``end``, where the points on both sides of the end score alike."""
+    """The page that ends at ``end``, if the points before and after the end have one score."""
     limit = end + 1
     while True:
         limit *= 4

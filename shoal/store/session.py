@@ -11,7 +11,7 @@ from shoal.store.failures import engine_errors
 
 
 class Session:
-    """Hands out the engine for one call at a time, until it is closed."""
+    """Hands out the engine for one call, until it is closed."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -24,10 +24,11 @@ class Session:
 
     @contextmanager
     def engine(self, subject: str) -> Iterator[Engine]:
-        """The engine, for calls about ``subject``: locked if need be, its errors as ours.
+        """The engine for calls about ``subject``, locked if it must be, with its errors as ours.
 
         Raises:
-            StoreUnavailable: the store is closed; besides what ``engine_errors`` raises.
+            StoreUnavailable: the store is closed.
+            ShoalError: as ``engine_errors``.
         """
         with self._backend.guard:
             if self._closed:
@@ -36,12 +37,12 @@ class Session:
                 yield self._backend.engine
 
     def flush(self) -> None:
-        """Make every acknowledged write safe against a power cut."""
+        """Makes every acknowledged write safe against a power cut."""
         with self.engine("flush"):
             self._backend.flush()
 
     def close(self) -> None:
-        """Release the engine. Idempotent."""
+        """Releases the engine. Idempotent."""
         with self._backend.guard:
             if not self._closed:
                 self._closed = True

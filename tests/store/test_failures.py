@@ -54,6 +54,7 @@ CASES: list[tuple[BaseException, type[ShoalError]]] = [
     (http(403), ConfigError),
     (http(404), NotFound),
     (http(409), Conflict),
+    (http(422), InvalidArgument),
     (http(429), Overloaded),
     (http(500), StoreUnavailable),
     (http(503), StoreUnavailable),
@@ -75,11 +76,15 @@ CASES: list[tuple[BaseException, type[ShoalError]]] = [
     (ValueError("Wrong input: ..."), InvalidArgument),
     (ValueError("Cannot invoke RPC on closed channel!"), StoreUnavailable),
     (KeyError("an id"), NotFound),
+    (ValueError("Collection x is odd"), InvalidArgument),
+    (ValueError("Point x not found"), InvalidArgument),
     (RuntimeError("QdrantLocal instance is closed"), StoreUnavailable),
+    (RuntimeError("a worker died"), StoreUnavailable),
     (OSError(28, "No space left on device"), StoreUnavailable),
     (Exception("Vector dimension error: expected dim: 8, got 7"), InvalidArgument),
     (Exception("Not existing vector name error: x"), InvalidArgument),
-    (Exception("Service runtime error: ..."), StoreUnavailable),
+    (Exception("Wrong input: ..."), InvalidArgument),
+    (Exception("Service runtime error: wrong input"), StoreUnavailable),
     (PanicException("index out of bounds"), StoreUnavailable),
 ]
 
@@ -97,6 +102,32 @@ def test_every_engine_error_becomes_one_of_ours(
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        (http(404), "x: Unexpected Response: 404 (reason) Raw response content: b\"the server's"),
+        (ResponseHandlingException(OSError("refused")), "x: refused"),
+        (ResourceExhaustedResponse("slow", 7), "x: the vector store is overloaded: slow"),
+        (Status(grpc.StatusCode.NOT_FOUND), "x: NOT_FOUND: the server's words"),
+        (grpc.RpcError("?"), "x: ?"),
+        (grpc.RpcError(), "x: RpcError"),
+        (ValueError("two\n  lines"), "x: two lines"),
+        (KeyError("an id"), "x: 'an id'"),
+        (Exception("Wrong input: a"), "x: Wrong input: a"),
+        (Exception("disk"), "x: the embedded engine failed: disk"),
+        (PanicException("a\nb"), "x: the engine failed: a b"),
+    ],
+    ids=lambda case: str(case)[:30],
+)
+def test_message_says_what_failed_and_what_the_engine_said(
+    raised: BaseException, says: str
+) -> None:
+    """The subject, then the engine's words in one line, or its error's name if it says nothing."""
+    with pytest.raises(ShoalError) as caught, engine_errors("x"):
+        raise raised
+    assert caught.value.message.startswith(says)
+
+
 def test_overload_keeps_the_delay_that_the_server_asked_for() -> None:
     """The server's retry-after reaches the caller."""
     with pytest.raises(Overloaded) as caught, engine_errors("x"):
@@ -106,7 +137,10 @@ def test_overload_keeps_the_delay_that_the_server_asked_for() -> None:
 
 @pytest.mark.parametrize(
     "raised",
-    [NotFound("ours"), KeyboardInterrupt(), SystemExit(1), TypeError("a bug"), GeneratorExit()],
+    [
+        *(NotFound("ours"), TypeError("a bug"), AssertionError("another")),
+        *(KeyboardInterrupt(), SystemExit(1), GeneratorExit()),
+    ],
 )
 def test_everything_else_passes_unchanged(raised: BaseException) -> None:
     """Our own errors, interrupts and bugs are not the engine's: they are left alone."""

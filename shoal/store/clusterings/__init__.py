@@ -1,7 +1,7 @@
 """Clusterings as readers see them: the pointer to the active run, and that run's clusters.
 
 They are points of the collection's records collection, so that one conditional write of the
-store is all that atomicity needs (docs: README, "Decisions"). Each module here owns one kind:
+store is all that atomicity needs (docs/adr/0001). Each module here owns one kind of point:
 
 * ``state``: one point per clustering, with the pointer, the lease and the counter of cluster ids;
 * ``clusters``: one point per cluster of a run, whose vector is the centroid;

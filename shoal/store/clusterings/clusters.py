@@ -116,9 +116,9 @@ class Clusters(Records):
 
 
 def _split(centroid: Vectors, dims: Sequence[int]) -> tuple[list[Vectors], list[Json]]:
-    """A centroid of a joint vector as its parts, scaled to length 1 as the store has it.
+    """The parts of a joint vector's ``centroid``, each scaled to length 1, and their lengths.
 
-    And how long they were; one part is as it was.
+    The store takes unit vectors only. A centroid of one part stays as it is, without a length.
     """
     if len(dims) == 1:
         return [centroid], []
@@ -131,7 +131,7 @@ def _split(centroid: Vectors, dims: Sequence[int]) -> tuple[list[Vectors], list[
 
 
 def _together(centroid: Vectors, payload: Payload, dims: Sequence[int]) -> Vectors:
-    """The centroid that ``_split`` made parts of: joined, each part as long as it was."""
+    """The centroid that ``_split`` took apart: the parts joined, each with its length again."""
     lengths = payload.get("part_lengths")
     if not isinstance(lengths, list):
         return centroid

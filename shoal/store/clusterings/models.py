@@ -8,7 +8,7 @@ from shoal.store.clusterings.records import Records, of_run
 from shoal.store.model import Point, Scan, point_id
 
 _PIECE = 384 * 1024
-"""Bytes of a model in one record: 512 KiB as base64, small for any engine's messages."""
+"""The bytes of a model in one record: 512 KiB as base64, small for any engine's messages."""
 
 
 class Models(Records):

@@ -1,4 +1,4 @@
-"""The records of a collection: what the parts of ``Clusterings`` share."""
+"""The records of a collection: the base of the parts of ``Clusterings``."""
 
 from __future__ import annotations
 

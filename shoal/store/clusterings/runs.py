@@ -1,4 +1,4 @@
-"""The records of runs: what was asked for, and how it went."""
+"""The records of runs: the request, the plan and the end of each."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class StoredLease:
 
 @dataclass(frozen=True, slots=True)
 class DriftSums:
-    """What drift is computed from. A confidence is a mean, but for the newcomers a sum.
+    """The numbers from which drift is computed.
 
     Attributes:
         run_noise: Points that the active run assigned to noise.
@@ -92,7 +92,7 @@ class State:
         clustering: Its name.
         pointer: Which run readers see.
         lease: The run under way.
-        drift: What drift is computed from.
+        drift: The numbers from which drift is computed.
         next_cluster: The first cluster id that was never given.
         unsettled: A run has begun to write labels and has not moved the pointer: some of its
             writes may still arrive.
@@ -161,7 +161,7 @@ _LEASE_KEYS = {
     "run": "lease_run",
     "expires": "lease_expires",
 }
-"""The payload key of each field of a lease. Those of the other parts are the fields' names."""
+"""The payload key of each field of a lease. Fields of the other parts have their names as keys."""
 
 
 def _to_payload(state: State) -> Payload:
