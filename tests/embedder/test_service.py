@@ -10,7 +10,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -23,11 +25,15 @@ from prometheus_client import REGISTRY
 
 from embedder.config import EmbedderConfig
 from embedder.encoding.artefact import bundled_artefact, load_artefact
-from embedder.images.preprocess import ImageLimits
+from embedder.flow.batching import Lane, Patience
+from embedder.images.limits import ImageLimits
+from embedder.locations.config import LocationsConfig
+from embedder.service import EmbedderService, _check_count
 from shoal import vectors
 from shoal.errors import (
     ArtefactError,
     ConfigError,
+    DeadlineExceeded,
     InvalidArgument,
     OperatorError,
     Overloaded,
@@ -37,7 +43,7 @@ from shoal.errors import (
     Unrecoverable,
 )
 from shoal.rpc.status import from_rpc_error
-from shoal.store import EVERYWHERE, VectorInfo, point_id
+from shoal.store import EVERYWHERE, StoreConfig, VectorInfo, open_store, point_id
 from shoal.v1 import common_pb2, embedder_pb2
 
 STORED = embedder_pb2.INGEST_STATUS_STORED
@@ -184,12 +190,112 @@ def test_embed_is_refused_at_once_when_too_much_is_in_process(serve: Serve, imag
     async def scenario() -> None:
         config = EmbedderConfig(run_size=1, max_call_images=2, max_call_mib=1)
         async with serve(config) as served:
+            before = REGISTRY.get_sample_value("shoal_embedder_calls_refused_total") or 0.0
             with served.service._calls.admit(2, 0):
                 error = await refused(served.embed(images.digits[0]))
                 assert await served.service.ready()
+            with served.service._calls.admit(1, 2**20 - len(images.digits[0]) + 1):
+                assert isinstance(await refused(served.embed(images.digits[0])), Overloaded)
+            count = REGISTRY.get_sample_value("shoal_embedder_calls_refused_total")
+            assert count == before + 2
             assert isinstance(error, Overloaded)
             assert error.retry_after_s > 0
             assert len((await served.embed(images.digits[0])).results) == 1
+
+    asyncio.run(scenario())
+
+
+def test_embed_drops_images_whose_caller_has_stopped_waiting(serve: Serve, images: Any) -> None:
+    """A caller's deadline goes with its images: once it has passed, none reaches the model."""
+
+    async def scenario() -> None:
+        config = EmbedderConfig(run_size=1, inference_workers=1, max_batch=1)
+        async with serve(config) as served:
+            fleet = served.service._running.fleet
+            tower = fleet._encoders[fleet.default].pipeline.encoder.towers[0]
+            tower._session = slow = Slow(tower._session)
+            request = embedder_pb2.EmbedRequest(images=[common_pb2.Image(data=images.digits[0])])
+            busy = asyncio.ensure_future(served.stub.Embed(request))
+            assert await asyncio.to_thread(slow.reached.wait, 20)
+            embed = fleet.embed
+            given: list[Patience] = []
+
+            async def watched(data: bytes, names: Any, patience: Patience) -> Any:
+                given.append(patience)
+                return await embed(data, names, patience)
+
+            fleet.embed = watched
+            error = await refused(served.stub.Embed(request, timeout=0.2))
+            assert isinstance(error, DeadlineExceeded)
+            slow.go_on.set()
+            assert len((await busy).results) == 1
+            assert len((await served.stub.Embed(request, timeout=60)).results) == 1
+        now = asyncio.get_running_loop().time()
+        assert slow.runs == 2
+        assert [patience.lane for patience in given] == [Lane.CALL] * 2
+        past, future = (patience.deadline for patience in given)
+        assert past is not None
+        assert future is not None
+        assert past < now < future < now + 61
+
+    asyncio.run(scenario())
+
+
+def test_embed_takes_1_to_256_images_or_texts() -> None:
+    """Both bounds; the error names what there were too few or too many of."""
+    for count in (1, 256):
+        _check_count("texts", count)
+    for count in (0, 257):
+        with pytest.raises(InvalidArgument) as caught:
+            _check_count("texts", count)
+        assert caught.value.message == f"texts: expected 1 to 256 of them, got {count}"
+        assert caught.value.metadata["field"] == "texts"
+
+
+def test_embed_text_answers_good_and_bad_texts_in_order(serve: Serve) -> None:
+    """Each bad text costs only itself; texts go through the gate of calls, and are counted."""
+    given: list[tuple[str, str, Patience]] = []
+
+    def counts() -> list[float]:
+        return [
+            REGISTRY.get_sample_value("shoal_embedder_texts_total", {"outcome": outcome}) or 0.0
+            for outcome in ("embedded", "invalid_argument", "internal")
+        ]
+
+    async def scenario() -> None:
+        async with serve(EmbedderConfig(run_size=1, max_call_images=3)) as served:
+
+            async def embed_text(text: str, name: str, patience: Patience) -> np.ndarray:
+                given.append((text, name, patience))
+                assert served.service._calls.items == 3
+                assert served.service._calls.bytes == len("a boat") + len("broken")
+                if text == "broken":
+                    raise ZeroDivisionError
+                return np.array([0.6, 0.8], np.float32)
+
+            tower = SimpleNamespace(name="words", fingerprint="f" * 64)
+            fleet = SimpleNamespace(with_text=lambda _: tower, embed_text=embed_text)
+            real = served.service._running
+            served.service._running = replace(real, fleet=fleet)
+            before = counts()
+            request = embedder_pb2.EmbedTextRequest(texts=["a boat", "", "broken"])
+            response = await served.stub.EmbedText(request, timeout=60)
+            with served.service._calls.admit(1, 0):
+                assert isinstance(await refused(served.stub.EmbedText(request)), Overloaded)
+            empty = embedder_pb2.EmbedTextRequest()
+            assert isinstance(await refused(served.stub.EmbedText(empty)), InvalidArgument)
+            served.service._running = real
+            grown = [after - start for after, start in zip(counts(), before, strict=True)]
+        assert response.encoder == "words"
+        assert vector(response.results[0]).tolist() == pytest.approx([0.6, 0.8])
+        assert response.results[0].vector.fingerprint == "f" * 64
+        reasons = [result.error.reason for result in response.results]
+        assert reasons == ["", "INVALID_ARGUMENT", "INTERNAL"]
+        assert response.results[2].error.message == "internal error; the server's log has it"
+        assert [call[:2] for call in given] == [("a boat", "words"), ("broken", "words")]
+        assert all(patience.lane is Lane.CALL for *_, patience in given)
+        assert all(patience.deadline is not None for *_, patience in given)
+        assert grown == [1, 1, 1]
 
     asyncio.run(scenario())
 
@@ -207,12 +313,13 @@ def test_embed_text_is_unsupported(serve: Serve) -> None:
     asyncio.run(scenario())
 
 
-def test_get_info_tells_encoder_and_limits(serve: Serve) -> None:
+def test_get_info_tells_encoder_and_limits(serve: Serve, tmp_path: Path) -> None:
     """The answer is what the configuration and the artefact say."""
 
     async def scenario() -> None:
         limits = ImageLimits(max_bytes=1000, max_pixels=2000)
-        config = EmbedderConfig(run_size=1, limits=limits)
+        locations = LocationsConfig(roots=(tmp_path,))
+        config = EmbedderConfig(run_size=1, limits=limits, locations=locations)
         async with serve(config) as served:
             info = await served.stub.GetInfo(embedder_pb2.GetInfoRequest())
         (encoder,) = info.encoders
@@ -220,6 +327,10 @@ def test_get_info_tells_encoder_and_limits(serve: Serve) -> None:
         assert (encoder.provider, encoder.license) == ("CPUExecutionProvider", "Apache-2.0")
         assert (info.max_image_bytes, info.max_image_pixels) == (1000, 2000)
         assert info.max_batch_images == 256
+        assert info.version == version("shoal")
+        assert list(info.uri_schemes) == ["file"]
+        assert encoder.loaded
+        assert not encoder.parts
 
     asyncio.run(scenario())
 
@@ -499,11 +610,59 @@ def test_service_counts_images_by_what_became_of_them(serve: Serve, images: Any)
             before = counts()
             await served.embed(images.digits[0], images.digits[1], images.empty)
             for _ in range(2):
-                await served.ingest(served.request(images.digits[0]), served.request(images.empty))
+                same = served.request(images.empty, collection="")  # the one that it began with
+                await served.ingest(served.request(images.digits[0]), same)
             grown = [after - start for after, start in zip(counts(), before, strict=True)]
         assert grown == [2, 1, 1, 1, 2]
 
     asyncio.run(scenario())
+
+
+def test_service_is_ready_between_start_and_drain() -> None:
+    """Before, it has nothing to tell and refuses; after, it refuses, and stops once and for all."""
+
+    async def scenario() -> None:
+        with open_store(StoreConfig(in_memory=True)) as store:
+            service = EmbedderService(EmbedderConfig(run_size=1), store)
+            assert not await service.ready()
+            assert service.details == ()
+            with pytest.raises(ServiceUnavailable):
+                service._alive()
+            await service.start()
+            assert await service.ready()
+            assert service.details == ("CPUExecutionProvider",)
+            service.drain()
+            assert not await service.ready()
+            with pytest.raises(ServiceUnavailable):
+                service._alive()
+            await service.stop(5)
+            assert service.details == ()
+            await service.stop(5)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+def test_service_stops_in_time_and_says_what_it_left(
+    serve: Serve, images: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model that hangs does not keep the process; whoever waits for it is told."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            fleet = served.service._running.fleet
+            tower = fleet._encoders[fleet.default].pipeline.encoder.towers[0]
+            tower._session = slow = Slow(tower._session)
+            waiting = asyncio.ensure_future(served.embed(images.digits[0]))
+            assert await asyncio.to_thread(slow.reached.wait, 20)
+            await served.service.stop(0.1)
+            assert (await waiting).results[0].error.reason == "SERVICE_UNAVAILABLE"
+            slow.go_on.set()
+
+    asyncio.run(scenario())
+    (record,) = [record for record in caplog.records if record.name == "embedder.service"]
+    assert record.getMessage() == "stopped before all work was done"
+    assert record.grace_s == 0.1
 
 
 def test_service_starts_only_with_a_sound_encoder(serve: Serve, tmp_path: Path) -> None:
@@ -664,10 +823,12 @@ class Slow:
 
     def __init__(self, sound: Any) -> None:
         self._sound = sound
+        self.runs = 0
         self.reached = threading.Event()
         self.go_on = threading.Event()
 
     def run(self, feeds: dict[str, Any], output: str) -> Any:
+        self.runs += 1
         self.reached.set()
         self.go_on.wait(60)
         return self._sound.run(feeds, output)

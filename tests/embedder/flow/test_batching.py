@@ -173,6 +173,11 @@ def test_batcher_takes_nothing_more_once_a_batch_weighs_enough() -> None:
             answers = await asyncio.gather(*map(doubling.submit, numbers))
         assert answers == [2 * number for number in numbers]
         assert run.batches == [[3, 3], [30], [30], [1, 9], [2]]
+        run.batches.clear()
+        least: Portion[int] = Portion(8, weight=1, weigh=lambda number: number)
+        async with Batcher(run, name="doubling", workers=1, portion=least) as doubling:
+            await asyncio.gather(*map(doubling.submit, [1, 1]))
+        assert run.batches == [[1], [1]]
 
     asyncio.run(scenario())
 

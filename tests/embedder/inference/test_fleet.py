@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from encoders import NAME, mixed_encoder, other_encoder
+from prometheus_client import REGISTRY
 
 from embedder.config import EmbedderConfig
 from embedder.encoding.artefact import Artefact, bundled_artefact, load_any_artefact
@@ -60,6 +61,13 @@ async def running(config: EmbedderConfig, **options: Any) -> AsyncIterator[Fleet
         yield fleet
     finally:
         await fleet.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until ``condition`` holds."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
 
 
 def test_mix_is_the_parts_vectors_side_by_side(others: Any, images: Any) -> None:
@@ -135,6 +143,12 @@ def test_encoders_are_opened_when_asked_for_and_closed_when_idle(others: Any, im
         opened.append(artefact.name)
         return Encoder.of(artefact, runtime)
 
+    def loaded() -> float | None:
+        return REGISTRY.get_sample_value(
+            "shoal_embedder_encoder_loaded",
+            {"encoder": "near", "provider": "CPUExecutionProvider"},
+        )
+
     async def scenario() -> None:
         config = EmbedderConfig(run_size=1, encoders=others, idle_encoder_s=0.2)
         async with running(config, open_encoder=opening) as fleet:
@@ -142,12 +156,12 @@ def test_encoders_are_opened_when_asked_for_and_closed_when_idle(others: Any, im
             together = (fleet.embed(images.china, ("near",), Patience()) for _ in range(8))
             first, *rest = await asyncio.gather(*together)
             assert opened == [NAME, "near"]
-            async with asyncio.timeout(30):
-                while fleet.is_open("near"):  # noqa: ASYNC110 - nothing tells of it
-                    await asyncio.sleep(0.01)
+            await until(lambda: not fleet.is_open("near"))
+            assert loaded() == 0
             assert fleet.is_open(NAME)
             again = await fleet.embed(images.china, ("near",), Patience())
             assert opened == [NAME, "near", "near"]
+            assert loaded() == 1
             for each in (*rest, again):
                 np.testing.assert_allclose(each["near"], first["near"], atol=1e-5)
 
@@ -208,13 +222,15 @@ def test_bad_image_fails_alone_for_all_encoders(others: Any, images: Any) -> Non
 
 
 def test_closed_fleet_opens_nothing(others: Any, images: Any) -> None:
-    """After the close, an encoder that was not loaded is refused, not loaded."""
+    """After the close, an encoder that was not loaded is refused, and so is one that was."""
 
     async def scenario() -> None:
         async with running(EmbedderConfig(run_size=1, encoders=others)) as fleet:
             pass
-        with pytest.raises(ServiceUnavailable):
-            await fleet.embed(images.china, ("near",), Patience())
+        for names in (("near",), (NAME,), (NAME, "near")):
+            with pytest.raises(ServiceUnavailable):
+                await fleet.embed(images.china, names, Patience())
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(scenario())
 
@@ -374,6 +390,107 @@ def test_get_info_tells_of_every_encoder(others: Any, images: Any, serve: Any) -
     asyncio.run(scenario())
 
 
+def test_an_encoder_that_does_not_load_is_logged(
+    others: Any, images: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever asked for it may be gone by then; a server that shuts down has nothing to say."""
+    go = threading.Event()
+
+    def failing(artefact: Artefact, runtime: RuntimeConfig) -> Encoder:
+        if artefact.name == "near":
+            assert go.wait(30)
+            raise SelfTestFailed("no memory")
+        return Encoder.of(artefact, runtime)
+
+    def logged() -> list[tuple[str, Any]]:
+        errors = [record for record in caplog.records if record.levelname == "ERROR"]
+        return [(record.getMessage(), getattr(record, "encoder", None)) for record in errors]
+
+    async def scenario() -> None:
+        config = EmbedderConfig(run_size=1, encoders=others)
+        async with running(config, open_encoder=failing) as fleet:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await fleet.embed(images.china, ("near",), Patience())
+            assert logged() == []
+            go.set()
+            await until(logged)
+            assert logged() == [("encoder not loaded: no memory", "near")]
+            go.clear()
+            late = asyncio.create_task(fleet.embed(images.china, ("near",), Patience()))
+            await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(OperatorError):
+            await late
+
+    asyncio.run(scenario())
+    assert len(logged()) == 1
+
+
+def test_a_run_size_is_measured_once_for_each_encoder(others: Any) -> None:
+    """When it is first opened; after that the encoder opens faster, and runs as it did."""
+    opened: list[_Timed] = []
+
+    def timed(artefact: Artefact, _runtime: RuntimeConfig) -> Any:
+        opened.append(_Timed(lambda size: 0.01 + 0.001 * size))
+        opened[-1].name = artefact.name
+        return opened[-1]
+
+    async def scenario() -> None:
+        config = EmbedderConfig(encoders=others, idle_encoder_s=0.02, max_batch=4)
+        async with running(config, open_encoder=timed) as fleet:
+            async with fleet.use("near") as pipeline:
+                assert 1 <= pipeline.run_size <= 4
+                first = pipeline.run_size
+            await until(lambda: not fleet.is_open("near"))
+            async with fleet.use("near") as pipeline:
+                assert pipeline.run_size == first
+
+    asyncio.run(scenario())
+    assert [encoder.name for encoder in opened] == [NAME, "near", "near"]
+    assert [bool(encoder.runs) for encoder in opened] == [True, True, False]
+
+
+def test_an_encoder_that_may_hang_is_not_closed(others: Any) -> None:
+    """Closing it would wait for ever, and health would not tell any more that it hangs."""
+    closed: list[str] = []
+
+    def idle(name: str, *, error: Exception | None = None) -> _EncoderState:
+        def check() -> None:
+            if error is not None:
+                raise error
+
+        async def close() -> None:
+            closed.append(name)
+
+        encoder = SimpleNamespace(name=name, provider="CPUExecutionProvider")
+        pipeline = SimpleNamespace(check=check, close=close, encoder=encoder)
+        return _EncoderState(None, pipeline)  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        fleet = Fleet(EmbedderConfig(encoders=others, idle_encoder_s=0.01))
+        used = idle("used")
+        used.users = 1
+        fleet._encoders = {
+            "default": idle("default"),
+            "ill": idle("ill", error=OperatorError("ill")),
+            "used": used,
+            "idle": idle("idle"),
+        }
+        closing = asyncio.create_task(fleet._close_idle())
+        await until(lambda: not fleet.is_open("idle"))
+        await asyncio.sleep(0.05)
+        closing.cancel()
+        assert [name for name in fleet._encoders if fleet.is_open(name)] == [
+            "default",
+            "ill",
+            "used",
+        ]
+
+    asyncio.run(scenario())
+    assert closed == ["idle"]
+
+
 def test_check_looks_at_every_encoder_and_tells_the_worst(others: Any) -> None:
     """One that is wrong hides none that is lost, whichever comes first."""
     looked: list[str] = []
@@ -411,6 +528,30 @@ def test_text_needs_a_text_tower(others: Any) -> None:
     asyncio.run(scenario())
 
 
+def test_a_text_goes_to_the_first_encoder_that_has_a_text_tower() -> None:
+    """Unless it names one; the default one need not be it, and a mix has none."""
+
+    def artefact(name: str, *texts: str | None) -> Any:
+        parts = [SimpleNamespace(manifest=SimpleNamespace(text=text)) for text in texts]
+        return SimpleNamespace(name=name, parts=parts)
+
+    fleet = Fleet(EmbedderConfig())
+    artefacts = [
+        artefact("images", None),
+        artefact("mix", "text", "text"),
+        artefact("first", "text"),
+        artefact("second", "text"),
+    ]
+    fleet._encoders = {each.name: _EncoderState(each) for each in artefacts}
+    assert fleet.default == "images"
+    assert fleet.artefact("").name == "images"
+    assert fleet.with_text("").name == "first"
+    assert fleet.with_text("second").name == "second"
+    for name in ("images", "mix"):
+        with pytest.raises(Unsupported, match=f"encoder {name} has no text tower"):
+            fleet.with_text(name)
+
+
 def test_run_size_is_the_smallest_that_is_about_as_fast_as_any() -> None:
     """The best time wins; a smaller batch that is within 3% of it answers sooner."""
     assert smallest_near_best({1: 1.0, 2: 1.0, 4: 1.2, 8: 1.3}) == 1
@@ -424,6 +565,7 @@ class _Timed:
     def __init__(self, cost: Callable[[int], float], *, has_text: bool = False) -> None:
         crop = SimpleNamespace(height=8, width=8)
         self.preprocessings = (SimpleNamespace(crop=crop),)
+        self.name, self.dim, self.fingerprint, self.provider = "timed", 8, "f" * 64, "none"
         self.now = 0.0
         self.runs: list[int] = []
         self.texts: list[int] = []
