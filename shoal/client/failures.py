@@ -1,4 +1,4 @@
-"""What goes wrong in a call, as an error of Shoal's."""
+"""Failures of calls as errors of Shoal's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shoal.rpc.status import from_rpc_error
 
 
 class Closing:
-    """Whether a client was closed, and what its calls raise from then on."""
+    """Whether a client was closed."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -34,7 +34,7 @@ def answering(address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def asking(closing: Closing) -> Iterator[None]:
-    """Raises what the making of a request raises as an error of Shoal's."""
+    """Raises an error in making a request as an error of Shoal's."""
     try:
         yield
     except ValueError as exc:

@@ -1,4 +1,4 @@
-"""Values that come in several messages, put together one message at a time."""
+"""Values that come in several messages, which are put together one by one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shoal.v1 import clusterer_pb2, common_pb2, search_pb2
 
 
 class ClusterListGatherer:
-    """The whole list of clusters, of its pages."""
+    """Makes the whole list of clusters of its pages."""
 
     def __init__(self) -> None:
         self._clusters: list[Cluster] = []
@@ -29,7 +29,7 @@ class ClusterListGatherer:
 
 
 class SampleGatherer:
-    """A sample of vectors, of the messages of its stream: the first says how large it will be."""
+    """Makes a sample of vectors of the messages of its stream. The first message tells its size."""
 
     def __init__(self) -> None:
         self._info: common_pb2.VectorInfo | None = None
@@ -50,7 +50,7 @@ class SampleGatherer:
         self._uris += message.uris
 
     def value(self) -> VectorSample:
-        """The sample; smaller than announced where points went away meanwhile."""
+        """The sample; smaller than announced if points were deleted meanwhile."""
         if self._info is None:
             raise ServiceUnavailable("the server ended the sample before it began")
         return VectorSample(

@@ -1,4 +1,4 @@
-"""Between the SDK's values and the messages of the embedder's and the search service's contract.
+"""The SDK's values as messages of the embedder and the search service, and back.
 
 Pure: no channel, no clock. ``messages_ingest`` does the same for the items of an ingestion,
 ``messages_runs`` for clusterings.
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def from_struct(struct: struct_pb2.Struct) -> dict[str, Json]:
-    """The object in ``struct``; whole numbers come back as int."""
+    """The object in ``struct``, whose whole numbers are int."""
     return {name: _from_value(value) for name, value in struct.fields.items()}
 
 
@@ -66,7 +66,7 @@ def _from_value(value: struct_pb2.Value) -> Json:
 
 
 def to_vector(vector: Vector) -> common_pb2.Vector:
-    """``vector`` (D,) as sent; InvalidArgument if it is not one row of unit length."""
+    """``vector`` (D,) as a message; InvalidArgument if it is not one row of unit length."""
     row = np.asarray(vector, dtype=np.float32)
     if row.ndim != 1:
         raise InvalidArgument(f"vector: expected shape (D,), got {row.shape}", field="vector")
@@ -80,19 +80,19 @@ def from_vector(message: common_pb2.Vector) -> Vector:
 
 
 def from_item_error(message: common_pb2.ItemError) -> ItemFailure:
-    """Why an item has no result."""
+    """The reason why an item has no result."""
     return ItemFailure(message.reason, message.message, dict(message.metadata), message.retryable)
 
 
 def from_embed_result(message: embedder_pb2.EmbedResult) -> Embedding:
-    """One image's or text's answer."""
+    """The answer for one image or text."""
     if message.WhichOneof("outcome") == "error":
         return Embedding(failure=from_item_error(message.error))
     return Embedding(from_vector(message.vector), message.vector.fingerprint)
 
 
 def from_info(message: embedder_pb2.GetInfoResponse) -> Info:
-    """What the server can embed."""
+    """The encoders and limits of the server."""
     encoders = tuple(
         EncoderInfo(
             name=each.name,
@@ -118,7 +118,7 @@ def from_info(message: embedder_pb2.GetInfoResponse) -> Info:
 
 
 def to_filter(where: Filter) -> common_pb2.Filter:
-    """``where`` as sent."""
+    """``where`` as a message."""
     return common_pb2.Filter(
         must=[_to_condition(name, test) for name, test in where.must],
         should=[_to_condition(name, test) for name, test in where.should],
@@ -145,7 +145,7 @@ def _to_condition(name: str, test: Test) -> common_pb2.Condition:
 
 
 def to_within(within: str | int) -> search_pb2.Within:
-    """``"any"``, ``"auto"`` or a cluster's id as sent; else InvalidArgument."""
+    """``"any"``, ``"auto"`` or a cluster's id as a message; InvalidArgument for anything else."""
     match within:
         case "any":
             return search_pb2.Within(any=True)
@@ -158,7 +158,7 @@ def to_within(within: str | int) -> search_pb2.Within:
 
 
 def to_search_request(query: Query, options: SearchOptions) -> search_pb2.SearchRequest:
-    """``query`` and ``options`` as sent; collection, place and limit are the caller's to set."""
+    """``query`` and ``options`` as a message; the caller sets collection, place and limit."""
     request = search_pb2.SearchRequest(
         filter=to_filter(options.where),
         offset=options.offset,

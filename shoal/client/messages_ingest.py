@@ -1,4 +1,7 @@
-"""Between the items of an ingestion and their messages: what cannot be sent fails alone. Pure."""
+"""Items of an ingestion as messages, and answers as outcomes. Pure.
+
+An item that cannot be sent fails alone.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ _STATUS = {
 }
 
 MAX_PAYLOAD_DEPTH = 32
-"""Objects and lists inside each other: protobuf parses 100 messages deep, and an object is 3."""
+"""How deep objects and lists may nest: protobuf parses 100 messages deep, an object is 3."""
 
 _FRAMING_BYTES = 64
-"""More than the tags and lengths around an image take."""
+"""An upper bound of the bytes that the tags and lengths around an image take."""
 
 _MAX_SHOWN_CHARS = 200
 
@@ -34,8 +37,8 @@ def to_struct(payload: Mapping[str, Json]) -> struct_pb2.Struct:
     """``payload`` as a Struct, whose numbers are float64.
 
     Raises:
-        InvalidArgument: it holds what JSON cannot or a whole number that a float64 would change, or
-            nests too deep.
+        InvalidArgument: a value is not JSON, a whole number would change as a float64, or objects
+            nest too deep.
     """
     request = embedder_pb2.IngestRequest()
     try:
@@ -50,13 +53,16 @@ def to_struct(payload: Mapping[str, Json]) -> struct_pb2.Struct:
 
 
 def _check(payload: Mapping[str, Json]) -> None:
-    """InvalidArgument past MAX_PAYLOAD_DEPTH, and for a number that would arrive as another.
+    """Checks the depth of ``payload``, and that each number arrives as it is.
 
-    Level by level, so that no depth costs a stack.
+    It goes level by level, so that no depth can exhaust the stack.
+
+    Raises:
+        InvalidArgument: it is deeper than MAX_PAYLOAD_DEPTH, or a float64 would change a number.
     """
     level: list[object] = [payload]
     for _ in range(MAX_PAYLOAD_DEPTH):
-        inner: dict[int, object] = {}  # by identity: an object that holds itself twice is one
+        inner: dict[int, object] = {}  # by identity: each object is visited once in a level
         for each in level:
             values = each.values() if isinstance(each, Mapping) else each
             for value in values:  # type: ignore[attr-defined]  # a Mapping, list or tuple
@@ -77,7 +83,7 @@ def _check(payload: Mapping[str, Json]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class IngestTarget:
-    """Where items go: a collection, the encoders that fill it, and a message's most bytes."""
+    """Where items go: a collection, the encoders that fill it, and the largest message in bytes."""
 
     collection: str
     encoders: tuple[str, ...]
@@ -87,11 +93,11 @@ class IngestTarget:
 def to_ingest_request(
     item: IngestItem, target: IngestTarget, *, sequence: int
 ) -> embedder_pb2.IngestRequest:
-    """``item`` as sent under the number ``sequence``.
+    """``item`` as a message with the number ``sequence``.
 
     Raises:
-        InvalidArgument: it cannot be sent, or takes more than ``target.max_bytes`` as a message
-            (ImageTooLarge, where that is the image).
+        InvalidArgument: it cannot be sent, or its message is larger than ``target.max_bytes``
+            (ImageTooLarge, if that is because of the image).
     """
     max_bytes = target.max_bytes
     try:
@@ -109,7 +115,8 @@ def to_ingest_request(
         raise _unsendable(item, exc) from exc
     if item.payload:
         request.payload.CopyFrom(to_struct(item.payload))
-    rest = request.ByteSize()  # before the image is in: it serializes everything to count it
+    # Before the image is in the message: ByteSize serializes everything to count it.
+    rest = request.ByteSize()
     try:
         _check_size(image=len(item.data or b""), rest=rest, max_bytes=max_bytes)
         if item.data is not None:
@@ -124,7 +131,7 @@ def _unsendable(item: IngestItem, error: Exception) -> InvalidArgument:
 
 
 def _check_size(*, image: int, rest: int, max_bytes: int) -> None:
-    """A larger message than the channel takes would end the stream for all items."""
+    """Refuses a message that is larger than the channel takes: it would end the whole stream."""
     size = image + rest + _FRAMING_BYTES
     if size <= max_bytes:
         return
@@ -133,7 +140,7 @@ def _check_size(*, image: int, rest: int, max_bytes: int) -> None:
 
 
 def from_ingest_response(message: embedder_pb2.IngestResponse, *, name: str) -> IngestOutcome:
-    """What became of the item called ``name``; FAILED unless the server says that it is stored."""
+    """The outcome of the item called ``name``; FAILED unless the server says that it is stored."""
     if message.WhichOneof("outcome") == "error":
         failure = from_item_error(message.error)
         return IngestOutcome(name, IngestStatus.FAILED, message.key, failure=failure)
@@ -148,7 +155,7 @@ def from_ingest_response(message: embedder_pb2.IngestResponse, *, name: str) -> 
 def prepared(
     item: IngestItem | IngestOutcome, target: IngestTarget, *, sequence: int
 ) -> embedder_pb2.IngestRequest | IngestOutcome:
-    """``item`` as sent; or its outcome, if it has one already or cannot be sent."""
+    """``item`` as a message; its outcome instead, if it has one already or cannot be sent."""
     if isinstance(item, IngestOutcome):
         return item
     try:
@@ -159,7 +166,7 @@ def prepared(
 
 
 def name_of(item: IngestItem | IngestOutcome) -> str:
-    """What reports call ``item``: its name, or its place, or its key."""
+    """The name of ``item`` in reports: its name, or else its place, or else its key."""
     if isinstance(item, IngestOutcome):
         return item.name
     return item.name or item.uri or item.key

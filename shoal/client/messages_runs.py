@@ -1,4 +1,4 @@
-"""Between the SDK's values about clusterings and the messages of the contract. Pure."""
+"""The SDK's values about clusterings as messages of the contract, and back. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def to_config(method: Method, options: RunOptions) -> clusterer_pb2.ClusteringConfig:
-    """The method and its parameters as sent."""
+    """The method and its parameters as a message."""
     config = clusterer_pb2.ClusteringConfig(
         seed=options.seed,
         sample_size=options.sample_size,
@@ -89,7 +89,7 @@ def _set_count(
 
 
 def to_gates(gates: Gates) -> clusterer_pb2.Gates:
-    """Thresholds as sent."""
+    """Thresholds as a message."""
     return clusterer_pb2.Gates(
         max_moved_share=gates.max_moved_share,
         max_noise_share=gates.max_noise_share,
@@ -115,7 +115,7 @@ def to_request(
 
 
 def to_naming(naming: Naming) -> clusterer_pb2.Naming:
-    """Where names come from, as sent."""
+    """The sources of clusters' names as a message."""
     message = clusterer_pb2.Naming(fields=naming.fields)
     for text, vector in naming.vocabulary.items():
         message.vocabulary.add(text=text, vector=vector.astype("<f4").tobytes())
@@ -125,7 +125,7 @@ def to_naming(naming: Naming) -> clusterer_pb2.Naming:
 def to_schedule(
     schedule: Schedule, request: clusterer_pb2.CreateRunRequest
 ) -> clusterer_pb2.Schedule:
-    """A schedule as sent."""
+    """A schedule as a message."""
     message = clusterer_pb2.Schedule(request=request, only_if_due=schedule.only_if_due)
     if schedule.cron:
         message.cron = schedule.cron

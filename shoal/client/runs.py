@@ -1,4 +1,4 @@
-"""What the SDK takes and gives back about clusterings: methods, runs, plans, clusters.
+"""The SDK's values about clusterings: methods, runs, plans, clusters.
 
 The methods mirror ``ClusteringConfig`` of the contract field by field; 0, "" and None mean the
 server's default.
@@ -75,7 +75,7 @@ class VectorSample:
         fingerprint: Their encoder's.
         ids: N ids.
         vectors: float32 (N, D), unit length.
-        uris: Where the pictures lie, N; "" where it is not known.
+        uris: N places of the pictures; "" where the place is not known.
     """
 
     vector: str
@@ -120,7 +120,11 @@ Method: TypeAlias = KMeans | Hdbscan | GaussianMixture | ScpHead | TextCentroids
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Payload ``fields`` whose typical values name clusters; words, with vectors float32 (D,)."""
+    """The sources of clusters' names.
+
+    Clusters are named after the typical values of the payload ``fields``, and then after the
+    nearest words of the ``vocabulary``, each with its vector float32 (D,).
+    """
 
     fields: tuple[str, ...] = ()
     vocabulary: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
@@ -158,7 +162,7 @@ class RunOptions:
 
 
 class RunState(StrEnum):
-    """Where a run is."""
+    """The state of a run."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -177,7 +181,7 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would change."""
+    """The changes that a run makes, or would make."""
 
     points: int
     clusters: int
@@ -191,7 +195,7 @@ class Plan:
     lineage: tuple[Lineage, ...]
     objections: tuple[str, ...]
     votes: Mapping[str, int] = field(default_factory=dict)
-    """Where the number of clusters was estimated: what each estimator said."""
+    """The vote of each estimator, if the number of clusters was estimated."""
     votes_disagree: bool = False
     elbow: tuple[tuple[int, float], ...] = ()
     """Inertia by number of clusters."""
@@ -199,19 +203,19 @@ class Plan:
     duplicates: int = 0
     confidence: float = 0.0
     layers: tuple[int, ...] = ()
-    """For EVoC: clusters in each layer, finest first."""
+    """The number of clusters in each layer of EVoC, finest first."""
     head: str = ""
-    """For a trained head: its id, or that of what became of it."""
+    """The id of the trained head that was used, after retraining if there was any."""
 
     @property
     def noise_share(self) -> float:
-        """Share of the points that are noise, 0 to 1; 0 where there are none."""
+        """The share of the points that are noise, 0 to 1; 0 if there are no points."""
         return self.noise / self.points if self.points else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run, at one time. ``config`` is as requested, with the server's defaults filled in."""
+    """One run at one moment. ``config`` is the request's, with the server's defaults filled in."""
 
     id: str
     collection: str
@@ -235,9 +239,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When the service makes a clustering anew by itself: ``cron`` (UTC), or every ``interval_s``.
+    """When the service makes a clustering anew: at ``cron`` (UTC) or every ``interval_s``.
 
-    ``only_if_due``: only when the drift says so. ``next_at`` and ``last_run`` are the service's.
+    With ``only_if_due`` it does so only when the drift says that it is due. The service sets
+    ``next_at`` and ``last_run``.
     """
 
     cron: str = ""
@@ -249,7 +254,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A point of a group of near-duplicates; ``cosine`` is that to the group's first."""
+    """A point of a group of near-duplicates, and its ``cosine`` to the group's first point."""
 
     id: str
     key: str
@@ -259,7 +264,7 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class DuplicateGroup:
-    """Near-duplicates of ``members[0]``, nearest first; ``size`` counts those not listed too."""
+    """Near-duplicates of ``members[0]``, nearest first; ``size`` also counts unlisted members."""
 
     members: tuple[Duplicate, ...]
     size: int
@@ -267,7 +272,7 @@ class DuplicateGroup:
 
 @dataclass(frozen=True, slots=True)
 class Clustering:
-    """One clustering of a collection: which run readers see, and what came in since."""
+    """One clustering of a collection: the run that readers see, and the points since."""
 
     collection: str
     name: str

@@ -1,4 +1,4 @@
-"""What the SDK takes and gives back: frozen values, free of protobuf and gRPC.
+"""The values that the SDK takes and gives back: frozen, and free of protobuf and gRPC.
 
 ``vector`` is float32 (D,) of unit length. Times are timezone-aware, durations are in seconds.
 A name, run or id that does not exist is an empty string, as on the wire; a number that does not
@@ -44,8 +44,9 @@ class Embedding:
 class IngestItem:
     """One image to store.
 
-    ``data`` is the encoded file. None means that the server is to read ``uri`` itself. An empty
-    ``key`` means the hash of the bytes. ``name`` is what reports call the item; it is not sent.
+    ``data`` is the encoded file; None means that the server reads ``uri`` itself. ``key`` is what
+    the item is stored under; an empty one means the hash of the bytes. Reports call the item by
+    its ``name``, which is not sent.
     """
 
     data: bytes | None
@@ -57,7 +58,7 @@ class IngestItem:
 
 
 class IngestStatus(StrEnum):
-    """What became of an item."""
+    """The status of an item that was sent."""
 
     STORED = "stored"
     UPDATED = "updated"
@@ -67,7 +68,7 @@ class IngestStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IngestOutcome:
-    """What became of the item called ``name``; ``failure`` is set exactly when it FAILED."""
+    """The outcome of the item called ``name``; ``failure`` is set exactly when it FAILED."""
 
     name: str
     status: IngestStatus
@@ -119,15 +120,15 @@ class Empty:
 
 
 Test: TypeAlias = str | int | float | bool | AnyOf | Range | Empty
-"""What must hold of a payload field; a plain value means that the field equals it."""
+"""A test of a payload field; a plain value means that the field equals it."""
 
 Conditions: TypeAlias = Sequence[tuple[str, Test]]
-"""(field, test) pairs; dots in a field's name reach into objects."""
+"""Pairs of a field and its test; dots in a field's name reach into objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """All of ``must``, and one of ``should`` if there is any, and none of ``must_not``."""
+    """Points that meet all of ``must``, one of ``should`` if any, and none of ``must_not``."""
 
     must: Conditions = ()
     should: Conditions = ()
@@ -138,9 +139,9 @@ class Filter:
 class SearchOptions:
     """The rarer parts of a search.
 
-    ``offset`` hits are skipped (0 to 100,000); ``min_score`` is a cosine; an empty ``vector``
-    means the collection's first; ``approximate`` allows the index where the answer is otherwise
-    exact.
+    The first ``offset`` hits (0 to 100,000) are skipped. ``min_score`` is the least cosine of a
+    hit. ``vector`` is the named vector to compare; an empty name means the collection's first.
+    ``approximate`` allows the index inside a cluster, where the answer is otherwise exact.
     """
 
     clustering: str = "default"
@@ -165,7 +166,10 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Hits, nearest first, and the run and cluster (None for ``any``) that they belong to."""
+    """Hits, nearest first; the run that their clusters belong to; the cluster that was searched.
+
+    ``cluster`` is None if every point was searched.
+    """
 
     run: str
     cluster: int | None
@@ -174,7 +178,7 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A stored image. ``vectors`` holds those asked for, by name."""
+    """A stored image. ``vectors`` holds the vectors that were asked for, by name."""
 
     id: str
     cluster: int | None
@@ -195,7 +199,10 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:
-    """An encoder of the server, and its execution provider. ``parts`` names those of a mix."""
+    """An encoder of the server, and its execution provider.
+
+    ``parts`` names the encoders that a mix consists of; it is empty for any other.
+    """
 
     name: str
     dim: int
@@ -210,7 +217,7 @@ class EncoderInfo:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What the server can embed, and its limits per image and per call."""
+    """The encoders of a server, and its limits per image and per call."""
 
     encoders: tuple[EncoderInfo, ...]
     version: str

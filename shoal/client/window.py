@@ -37,12 +37,12 @@ class Stream:
 class Window:
     """At most ``size`` unfinished items, an equal share on each stream (at least one).
 
-    An item is unfinished from when it is read until its outcome is taken, whoever decided that.
+    An item is unfinished from when it is read until its outcome is taken, also if it is not sent.
 
     Attributes:
         streams: The streams.
         closed: No more items are wanted.
-        reading: Somebody is in the caller's iterator, where one at a time may be.
+        reading: Somebody is reading from the caller's iterator; only one at a time may.
         item_error: What the caller's iterator raised.
     """
 
@@ -87,7 +87,7 @@ class Window:
         return True
 
     def end_reading(self) -> int:
-        """Ends the turn of the one that read; the number of what it has read."""
+        """Ends the turn of whoever was reading; the number of the item that was read."""
         self.reading = False
         self._sequence += 1
         return self._sequence - 1
@@ -118,7 +118,7 @@ class Window:
             self.finish(stream, from_ingest_response(response, name=name))
 
     def end(self, stream: Stream, error: BaseException | None) -> None:
-        """Ends ``stream``, by ``error`` or by the server; before its time, it ends all of them."""
+        """Ends ``stream``, by ``error`` or by the server. If that is too early, all streams end."""
         stream.ended = True
         if not self._left:
             self._call_error = self._call_error or error
@@ -129,9 +129,9 @@ class Window:
 
     @property
     def settled(self) -> bool:
-        """Whether ``take`` has something to say: an outcome, or that there are no more.
+        """Whether an outcome is there to take, or no more will come.
 
-        Once closed there are no more even from a stream that still waits for the caller's item.
+        Once closed, no more will come from a stream that still waits for the caller's next item.
         """
         return bool(self._ready) or all(
             stream.ended or (self.closed and not stream.names) for stream in self.streams
@@ -146,11 +146,11 @@ class Window:
         return stream, outcome
 
     def leave(self) -> None:
-        """Ends it all: from now on, errors of calls are of our own cancelling."""
+        """Ends the ingestion: from now on, calls fail because they are cancelled here."""
         self.closed = self._left = True
 
     def check(self) -> None:
-        """Raises what ended the ingestion before its time."""
+        """Raises the error that ended the ingestion too early, if there is one."""
         if self._call_error is not None:
             raise self._call_error
         if self.item_error is not None:

@@ -1,4 +1,4 @@
-"""The sending side of an asynchronous ingestion: as ``client.stream``, with tasks for threads."""
+"""The sending side of an asynchronous ingestion: as ``client.stream``, with tasks, not threads."""
 
 from __future__ import annotations
 

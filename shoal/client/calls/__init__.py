@@ -1,4 +1,4 @@
-"""What the SDK asks of a server, each call declared once: its arguments, request and answer.
+"""The calls of the SDK, each declared once: its arguments, its request and its answer.
 
 The functions of this room build values of the four kinds below. ``Client`` and ``AsyncClient``
 carry them out, each in its own way. Pure: no channel, no clock, no thread.
@@ -26,7 +26,7 @@ _Method = TypeVar("_Method", bound=Callable[..., object])
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Which ``method`` of which service is called, and with what."""
+    """The ``method`` of a service, and the request to call it with."""
 
     service: Service
     method: str
@@ -57,7 +57,7 @@ class Pages(Asked, Generic[T]):
     parse: Callable[[Any], Iterable[T]]
 
     def next_request(self, page: Any) -> bool:
-        """Asks for what comes after ``page``; False if that was the last one."""
+        """Makes the request ask for the page after ``page``; False if that was the last page."""
         request: Any = self.request
         request.page_token = page.next_page_token
         return bool(request.page_token)
@@ -86,8 +86,8 @@ def method_of(
 ) -> Callable[[_Method], _Method]:
     """Decorates a method of the client ``owner`` that carries out ``build``.
 
-    The method takes the name, the help and the arguments of ``build``. ``returns`` says in its
-    signature what becomes of the value within the kind that ``build`` gives back.
+    The method gets the name, the help and the parameters of ``build``. Its signature shows
+    ``returns``, whose braces stand for the type of the call's value.
     """
 
     def decorate(method: _Method) -> _Method:
