@@ -240,9 +240,14 @@ def test_request_has_the_defaults(
             {"text": clusterer_pb2.TextCentroids(texts=["a", "b"], fixed=True)},
         ),
         (
-            EmbeddingVectors(0, 3, coarsest=True),
-            {"evoc": clusterer_pb2.EmbeddingVectors(layer=0, min_cluster_size=3, coarsest=True)},
+            EmbeddingVectors(layer=0, min_cluster_size=3),
+            {"evoc": clusterer_pb2.EmbeddingVectors(layer=0, min_cluster_size=3)},
         ),
+        (
+            EmbeddingVectors(layer="coarsest"),
+            {"evoc": clusterer_pb2.EmbeddingVectors(coarsest=True)},
+        ),
+        (EmbeddingVectors(), {"evoc": clusterer_pb2.EmbeddingVectors()}),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, dict) else "",
 )
@@ -257,7 +262,8 @@ def test_each_method_is_sent_whole(
         cold_start=True,
         plan_only=True,
         force=True,
-        k_range=(2, 9),
+        k_min=2,
+        k_max=9,
         duplicate_cosine=0.0,
         noise_only=True,
         naming=Naming(("f", "g"), {"cat": UNIT}),
