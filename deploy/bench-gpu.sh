@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures serving on a GPU: ViT-B/32 and ViT-L/14 in float16, from JPEG files to stored vectors.
-# Needs shoal[gpu] and, to make the models (random weights: speed does not depend on them), the
-# packages of shoal[export]. What is already in DIRECTORY is not made again.
+# Needs shoal[gpu], and shoal[export] to make the models. Their weights are random: speed does not
+# depend on them. Models that are in DIRECTORY already are not made again.
 set -euo pipefail
 
 PROVIDER="${PROVIDER:-cuda}"

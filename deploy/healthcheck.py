@@ -1,9 +1,9 @@
-# ruff: noqa: INP001 -- a script, which the images have a copy of
-"""Exit status 0 when a gRPC server says that it is ready, by grpc.health.v1.
+# ruff: noqa: INP001 - a script, of which the images have a copy
+"""Asks a gRPC server whether it is ready, by grpc.health.v1; exits with 0 if it is.
 
-For where something has to run a command to know: Compose, and Kubernetes once TLS is on (its own
-gRPC probes speak plaintext only). Health asks for no token, so none is given here. Knows nothing
-of Shoal but the two packages that Shoal's servers have anyway.
+Compose runs it as its health check. So does Kubernetes once TLS is on, because its own gRPC probes
+speak plaintext only. Health asks for no token, so none is given here. Needs nothing of Shoal, only
+two packages that Shoal's servers have anyway.
 
 Example:
   python healthcheck.py 127.0.0.1:7801 --service shoal.v1.EmbedderService
@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 
 def ask(channel: grpc.Channel, service: str, *, timeout_s: float) -> str:
-    """The service's status by name: ``SERVING``, ``NOT_SERVING``; ``""`` is all of the server.
+    """The name of the service's status: ``SERVING``, ``NOT_SERVING``. ``""`` is the whole server.
 
     Raises:
         grpc.RpcError: no answer in ``timeout_s``, or no such service.
@@ -52,7 +52,7 @@ def open_channel(address: str, *, tls_ca: Path | None, tls_name: str | None) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask once, say the answer in one line; 0 is ready, 1 is not, 2 a wrong usage."""
+    """Asks once, and prints the answer in one line. 0: ready, 1: not ready, 2: wrong usage."""
     parser = argparse.ArgumentParser(description="Ask a gRPC server whether it is ready.")
     parser.add_argument("address", metavar="HOST:PORT")
     parser.add_argument("--service", default="", help="full gRPC name; default: all of them")

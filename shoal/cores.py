@@ -1,4 +1,4 @@
-"""How many cores this process may use: what threads and workers are sized by."""
+"""The number of cores that this process may use, by which it sizes its threads and workers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-"""A container's quota (cgroup v2): microseconds of processor time, per so many microseconds."""
+"""The file with a container's quota (cgroup v2): microseconds of processor time, and the period of
+so many microseconds that they are for."""
 
 
 def usable_cores(quota_file: Path = _CPU_MAX) -> int:
-    """Cores by affinity, or by the container's quota, rounded up, where that is less."""
+    """The cores of the process's affinity, or of the container's quota, rounded up, if less."""
     affinity = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

@@ -22,7 +22,7 @@
     |   +-- ExportRefused          a model cannot be exported, or its export is not faithful
     |   +-- StoreLocked            another process owns the embedded store
     |   +-- FitFailed              the child process of a fit died
-    |   +-- Unrecoverable          the process cannot get well again; it ends, to be started anew
+    |   +-- Unrecoverable          the process cannot recover; it ends, to be started anew
     +-- TransientError             the same request may succeed later
         +-- Overloaded             queues are full; retry after ``retry_after_s``
         +-- StoreUnavailable       the store cannot be reached
@@ -31,9 +31,9 @@
         +-- DeadlineExceeded       the caller's deadline passed before the work began
         +-- Cancelled              the caller has gone, or the run was cancelled
 
-Each class has a stable upper-snake ``reason``, which travels on the wire (``shoal.rpc.status``
-holds the one table from class to gRPC code), and each instance carries ``metadata``: the facts
-of the message as strings, for programs. This module imports nothing of ours.
+Each class has a stable upper-snake ``reason``, which travels on the wire. Each instance carries
+``metadata``: the facts of its message as strings, for programs. ``shoal.rpc.status`` has the table
+from class to gRPC code. This module imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from typing import ClassVar
 
 
 class ShoalError(Exception):
-    """The root. ``message`` says what was wrong, what was expected and what was got."""
+    """The root of the tree. ``message`` says what was wrong, what was expected, what was got."""
 
     reason: ClassVar[str] = "INTERNAL"
 
@@ -177,7 +177,7 @@ class SelfTestFailed(OperatorError):
 
 
 class ExportRefused(OperatorError):
-    """A model cannot be exported, or what was exported does not do what the model does."""
+    """A model cannot be exported, or its export does not give the vectors that it gives."""
 
     reason = "EXPORT_REFUSED"
 
@@ -195,7 +195,7 @@ class FitFailed(OperatorError):
 
 
 class Unrecoverable(OperatorError):
-    """The process cannot get well again: it ends, and whoever runs it starts it anew."""
+    """The process cannot recover: it ends, and whoever runs it starts it anew."""
 
     reason = "UNRECOVERABLE"
 

@@ -2,7 +2,7 @@
 
 Modules log with ``logging.getLogger(__name__)`` and put facts into ``extra``; they define their
 own ``shoal_*`` metrics with ``prometheus_client``, at module level, in the default registry. Only
-a composition root calls what is here.
+composition roots call this module.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
 OFF: Final = "off"
-"""The metrics address that means: none."""
+"""The metrics address that means no endpoint."""
 
 _LEVELS: Final = get_args(LogLevel)
 _FORMATS: Final = get_args(LogFormat)
-# These log every request or connection at INFO; below WARNING only when everything is asked for.
+# These log every request or connection at INFO: they are kept to WARNING, unless at level debug.
 _CHATTY: Final = ("httpcore", "httpx", "grpc", "PIL", "asyncio")
 
 _BUILD = Info("shoal_build", "Shoal's version.")
@@ -42,13 +42,13 @@ _BUILD.info({"version": __version__})
 
 
 def configure_logging(level: str = "info", fmt: str = "json", **facts: object) -> None:
-    """Send the process's logs to stderr. A second call replaces what the first one set.
+    """Sends the process's logs to stderr. A second call replaces the settings of the first.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``, in any case.
         fmt: ``json`` (one object a line: time, level, logger, message and the extra fields) or
             ``text`` (for people).
-        facts: added to every line.
+        facts: Added to every line.
 
     Raises:
         ConfigError: ``level`` or ``fmt`` is not one of these.
@@ -78,7 +78,7 @@ class Metrics:
     """A running metrics endpoint, ``GET /metrics``.
 
     Attributes:
-        port: Where it listens.
+        port: The port that it listens on.
     """
 
     port: int
@@ -86,18 +86,18 @@ class Metrics:
     _thread: threading.Thread
 
     def close(self) -> None:
-        """Stop answering and free the port."""
+        """Stops answering, and frees the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
 def start_metrics(address: str, *, tokens: Sequence[SecretStr] = ()) -> Metrics | None:
-    """Serve the process's metrics over HTTP, in a thread.
+    """Serves the process's metrics over HTTP, in a thread.
 
-    The endpoint itself asks for no token: it tells counts and durations, never content. That
-    ``tokens`` must be set for an address that other machines reach keeps the rule simple:
-    without a token, nothing of Shoal is reachable from elsewhere.
+    The endpoint itself asks for no token: it tells counts and durations, never content. Still
+    ``tokens`` must be set for an address that other machines reach, which keeps the rule simple:
+    without a token, nothing of Shoal can be reached from elsewhere.
 
     Args:
         address: ``HOST:PORT``, port 0 for a free one, or ``off``.
@@ -122,7 +122,7 @@ def start_metrics(address: str, *, tokens: Sequence[SecretStr] = ()) -> Metrics 
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever ``sys.stderr`` is when the line is written, and marks itself as ours."""
+    """A handler of ours: it writes to the ``sys.stderr`` of the moment at which it writes."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -178,6 +178,6 @@ _NOT_FACTS: Final = frozenset({*RESERVED_ATTRS, "clock", "facts", "message", "as
 
 
 def _time(record: logging.LogRecord) -> str:
-    """ISO 8601 in UTC, with milliseconds."""
+    """The record's time as ISO 8601 in UTC, with milliseconds."""
     moment = datetime.fromtimestamp(record.created, tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

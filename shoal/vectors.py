@@ -22,7 +22,7 @@ NOISE = -1
 """The label of a point that belongs to no cluster."""
 
 UNIT_TOLERANCE = 1e-3
-"""How far a vector's length may be from 1 on the wire; float16 storage stays well inside."""
+"""The most by which a vector's length may differ from 1 on the wire; float16 stays well inside."""
 
 _WIRE = np.dtype("<f4")
 
@@ -43,9 +43,9 @@ def decode(values: bytes, dim: int) -> Vectors:
 
 
 def joined(parts: Sequence[Vectors]) -> Vectors:
-    """Vectors (..., D1), (..., D2), ... of unit length, one after the other, as one of unit length.
+    """Unit vectors (..., D1), (..., D2), ... one after the other, as one unit vector.
 
-    Its cosine to another one is the mean of the parts' cosines.
+    The cosine of two such vectors is the mean of their parts' cosines.
     """
     if len(parts) == 1:
         return parts[0]
@@ -71,7 +71,7 @@ def check_unit(vector: Vectors, dim: int) -> Vectors:
     """``vector`` if it is finite, (dim,) and of length 1 within UNIT_TOLERANCE.
 
     Raises:
-        InvalidArgument: with what was expected and what was got.
+        InvalidArgument: it is not; the message says what was expected and what was got.
     """
     if vector.shape != (dim,):
         raise InvalidArgument(f"vector: expected shape ({dim},), got {vector.shape}")

@@ -1,4 +1,4 @@
-"""``HOST:PORT``: reading it, and the rule that what is reachable from elsewhere needs a token."""
+"""``HOST:PORT``: reading it, and the rule that a server which others can reach needs a token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A host and a port. ``port`` 0 means: any free one (only for listening)."""
+    """A host and a port. To listen on, ``port`` 0 means any free one."""
 
     host: str
     port: int
@@ -69,7 +69,7 @@ def parse_address(text: str) -> Address:
 
 
 def require_token(address: Address, tokens: Sequence[SecretStr]) -> None:
-    """Refuse an address that other machines can reach when no token guards the server.
+    """Refuses an address that other machines can reach when no token guards the server.
 
     Raises:
         ConfigError: ``address`` is not loopback and ``tokens`` is empty.
@@ -84,9 +84,9 @@ def require_token(address: Address, tokens: Sequence[SecretStr]) -> None:
 
 
 def require_free(address: Address) -> None:
-    """Refuse an address that cannot be listened on, with the operating system's reason.
+    """Refuses an address that cannot be listened on, with the operating system's reason.
 
-    Listening servers report less (gRPC says only that it failed), so this asks first.
+    A server that fails to listen reports less (gRPC says only that it failed), so this asks first.
 
     Raises:
         ConfigError: the port is taken, or the host is not an address of this machine.

@@ -31,8 +31,8 @@ Behaviour = Callable[[Any, Any], Any]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs only
 
 REQUEST_ID = "x-request-id"
-"""Metadata key: the caller's name for the call. One is made up if it sends none; a call that fails
-answers with it in its trailers."""
+"""The metadata key of the caller's name for the call. If the caller sends none, the server makes
+one up. A call that fails has it in its trailers."""
 
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # it ends up in logs: nothing surprising
 
@@ -42,12 +42,12 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 def observe(
     behaviour: Behaviour, method: str, *, streaming: bool
 ) -> Callable[[Any, Context], Awaitable[Any]]:
-    """``behaviour`` with metrics, error translation and a log line around it.
+    """``behaviour`` with its metrics, its errors translated, and a log line when it fails.
 
     Args:
         behaviour: The handler of one method.
-        method: The full method name, ``/package.Service/Method``; a label, so never a name
-            that a caller made up.
+        method: The full method name, ``/package.Service/Method``. It is a metric's label, so it
+            must never be a name that a caller made up.
         streaming: True when the handler answers with a stream.
     """
     run = _run_streaming if streaming else _run_unary
@@ -103,14 +103,14 @@ async def _run_streaming(behaviour: Behaviour, request: Any, context: Context) -
     responses: AsyncIterator[Any] = answer
     async with contextlib.AsyncExitStack() as stack:
         if inspect.isasyncgen(responses):
-            # Its finally blocks run now, in this task, and not when it is collected.
+            # The generator's finally blocks run now, in this task, not when it is collected.
             await stack.enter_async_context(contextlib.aclosing(responses))
         async for response in responses:
             await context.write(response)
 
 
 async def _fail(context: Context, method: str, error: ShoalError) -> Never:
-    """End the call with the error's status, and log it at a level that fits who must act."""
+    """Ends the call with the error's status, and logs it at a level that fits who must act."""
     request_id = _request_id(context)
     facts = {"method": method, "code": status_code(error).name, "reason": error.reason}
     level = logging.WARNING
@@ -124,7 +124,7 @@ async def _fail(context: Context, method: str, error: ShoalError) -> Never:
 
 
 async def _fail_unexpectedly(context: Context, method: str, error: Exception) -> Never:
-    """End the call with INTERNAL; what happened is in the log and only there."""
+    """Ends the call with INTERNAL; the error itself is in the log and only there."""
     request_id = _request_id(context)
     hidden = ShoalError(f"internal error; the server's log has it as request {request_id}")
     facts = {"method": method, "code": status_code(hidden).name, "reason": hidden.reason}

@@ -1,4 +1,4 @@
-"""A server's certificate, taken up anew when its files change: no restart to renew it."""
+"""A server's TLS certificate, read again when its files change: to renew it needs no restart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Version = tuple[tuple[int, int, int], ...]
 def server_credentials(cert: Path, key: Path) -> grpc.ServerCredentials:
     """Credentials that look at the files with every new connection.
 
-    Connections that are open keep the certificate that they began with.
+    An open connection keeps the certificate that it began with.
 
     Raises:
         ConfigError: the files cannot be read, or do not belong together.
@@ -53,8 +53,8 @@ class _Files:
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """The certificate and key if they have changed; None to go on with the last ones.
 
-        New files that cannot be used are told of once, and tried again with every connection:
-        one of the two may not have been replaced yet.
+        Files that cannot be used are logged once, and read again with every connection: perhaps
+        one of the two has not been replaced yet.
         """
         try:
             if self._version() == self._read:
@@ -70,7 +70,7 @@ class _Files:
         return found
 
     def _version(self) -> _Version:
-        """What changes when the files do: a new file, or another time or size."""
+        """A value that differs when a file is another one, or has another time or size."""
         try:
             stats = [path.stat() for path in (self._cert, self._key)]
         except OSError as exc:

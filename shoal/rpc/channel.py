@@ -20,15 +20,16 @@ from shoal.rpc.credentials import aio_interceptors, sync_interceptors
 __all__ = ["MAX_MESSAGE_BYTES", "ChannelConfig", "open_aio_channel", "open_channel"]
 
 KEEPALIVE_MS = 30_000
-"""How often a client pings; the server permits pings down to every 20 s (``server.py``)."""
+"""The time between two pings of a client; the server permits one every 20 s (``config.py``)."""
 
 
 def open_channel(config: ChannelConfig, *stubs: Callable[[grpc.Channel], object]) -> grpc.Channel:
     """A channel for sync stubs. It connects with the first call; the caller closes it.
 
-    With the classes of the ``stubs`` that it is for, their calls are safe while another thread
-    closes it and afterwards: gRPC registers a method with its first call, and the process crashes
-    if the channel is closed by then (grpc/grpc#43455). A stub without interceptors registers all.
+    Give the classes of the ``stubs`` that will use it: their calls are then safe while another
+    thread closes the channel, and afterwards. gRPC registers a method with its first call, and the
+    process crashes if the channel is closed by then (grpc/grpc#43455). Making a stub registers all
+    of its methods.
 
     Raises:
         ConfigError: as ``ChannelConfig.validate``, or the authority file cannot be read.
@@ -79,11 +80,11 @@ def _options(config: ChannelConfig, address: Address) -> ChannelOptions:
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        # Its own connection, not one that all channels of this process to that address share:
-        # several are what spreads load over the processes behind one port.
+        # A connection of its own: otherwise all channels of this process to one address share one,
+        # and only several connections spread load over the processes behind a port.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.http2.max_pings_without_data", 0),  # no limit: a silent stream must stay up
-        # One connection pins to one replica; round_robin uses all that the name resolves to.
+        # One connection stays with one replica; round_robin uses all addresses of the name.
         ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
         # A server that comes back is found within seconds, where gRPC's default is two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
@@ -91,5 +92,5 @@ def _options(config: ChannelConfig, address: Address) -> ChannelOptions:
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     ]
     if address.is_loopback:
-        options.append(("grpc.enable_http_proxy", 0))  # http_proxy is not for this machine
+        options.append(("grpc.enable_http_proxy", 0))  # no proxy is needed to reach this machine
     return options

@@ -16,9 +16,9 @@ from shoal.rpc.tokens import check_token
 from shoal.settings import INTERNAL, Setting, check_ranges
 
 MAX_MESSAGE_BYTES = 64 * 2**20
-"""Default limit of one message in either direction, on both ends: three images of 20 MiB."""
+"""The default limit of one message in either direction, on both ends: three images of 20 MiB."""
 _MAX_STREAMS = 1024
-"""Calls of one connection in progress at the same time; more wait at the client."""
+"""The most calls of one connection in progress at a time; more wait at the client."""
 
 ChannelOptions = list[tuple[str, str | int]]
 
@@ -53,7 +53,7 @@ class ServerConfig:
     """Whether other processes listen on the port too (``shoal.app.processes``)."""
 
     def validate(self) -> Address:
-        """The parsed address; everything that can be checked before a port opens, is.
+        """The parsed address. Checks everything that can be checked before a port opens.
 
         Raises:
             ConfigError: a setting is malformed or contradicts another, a reachable address has
@@ -68,14 +68,14 @@ class ServerConfig:
         return address
 
     def options(self) -> ChannelOptions:
-        """The gRPC options; those of ``shoal.rpc.channel`` are the other half of the deal."""
+        """The gRPC options; the client's options in ``shoal.rpc.channel`` match them."""
         options: ChannelOptions = [
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_concurrent_streams", _MAX_STREAMS),
-            # Two servers on one port share its connections: silently, if they were not told to.
+            # Otherwise two servers on one port would silently share its connections.
             ("grpc.so_reuseport", int(self.share_port)),
-            # Clients ping every 30 s; gRPC's default allows one in 5 minutes, then hangs up.
+            # Clients ping every 30 s. gRPC by default allows one ping in 5 minutes, or hangs up.
             ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
             ("grpc.keepalive_permit_without_calls", 1),
             # A peer that vanished without a word is noticed, and its streams end.

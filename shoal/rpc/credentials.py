@@ -1,4 +1,4 @@
-"""What a client adds to each call (token, deadline), and how a server checks the token."""
+"""The interceptors of a client, which add a token and a deadline to each call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from shoal.rpc.tokens import AUTHORIZATION
 
-# What gRPC passes through interceptors has no public types: requests and calls are Any here.
+# Requests and calls are Any here: gRPC has no public types for what it gives to interceptors.
 _Continuation = Callable[[Any, Any], Any]
 
 
@@ -25,7 +25,7 @@ class _Details(NamedTuple):
 
 
 class _SyncDetails(_Details, grpc.ClientCallDetails):
-    """Call details that can be made; gRPC offers only ones that can be read."""
+    """Call details that can be made; gRPC's own can only be read."""
 
 
 class _Additions(NamedTuple):
@@ -38,7 +38,7 @@ class _Additions(NamedTuple):
         return [(AUTHORIZATION, f"Bearer {self.token.get_secret_value()}")]
 
 
-# The stubs make these classes generic; the real ones are not, hence the ignored type-arg below.
+# These classes are generic in the type stubs only, hence the ignored type-arg below.
 
 
 class _SyncInterceptor(
@@ -93,8 +93,8 @@ class _AioInterceptor:
         )
 
 
-# gRPC files an asyncio interceptor under one kind of call only: the first base class that it
-# recognises. Hence four classes where the sync side needs one.
+# gRPC uses an asyncio interceptor for one kind of call only, by the first base class that it
+# recognises. Hence four classes here and one for sync channels.
 
 
 class _AioUnaryUnary(_AioInterceptor, grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
@@ -127,12 +127,12 @@ class _AioStreamStream(_AioInterceptor, grpc.aio.StreamStreamClientInterceptor):
 
 
 def sync_interceptors(token: SecretStr | None, timeout_s: float) -> list[Any]:
-    """What a sync channel is wrapped in: the token on all calls, the deadline on unary ones."""
+    """The interceptors of a sync channel: the token on all calls, the deadline on unary ones."""
     return [_SyncInterceptor(_Additions(token, timeout_s))]
 
 
 def aio_interceptors(token: SecretStr | None, timeout_s: float) -> list[Any]:
-    """What an asyncio channel is given: the token on all calls, the deadline on unary ones."""
+    """As ``sync_interceptors``, for an asyncio channel."""
     additions = _Additions(token, timeout_s)
     interceptors: list[Any] = [_AioUnaryUnary(additions)]
     if token is not None:

@@ -1,7 +1,7 @@
-"""``grpc.health.v1`` driven by what each service says of itself.
+"""``grpc.health.v1``, which tells whether each service says that it is ready.
 
-A service is SERVING only while its last ``ready()`` returned True; the empty name, which stands
-for the whole server, is SERVING while all of them are.
+A service is SERVING only while its last ``ready()`` returned True. The empty name stands for the
+whole server, and is SERVING while all services are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Probed(Protocol):
-    """What can be asked whether it is ready."""
+    """A service that can be asked whether it is ready."""
 
     @property
     def name(self) -> str:
@@ -41,21 +41,22 @@ class Probed(Protocol):
 
 @runtime_checkable
 class Detailed(Protocol):
-    """A service that says more of how it works than that it does."""
+    """A service with health names of its own besides its name."""
 
     @property
     def details(self) -> Sequence[str]:
-        """Each is a health name of its own, NAME/DETAIL, with the service's status; once started.
+        """The details, known once the service has started.
 
-        Who needs one of them probes for that name, which is unknown to a server without it.
+        Each makes a health name, NAME/DETAIL, with the service's status. A caller that needs the
+        detail probes for that name, which is unknown to a server without it.
         """
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no types
     """The health servicer and the task that keeps it current.
 
-    ``start`` and ``stop`` bracket its life; after ``stop`` everything is NOT_SERVING for good
-    and open watches end, so that they do not hold up the drain.
+    After ``stop`` everything is NOT_SERVING for good, and open watches end, so that they do not
+    hold up the drain.
     """
 
     def __init__(self, *, interval_s: float, timeout_s: float) -> None:
@@ -71,19 +72,19 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
         self._poller: asyncio.Task[None] | None = None
 
     def watch_over(self, services: Sequence[Probed]) -> None:
-        """Know these services, as NOT_SERVING until they have been asked."""
+        """Adds these services, as NOT_SERVING until they have been asked."""
         for service in services:
             self._services.append(service)
             self._ready[service.name] = False
             READY.labels(service.name).set(0)
 
     async def start(self) -> None:
-        """Ask every service once, then keep asking in the background."""
+        """Asks every service once, then goes on asking in the background."""
         await self.refresh()
         self._poller = asyncio.create_task(self._poll(), name="shoal-health")
 
     async def stop(self) -> None:
-        """Everything is NOT_SERVING from now on; watches end."""
+        """Makes everything NOT_SERVING from now on; watches end."""
         self._stopped = True
         if self._poller is not None:
             self._poller.cancel()
@@ -91,7 +92,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
         await self._publish(dict.fromkeys(self._ready, False))
 
     async def refresh(self) -> None:
-        """Ask every service now. A service that fails to answer is not ready."""
+        """Asks every service now. A service that fails to answer is not ready."""
         answers = await asyncio.gather(*(self._ask(service) for service in self._services))
         ready = {service.name: up for service, up in zip(self._services, answers, strict=True)}
         details = {
@@ -194,5 +195,5 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
 
 
 def add_health(health: Health, server: grpc.aio.Server) -> None:
-    """Register the health service."""
+    """Registers the health service."""
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

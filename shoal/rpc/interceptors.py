@@ -1,8 +1,8 @@
-"""What happens around every handler: observation, error translation, token, readiness.
+"""The interceptors around every handler.
 
 Outermost first, as ``server_interceptors`` lists them:
 
-1. ``CallInterceptor`` counts and times the call, turns what the handler raises into a status, and
+1. ``CallInterceptor`` counts and times the call, turns the handler's error into a status, and
    writes one log line for a call that failed.
 2. ``TokenInterceptor`` refuses calls without a bearer token.
 3. ``StartedInterceptor`` refuses calls to a service that has not started.
@@ -22,8 +22,7 @@ from shoal.rpc.calls import Behaviour, observe
 from shoal.rpc.health import HEALTH_SERVICE
 from shoal.rpc.tokens import is_authorized
 
-# Generic in messages that an interceptor never looks into; only the stubs know that they are
-# generic, at run time they are not.
+# Generic in the type stubs only, in messages that an interceptor never looks into.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
@@ -64,7 +63,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
 
 class StartedInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Refuses calls to the services in ``waiting``, a live set that the server keeps."""
+    """Refuses calls to the services in ``waiting``, a set that the server keeps up to date."""
 
     def __init__(self, waiting: set[str]) -> None:
         self._waiting = waiting
@@ -83,7 +82,7 @@ class StartedInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 def server_interceptors(
     tokens: Sequence[SecretStr], waiting: set[str]
 ) -> list[grpc.aio.ServerInterceptor[Any, Any]]:
-    """All of them, outermost first. Without tokens every caller is let in."""
+    """All interceptors of a server, outermost first. Without tokens every caller is let in."""
     guard = [TokenInterceptor(tokens)] if tokens else []
     return [CallInterceptor(), *guard, StartedInterceptor(waiting)]
 
@@ -105,7 +104,7 @@ def _refusal(error: ShoalError) -> Handler:
 
 def _wrap(handler: Handler, method: str) -> Handler:
     """The same handler with its behaviour observed."""
-    # The one behaviour that is set is the one of the method's kind.
+    # Only the behaviour of the method's own kind is set.
     kinds: tuple[tuple[Behaviour | None, Callable[..., Handler]], ...] = (
         (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
         (handler.unary_stream, grpc.unary_stream_rpc_method_handler),

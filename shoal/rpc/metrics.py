@@ -1,4 +1,4 @@
-"""The numbers that every Shoal server exports about its calls.
+"""The metrics that every Shoal server exports about its calls.
 
 They live in the default registry of ``prometheus_client``, once per process: several servers in
 one process add up.

@@ -1,4 +1,4 @@
-"""A gRPC server and the services it stands for, from start to drained stop."""
+"""A gRPC server and its services, from the start to the end of the drain."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ _LOG = logging.getLogger(__name__)
 
 
 class Service(Protocol):
-    """What a room gives to the server. Handlers raise ShoalError; the server translates."""
+    """A service as the server needs it. Its handlers raise ShoalError; the server translates."""
 
     @property
     def name(self) -> str:
         """The full gRPC name, ``shoal.v1.EmbedderService``."""
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Add the servicer to ``server``."""
+        """Adds the servicer to ``server``."""
 
     async def start(self) -> None:
-        """Load what is needed and start the tasks. Until it returns, calls are refused."""
+        """Loads models and starts tasks, as needed. Until it returns, calls are refused."""
 
     async def ready(self) -> bool:
         """True when a call would be answered now. Asked about once a second.
 
-        Raising Unrecoverable ends the server; whatever else is raised only says why not.
+        Unrecoverable ends the server; any other error only says why the service is not ready.
         """
 
     def drain(self) -> None:
-        """Bring long calls to their end: no new work is wanted. Must not wait."""
+        """Brings long calls to their end: no new work is wanted. Must not wait."""
 
     async def stop(self, grace_s: float) -> None:
-        """Give up tasks and resources within ``grace_s``. No call is in progress any more."""
+        """Gives up tasks and resources within ``grace_s``. No call is in progress any more."""
 
 
 class RpcServer:
     """Services on one port, with health, reflection, tokens, metrics and error translation.
 
-    ``bind`` (optional: takes the port, so that a service can be told it), ``add`` (optional),
-    ``start``, ``stop``: once each, in this order, in one event loop.
+    Call ``bind`` (optional: it takes the port, so that a service can be told it), ``add``
+    (optional), ``start`` and ``stop`` once each, in this order, in one event loop.
     """
 
     def __init__(self, config: ServerConfig, services: Sequence[Service]) -> None:
@@ -77,7 +77,7 @@ class RpcServer:
         return str(self._address) if self._address is not None else self._config.address
 
     async def bind(self) -> int:
-        """Take the port, without answering yet; a second call changes nothing.
+        """Takes the port, without answering yet; a second call changes nothing.
 
         Returns:
             The port, which is a free one if the configuration says 0.
@@ -97,18 +97,18 @@ class RpcServer:
         return self._address.port
 
     def add(self, service: Service) -> None:
-        """One more service. Only before ``start``."""
+        """Adds a service; only before ``start``."""
         self._services.append(service)
 
     async def start(self) -> int:
-        """Open for business: health answers first, then each service as it comes up, in order.
+        """Starts to answer: first health, then each service once it has started, in order.
 
         Returns:
             The port.
 
         Raises:
             ConfigError: as ``bind``.
-            Exception: whatever a service's ``start`` raised; everything is stopped again.
+            Exception: a service's ``start`` raised it; everything is stopped again.
         """
         port = await self.bind()
         server = self._server
@@ -139,16 +139,16 @@ class RpcServer:
         return port
 
     async def wait(self) -> None:
-        """Return when the server has stopped."""
+        """Waits until the server has stopped."""
         # Not grpc's wait_for_termination: cancelling that one breaks the stop that follows.
         await self._stopped.wait()
 
     async def given_up(self) -> Unrecoverable | None:
-        """What a service raised that will not be ready again; waits until one does."""
+        """The error of a service that will not be ready again; waits until there is one."""
         return await self._health.given_up()
 
     async def stop(self) -> None:
-        """Stop: NOT_SERVING, drain, no new calls, wait for ``grace_s``, then the services.
+        """Stops: NOT_SERVING, drain, no new calls, a wait of ``grace_s``, then the services.
 
         Calls that outlast the grace are cancelled. Services stop in the reverse order of their
         start. A second call waits for the first.
@@ -192,12 +192,12 @@ async def run_until(
     *,
     on_given_up: Callable[[], object] = lambda: None,
 ) -> None:
-    """Wait until ``signalled`` is set or the started ``server`` ends; then stop it.
+    """Waits until ``signalled`` is set or the started ``server`` ends; then stops it.
 
-    ``on_given_up`` is called before it is stopped, if that is because a service has given up.
+    ``on_given_up`` is called before the stop if a service has given up.
 
     Raises:
-        Unrecoverable: a service of it will not be ready again; whatever its stop raised is logged.
+        Unrecoverable: a service will not be ready again. An error of the stop is only logged.
     """
     lost: Unrecoverable | None = None
     given_up = asyncio.create_task(server.given_up())

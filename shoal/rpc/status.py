@@ -1,8 +1,8 @@
 """The one table from Shoal's errors to gRPC status codes, and the way back.
 
 A call that fails carries ``google.rpc.ErrorInfo`` (the error's reason and metadata, domain
-``shoal.dev``) and, where it makes sense to come back, ``google.rpc.RetryInfo``. One item of a
-batch that fails carries the same facts as an ``ItemError``.
+``shoal.dev``) and, if the server is overloaded, ``google.rpc.RetryInfo``. An item of a batch that
+fails carries the same facts as an ``ItemError``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CODES: Final[Mapping[type[errors.ShoalError], grpc.StatusCode]] = {
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
 }
-"""A class that is not listed has the code of its nearest listed ancestor."""
+"""The code of each class; a class that is not listed has that of its nearest listed ancestor."""
 
 _CLASSES: Final[Mapping[grpc.StatusCode, type[errors.ShoalError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgument,
@@ -55,10 +55,10 @@ _CLASSES: Final[Mapping[grpc.StatusCode, type[errors.ShoalError]]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.CANCELLED: errors.Cancelled,
 }
-"""What a status without our ErrorInfo becomes; a code that is not listed becomes ShoalError."""
+"""The class for each code of a status without our ErrorInfo; ShoalError for a code not listed."""
 
-# A status travels in HTTP/2 trailers, which peers cut off at 8 KiB: the message goes twice (once
-# percent-encoded, up to 3 bytes for 1), everything else once in base64 (4 bytes for 3).
+# A status travels in HTTP/2 trailers, which peers cut off at 8 KiB. The message travels twice, once
+# of that percent-encoded (up to 3 bytes for 1); the rest travels once, in base64 (4 bytes for 3).
 _MAX_MESSAGE_BYTES = 1024
 _MAX_METADATA_BYTES = 2048
 
@@ -125,15 +125,15 @@ def from_item_error(message: common_pb2.ItemError) -> errors.ShoalError:
 
 
 def from_rpc_error(error: grpc.RpcError, address: str) -> errors.ShoalError:
-    """The ShoalError behind a failed call; raise it ``from`` the one given.
+    """The ShoalError behind a failed call; raise it ``from`` that call's error.
 
     Args:
-        error: What the stub raised, sync or asyncio.
+        error: The error that a stub raised, sync or asyncio.
         address: The server's address, for the message.
 
     Returns:
-        The error that the handler raised, of the same class, if a Shoal handler raised one; else
-        one chosen by the status code.
+        An error of the class that a Shoal handler raised; if none did, of a class chosen by the
+        status code.
     """
     try:
         code: grpc.StatusCode = error.code()
@@ -162,7 +162,7 @@ _UNREACHABLE = {
     "WRONG_VERSION_NUMBER": "it does not speak TLS; leave --tls out",
     "Socket closed": "the connection was closed; if it speaks TLS, --tls is needed",
 }
-"""What gRPC says of a connection that failed, and what it means."""
+"""gRPC's words for a connection that failed, and what they mean."""
 
 
 def _from_code(code: grpc.StatusCode, details: str, address: str) -> errors.ShoalError:
@@ -186,7 +186,7 @@ def _from_code(code: grpc.StatusCode, details: str, address: str) -> errors.Shoa
 
 
 def _why_unreachable(said: str) -> str:
-    """What gRPC's words for a connection that failed mean to whoever made it."""
+    """The meaning of gRPC's words for a connection that failed."""
     for sign, meaning in _UNREACHABLE.items():
         if sign in said:
             return meaning
@@ -196,7 +196,7 @@ def _why_unreachable(said: str) -> str:
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
     """The ``google.rpc.Status`` in the trailers; None when absent or damaged."""
     try:
-        # What a stub raises is the call itself; only the types keep the two apart.
+        # A stub raises the call itself; only the types tell the two apart.
         found = rpc_status.from_call(cast("grpc.Call", error))
     except (ValueError, DecodeError):
         return None
@@ -215,7 +215,7 @@ def _detail(status: status_pb2.Status | None, message: _Detail) -> _Detail | Non
 def _rebuild(
     cls: type[errors.ShoalError], message: str, metadata: dict[str, str]
 ) -> errors.ShoalError:
-    """An instance of ``cls``. The metadata's keys are the peer's, so they are no arguments."""
+    """An instance of ``cls``. The peer chose the metadata's keys, so they cannot be arguments."""
     error = cls(message)
     error.metadata = metadata
     return error

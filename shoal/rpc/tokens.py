@@ -14,7 +14,7 @@ _SCHEME = "bearer"
 
 
 def check_token(token: SecretStr) -> None:
-    """Refuse a token that cannot travel in an HTTP header.
+    """Refuses a token that cannot travel in an HTTP header.
 
     Raises:
         ConfigError: it is empty, or has spaces, control or non-ASCII characters. The message
