@@ -17,6 +17,7 @@ AFFINITY = len(os.sched_getaffinity(0))
         ("100000 100000", 1),
         ("150000 100000", min(2, AFFINITY)),
         ("6400000 100000", min(64, AFFINITY)),
+        ("0 100000", 1),
         ("max 100000", AFFINITY),
         ("", AFFINITY),
     ],

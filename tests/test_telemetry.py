@@ -9,7 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from pydantic import SecretStr
@@ -18,15 +18,20 @@ from shoal import __version__
 from shoal.errors import ConfigError
 from shoal.telemetry import configure_logging, start_metrics
 
+CHATTY = ("httpx", "httpcore", "grpc", "PIL", "asyncio")
+
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """Other tests find the root logger as they left it."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    chatty = {name: logging.getLogger(name).level for name in CHATTY}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    for name, before in chatty.items():
+        logging.getLogger(name).setLevel(before)
 
 
 def test_logging_json_is_one_object_a_line_with_the_facts(
@@ -42,7 +47,7 @@ def test_logging_json_is_one_object_a_line_with_the_facts(
     (line,) = captured.err.splitlines()
     entry = json.loads(line)
     moment = datetime.fromisoformat(entry.pop("time"))
-    assert moment.utcoffset() is not None
+    assert moment.utcoffset() == timedelta(0)
     assert entry == {
         "level": "INFO",
         "logger": "shoal.test",
@@ -85,6 +90,34 @@ def test_logging_configured_again_replaces_itself(
     monkeypatch.setattr(sys, "stderr", sys.stdout)
     logging.getLogger("shoal.test").error("moved")
     assert "moved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fmt", ["json", "text"])
+def test_logging_adds_facts_to_every_line(capsys: pytest.CaptureFixture[str], fmt: str) -> None:
+    """Such as the number of a process among several; a line's own facts stand beside them."""
+    configure_logging("info", fmt, replica=3)
+    logging.getLogger("shoal.test").info("hello", extra={"waiting": 64})
+    logging.getLogger("another").info("hello")
+    first, second = capsys.readouterr().err.splitlines()
+    if fmt == "json":
+        assert (json.loads(first)["replica"], json.loads(first)["waiting"]) == (3, 64)
+        assert json.loads(second)["replica"] == 3
+    else:
+        assert first.endswith(" hello waiting=64 replica=3")
+        assert second.endswith(" another hello replica=3")
+
+
+@pytest.mark.parametrize(("level", "shown"), [("info", []), ("DEBUG", ["a request"])])
+def test_logging_keeps_libraries_quiet_unless_everything_is_asked_for(
+    capsys: pytest.CaptureFixture[str], level: str, shown: list[str]
+) -> None:
+    """Requests and connections are no news at level info; warnings are."""
+    configure_logging(level, "json")
+    for name in CHATTY:
+        logging.getLogger(name).info("a request")
+        logging.getLogger(name).warning("a warning")
+        told = [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
+        assert told == [*shown, "a warning"]
 
 
 @pytest.mark.parametrize(("level", "fmt"), [("loud", "json"), ("info", "xml"), ("", "json")])
