@@ -129,7 +129,7 @@ class Batcher(Generic[T, R]):
         self._count = workers
         self._free = workers
         self._lanes: dict[Lane, deque[_Entry[T, R]]] = {lane: deque() for lane in Lane}
-        self._next = Lane.CALL
+        self._line = list(Lane)
         self._wake = asyncio.Event()
         self._closing = False
         self._workers: list[asyncio.Task[None]] = []
@@ -225,7 +225,8 @@ class Batcher(Generic[T, R]):
                 if batch and 0 < portion.weight < weight:
                     break
                 batch.append(entry)
-                self._next = Lane.STREAM if lane is Lane.CALL else Lane.CALL
+                self._line.remove(lane)
+                self._line.append(lane)
             self._lanes[lane].popleft()
         if batch:
             self._watch([now - entry.since for entry in batch], len(self))
@@ -239,9 +240,8 @@ class Batcher(Generic[T, R]):
         return not entry.answer.done()
 
     def _turn(self) -> Lane | None:
-        """The lane whose turn it is, or the other one if that is empty; None if both are."""
-        waiting = [lane for lane in Lane if self._lanes[lane]]
-        return self._next if self._next in waiting else next(iter(waiting), None)
+        """The first lane in line that is not empty, or None; a lane that is served goes last."""
+        return next((lane for lane in self._line if self._lanes[lane]), None)
 
     async def _serve(self, batch: list[_Entry[T, R]]) -> None:
         try:

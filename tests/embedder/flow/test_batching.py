@@ -417,6 +417,29 @@ def test_batcher_does_not_try_again_for_expired_items() -> None:
     asyncio.run(scenario())
 
 
+def test_batcher_drops_items_at_their_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadline that is now has passed."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        run.may_run.set()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        with monkeypatch.context() as stopped:
+            stopped.setattr(loop, "time", lambda: now)
+            async with batcher(run) as doubling:
+                answers = await asyncio.gather(
+                    doubling.submit(1, Patience(deadline=now)),
+                    doubling.submit(2, Patience(deadline=now + 1e-6)),
+                    return_exceptions=True,
+                )
+        assert isinstance(answers[0], DeadlineExceeded)
+        assert answers[1] == 4
+        assert run.batches == [[2]]
+
+    asyncio.run(scenario())
+
+
 def test_batcher_poison_costs_only_itself() -> None:
     """After a batch failed, each of its items is tried alone; the next batch is served too."""
 
