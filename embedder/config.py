@@ -81,31 +81,34 @@ class EmbedderConfig:
     Nothing else mends a GPU's context that has failed, or stops a run that hangs.
     """
     locations: LocationsConfig = field(default_factory=LocationsConfig)
-    """Where images may be read that come as URIs; nowhere, by default."""
+    """Places from which images that come as URIs may be read; none by default."""
     store_workers: Annotated[int, Ge(1), INTERNAL] = 2
     """Lookups under way at the same time, and as many writes."""
     canary_interval_s: Annotated[float, Ge(0), INTERNAL] = 30.0
     """How long a right answer of the model vouches for the next."""
     canary_timeout_s: Annotated[float, Gt(0), INTERNAL] = 60.0
-    """How long an answer may take, behind the batches that are under way; the last one counts
-    meanwhile. A batch of eight takes a large ViT on two cores half a minute."""
+    """How long an answer may take; the last answer counts meanwhile.
+
+    It waits behind the batches that are under way: a large ViT takes half a minute for a batch of
+    eight on two cores.
+    """
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Checks the ranges."""
         check_ranges(self)
 
     @property
     def calls(self) -> Capacity:
-        """What all Embed calls together may have in process."""
+        """The most that all Embed calls together may have in process."""
         return Capacity(self.max_call_images, self.max_call_mib * 2**20)
 
     @property
     def streams(self) -> Capacity:
-        """What all Ingest streams together may have in process."""
+        """The most that all Ingest streams together may have in process."""
         return Capacity(self.max_stream_images, self.max_stream_mib * 2**20)
 
     def among(self, processes: int) -> EmbedderConfig:
-        """These settings for each of so many ``processes``, which share the cores."""
+        """These settings for each of ``processes`` servers that share the cores of a machine."""
         share = math.ceil(usable_cores() / processes)
         return replace(
             self,
