@@ -46,7 +46,7 @@ def _condition(condition: Condition) -> models.Condition:
         case AnyOf():
             return _any_of(condition)
         case Range():
-            return _within(condition)
+            return _range(condition)
         case Empty(field=field):
             return models.IsEmptyCondition(is_empty=models.PayloadField(key=json_path(field)))
         case IdIn(ids=ids):
@@ -84,7 +84,7 @@ def _any_of(condition: AnyOf) -> models.Condition:
     )
 
 
-def _within(condition: Range) -> models.Condition:
+def _range(condition: Range) -> models.Condition:
     bounds = {
         name: bound
         for name in ("gte", "gt", "lte", "lt")

@@ -99,6 +99,23 @@ def test_call_bug_is_internal_and_tells_the_caller_nothing(
     assert vars(record)["method"] == EMBED
 
 
+@pytest.mark.parametrize("sent", ["a", "A-z_0.9:x", "x" * 64])
+def test_call_request_id_of_the_caller_is_taken_over(
+    serving: Any, fake_embedder: Any, sent: str
+) -> None:
+    """A short plain name comes back in the trailers."""
+
+    async def scenario() -> None:
+        async with serving(fake_embedder(error=errors.NotFound("x"))) as running:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await running.embedder.Embed(
+                    embedder_pb2.EmbedRequest(), metadata=[("x-request-id", sent)]
+                )
+            assert dict(caught.value.trailing_metadata())["x-request-id"] == sent
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("sent", ["a b", "x" * 65, "new\tline"])
 def test_call_request_id_that_would_spoil_the_log_is_replaced(
     serving: Any, fake_embedder: Any, sent: str
@@ -130,6 +147,7 @@ def test_call_request_id_that_would_spoil_the_log_is_replaced(
         (errors.Cancelled("x"), logging.INFO),
         (errors.Overloaded("x"), logging.WARNING),
         (errors.StoreLocked("x"), logging.ERROR),
+        (errors.ShoalError("x"), logging.ERROR),
     ],
 )
 def test_call_failure_is_logged_once_at_the_level_of_who_must_act(
@@ -155,6 +173,8 @@ def test_call_failure_is_logged_once_at_the_level_of_who_must_act(
     assert facts["reason"] == error.reason
     assert facts["error"] == "x"
     assert len(facts["request_id"]) == 32
+    assert facts["method"] == EMBED
+    assert bool(record.exc_info) == (level == logging.ERROR)
 
 
 def test_call_stream_that_fails_keeps_what_was_sent_before(
@@ -257,5 +277,61 @@ def test_call_metrics_count_each_call_once_by_its_code(serving: Any, fake_embedd
         assert added == {"OK": 2, "NOT_FOUND": 1, "INTERNAL": 1}
         assert sample("shoal_rpc_request_seconds_count", EMBED) == timed + 4
         assert sample("shoal_rpc_in_flight", EMBED) == 0
+
+    asyncio.run(scenario())
+
+
+def test_call_metrics_count_the_code_that_a_handler_sets_itself(
+    serving: Any, fake_embedder: Any
+) -> None:
+    """A handler may abort, or set a code and answer: the count says what the caller saw."""
+
+    class Embedder(fake_embedder):  # type: ignore[misc]
+        async def Embed(self, request: Any, context: Any) -> Any:
+            if request.encoder == "abort":
+                await context.abort(grpc.StatusCode.DATA_LOSS, "lost")
+            context.set_code(grpc.StatusCode.OUT_OF_RANGE)
+            return embedder_pb2.EmbedResponse()
+
+    async def scenario() -> None:
+        for sent, code in (("abort", "DATA_LOSS"), ("set", "OUT_OF_RANGE")):
+            before = counted(EMBED, code)
+            async with serving(Embedder()) as running:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await running.embedder.Embed(embedder_pb2.EmbedRequest(encoder=sent))
+            assert caught.value.code().name == code
+            assert counted(EMBED, code) == before + 1
+
+    asyncio.run(scenario())
+
+
+def test_call_metrics_time_a_stream_for_its_whole_life(serving: Any, fake_embedder: Any) -> None:
+    """One count and one duration for a stream, however many messages it has."""
+
+    async def scenario() -> None:
+        before = counted(INGEST, "OK"), sample("shoal_rpc_request_seconds_count", INGEST)
+        async with serving(fake_embedder()) as running:
+            requests = [embedder_pb2.IngestRequest(sequence=n) for n in range(5)]
+            call = running.embedder.Ingest(iter(requests))
+            assert [each.sequence async for each in call] == list(range(5))
+        after = counted(INGEST, "OK"), sample("shoal_rpc_request_seconds_count", INGEST)
+        assert after == (before[0] + 1, before[1] + 1)
+
+    asyncio.run(scenario())
+
+
+def test_call_to_a_method_that_is_not_implemented_names_it(
+    serving: Any, fake_embedder: Any
+) -> None:
+    """The caller learns which one, and it counts under its code."""
+
+    async def scenario() -> None:
+        method = "/shoal.v1.EmbedderService/GetInfo"
+        before = counted(method, "UNIMPLEMENTED")
+        async with serving(fake_embedder()) as running:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await running.embedder.GetInfo(embedder_pb2.GetInfoRequest())
+        assert caught.value.details() == f"this server does not implement {method}"
+        assert counted(method, "UNIMPLEMENTED") == before + 1
 
     asyncio.run(scenario())

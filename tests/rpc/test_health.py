@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import grpc
+import prometheus_client
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import SecretStr
@@ -106,6 +107,112 @@ def test_health_ready_that_hangs_is_not_serving(serving: Any, fake_embedder: Any
     asyncio.run(scenario())
 
 
+def test_health_only_true_is_ready(serving: Any, fake_embedder: Any) -> None:
+    """A service that answers with something else has not said that it is ready."""
+
+    async def scenario() -> None:
+        async with serving(fake_embedder(is_ready="no, not yet")) as running:
+            stub = health_pb2_grpc.HealthStub(running.channel)
+            assert await check(stub, EMBEDDER) == NOT_SERVING
+
+    asyncio.run(scenario())
+
+
+def test_health_of_a_server_without_services_is_serving(serving: Any) -> None:
+    """There is nothing that is not ready."""
+
+    async def scenario() -> None:
+        async with serving() as running:
+            assert await check(health_pb2_grpc.HealthStub(running.channel)) == SERVING
+
+    asyncio.run(scenario())
+
+
+def test_health_details_are_names_of_their_own(
+    serving: Any, fake_embedder: Any, until: Any
+) -> None:
+    """A service's details have its status, and are there once it has started."""
+
+    class Detailed(fake_embedder):  # type: ignore[misc]
+        details = ("cuda", "tensorrt")
+
+    async def scenario() -> None:
+        embedder = Detailed()
+        async with serving(embedder) as running:
+            stub = health_pb2_grpc.HealthStub(running.channel)
+            for detail in embedder.details:
+                assert await check(stub, f"{EMBEDDER}/{detail}") == SERVING
+            with pytest.raises(grpc.aio.AioRpcError):
+                await check(stub, f"{EMBEDDER}/cpu")
+            embedder.is_ready = False
+
+            async def gone() -> bool:
+                return await check(stub, f"{EMBEDDER}/cuda") == NOT_SERVING
+
+            await until(gone)
+
+    asyncio.run(scenario())
+
+
+def test_health_trouble_is_logged_when_it_changes(
+    serving: Any, fake_embedder: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for each trouble in a row, and again when one comes back."""
+
+    async def scenario() -> None:
+        embedder = fake_embedder()
+        async with serving(embedder) as running:
+            stub = health_pb2_grpc.HealthStub(running.channel)
+            for error in (OSError("a"), OSError("b"), None, OSError("b")):
+                embedder.ready_error, before = error, embedder.ready_calls
+                await until(lambda before=before: embedder.ready_calls > before + 2)
+            assert await check(stub, EMBEDDER) == NOT_SERVING
+
+    with caplog.at_level(logging.WARNING, logger="shoal.rpc.health"):
+        asyncio.run(scenario())
+    told = [vars(each)["error"] for each in caplog.records if each.name == "shoal.rpc.health"]
+    assert told == ["OSError: a", "OSError: b", "OSError: b"]
+
+
+def test_health_is_a_metric(serving: Any, fake_embedder: Any, until: Any) -> None:
+    """1 while the service is ready, else 0; 0 again once the server has stopped."""
+
+    def ready() -> float | None:
+        return prometheus_client.REGISTRY.get_sample_value("shoal_rpc_ready", {"service": EMBEDDER})
+
+    async def scenario() -> None:
+        embedder = fake_embedder()
+        async with serving(embedder):
+            assert ready() == 1
+            embedder.is_ready = False
+            await until(lambda: ready() == 0)
+            embedder.is_ready = True
+            await until(lambda: ready() == 1)
+        assert ready() == 0
+
+    asyncio.run(scenario())
+
+
+def test_health_watch_tells_each_change_once(serving: Any, fake_embedder: Any, until: Any) -> None:
+    """Between two changes, however often the service is asked, nothing is sent."""
+
+    async def scenario() -> None:
+        embedder = fake_embedder()
+        async with serving(embedder) as running:
+            stub = health_pb2_grpc.HealthStub(running.channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service=EMBEDDER))
+            told = [(await watch.read()).status]
+            for ready in (False, True):
+                before = embedder.ready_calls
+                await until(lambda before=before: embedder.ready_calls > before + 3)
+                embedder.is_ready = ready
+                told.append((await watch.read()).status)
+            assert told == [SERVING, NOT_SERVING, SERVING]
+            watch.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_health_unknown_service_is_not_found(serving: Any, fake_embedder: Any) -> None:
     """As the protocol asks: Check answers NOT_FOUND, Watch SERVICE_UNKNOWN."""
 
@@ -115,6 +222,7 @@ def test_health_unknown_service_is_not_found(serving: Any, fake_embedder: Any) -
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await check(stub, "nobody")
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            assert caught.value.details() == (f"no service 'nobody': expected one of {EMBEDDER}")
             watch = stub.Watch(health_pb2.HealthCheckRequest(service="nobody"))
             assert (await watch.read()).status == UNKNOWN
             watch.cancel()

@@ -89,6 +89,19 @@ def test_server_reflection_lists_services_and_describes_methods(
     asyncio.run(scenario())
 
 
+def test_server_reflection_needs_a_token(serving: Any, fake_embedder: Any) -> None:
+    """Only health is asked without one."""
+
+    async def scenario() -> None:
+        config = ServerConfig(address="127.0.0.1:0", tokens=(SecretStr("t"),))
+        async with serving(fake_embedder(), server=config) as running:
+            with pytest.raises(grpc.RpcError) as caught:
+                await asyncio.to_thread(reflect, running.address)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    asyncio.run(scenario())
+
+
 def reflect(address: str) -> tuple[set[str], list[str]]:
     with grpc.insecure_channel(address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)

@@ -167,6 +167,77 @@ def test_status_reason_from_a_newer_server_falls_back_to_the_code() -> None:
     item = from_item_error(common_pb2.ItemError(reason="TOO_BLUE", message="m", retryable=True))
     assert type(item) is errors.TransientError
     assert item.metadata == {"reason": "TOO_BLUE"}
+    final = from_item_error(common_pb2.ItemError(reason="TOO_BLUE", message="m", retryable=False))
+    assert type(final) is errors.CallerError
+
+
+def test_status_of_another_domain_falls_back_to_the_code() -> None:
+    """A stranger may use our words for something else."""
+    detail = any_pb2.Any()
+    detail.Pack(error_details_pb2.ErrorInfo(reason="CONFLICT", domain="stranger.example"))
+    status = status_pb2.Status(code=CODE.NOT_FOUND.value[0], message="gone", details=[detail])
+    back = from_rpc_error(carrying(status), "h:1")
+    assert type(back) is errors.NotFound
+    assert back.message == "the server at h:1 failed: gone"
+
+
+def test_status_details_are_found_among_others() -> None:
+    """In any order, and beside details of kinds that we do not know."""
+    status = to_status(errors.Overloaded("full", retry_after_s=2.25, queue="q"))
+    unknown = any_pb2.Any(type_url="type.googleapis.com/unknown.Kind", value=b"x")
+    details = [unknown, *reversed(status.details)]
+    shuffled = status_pb2.Status(code=status.code, message=status.message, details=details)
+    back = from_rpc_error(carrying(shuffled), "h:1")
+    assert isinstance(back, errors.Overloaded)
+    assert (back.retry_after_s, back.metadata) == (2.25, {"queue": "q"})
+
+
+@pytest.mark.parametrize("delay", [0.0, -1.0])
+def test_status_retry_delay_is_never_negative(delay: float) -> None:
+    """At once is the soonest."""
+    back = from_rpc_error(carrying(to_status(errors.Overloaded("x", retry_after_s=delay))), "h:1")
+    assert isinstance(back, errors.Overloaded)
+    assert back.retry_after_s == 0
+
+
+def test_status_only_overload_says_when_to_come_back() -> None:
+    """A class without a delay carries none, on the wire and in an item."""
+    for cls in set(CLASSES) - {errors.Overloaded}:
+        assert len(to_status(cls("x")).details) == 1
+        assert not item_error(cls("x")).metadata
+
+
+def test_item_error_with_a_delay_that_is_no_number_keeps_it_as_metadata() -> None:
+    """What a peer wrote there is never lost, and never raises."""
+    told = common_pb2.ItemError(
+        reason="OVERLOADED", message="m", metadata={"retry_after_s": "soon"}
+    )
+    item = from_item_error(told)
+    assert isinstance(item, errors.Overloaded)
+    assert (item.retry_after_s, item.metadata) == (1.0, {"retry_after_s": "soon"})
+    other = common_pb2.ItemError(reason="NOT_FOUND", message="m", metadata={"retry_after_s": "2"})
+    assert from_item_error(other).metadata == {}
+
+
+@pytest.mark.parametrize(("size", "cut"), [(1024, False), (1025, True)])
+def test_status_message_is_cut_at_a_character(size: int, *, cut: bool) -> None:
+    """A message of 1024 bytes stays; a longer one ends in dots, and in no half character."""
+    message = to_status(errors.NotFound("a" * (size % 2) + "ü" * (size // 2))).message
+    assert message.endswith("...") is cut
+    assert len(message.encode()) in range(1020, 1025)
+    assert "\ufffd" not in message
+
+
+def test_status_metadata_is_cut_at_a_fact() -> None:
+    """Facts that fit, in their order, up to 2048 bytes of names and values; then none."""
+    fits = {"a": "x" * 1023, "b": "x" * 1023}
+    assert set(from_rpc_error(carrying(to_status(errors.NotFound("m", **fits))), "h").metadata) == {
+        "a",
+        "b",
+    }
+    over = {"a": "x" * 1023, "b": "x" * 1024, "c": "x"}
+    found = from_rpc_error(carrying(to_status(errors.NotFound("m", **over))), "h").metadata
+    assert set(found) == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -174,9 +245,28 @@ def test_status_reason_from_a_newer_server_falls_back_to_the_code() -> None:
     [
         (CODE.UNAVAILABLE, "x: Connection refused (111)", errors.ServiceUnavailable,
          "cannot reach a Shoal server at h:1: connection refused; start one with `shoal up`"),
-        (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", errors.DeadlineExceeded, "deadline"),
-        (CODE.UNIMPLEMENTED, "Method not found!", errors.Unsupported, "Method not found!"),
-        (CODE.CANCELLED, "Locally cancelled", errors.Cancelled, "cancelled"),
+        (CODE.UNAVAILABLE, "CERTIFICATE_VERIFY_FAILED: self signed", errors.ServiceUnavailable,
+         "cannot reach a Shoal server at h:1: its certificate is not trusted; name its authority"),
+        (CODE.UNAVAILABLE, "SSL: WRONG_VERSION_NUMBER", errors.ServiceUnavailable,
+         "cannot reach a Shoal server at h:1: it does not speak TLS; leave --tls out"),
+        (CODE.UNAVAILABLE, "Socket closed", errors.ServiceUnavailable,
+         "cannot reach a Shoal server at h:1: the connection was closed; if it speaks TLS, --tls"),
+        (CODE.UNAVAILABLE, "DNS resolution failed", errors.ServiceUnavailable,
+         "cannot reach a Shoal server at h:1: DNS resolution failed"),
+        (CODE.UNAVAILABLE, None, errors.ServiceUnavailable,
+         "cannot reach a Shoal server at h:1: UNAVAILABLE"),
+        (CODE.OUT_OF_RANGE, "past the end", errors.InvalidArgument, "past the end"),
+        (CODE.ALREADY_EXISTS, "x", errors.Conflict, "the server at h:1 failed: x"),
+        (CODE.ABORTED, "x", errors.Conflict, "x"),
+        (CODE.FAILED_PRECONDITION, "x", errors.Conflict, "x"),
+        (CODE.UNAUTHENTICATED, "x", errors.Unauthenticated, "x"),
+        (CODE.INVALID_ARGUMENT, "x", errors.InvalidArgument, "x"),
+        (CODE.NOT_FOUND, "x", errors.NotFound, "x"),
+        (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", errors.DeadlineExceeded,
+         "the server at h:1 did not answer before the deadline"),
+        (CODE.UNIMPLEMENTED, "Method not found!", errors.Unsupported,
+         "the server at h:1 does not offer this call: Method not found!"),
+        (CODE.CANCELLED, "Locally cancelled", errors.Cancelled, "the call to h:1 was cancelled"),
         (CODE.RESOURCE_EXHAUSTED, "SERVER: Received message larger than max (9 vs. 4)",
          errors.InvalidArgument, "9 vs. 4"),
         (CODE.RESOURCE_EXHAUSTED, "quota", errors.Overloaded, "quota"),
