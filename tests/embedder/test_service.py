@@ -22,6 +22,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from prometheus_client import REGISTRY
+from quick_disk import quick_directory
 
 from embedder.config import EmbedderConfig
 from embedder.encoding.artefact import bundled_artefact, load_artefact
@@ -410,6 +411,70 @@ def test_ingest_answers_each_request_once_among_bad_ones(serve: Serve, images: A
             else:
                 assert answer.error.reason == "INVALID_ARGUMENT"
         assert count == len(images.digits)
+
+    asyncio.run(scenario())
+
+
+def test_images_larger_than_the_limit_are_refused_by_every_call(serve: Serve, images: Any) -> None:
+    """The limit is the configuration's, for bytes that are sent and for those that are read."""
+
+    async def scenario(photo: Path) -> None:
+        limit = len(images.digits[0])
+        locations = LocationsConfig(roots=(photo.parent,))
+        limits = ImageLimits(max_bytes=limit)
+        config = EmbedderConfig(run_size=1, limits=limits, locations=locations)
+        async with serve(config) as served:
+            embedded = await served.stub.Embed(
+                embedder_pb2.EmbedRequest(
+                    images=[
+                        common_pb2.Image(data=images.digits[0]),
+                        common_pb2.Image(data=images.digits[0] + b"x"),
+                        common_pb2.Image(uri=photo.as_uri()),
+                    ]
+                )
+            )
+            remote = embedder_pb2.IngestRequest(
+                sequence=100, collection="photos", image=common_pb2.Image(uri=photo.as_uri())
+            )
+            ingested = await served.ingest(
+                served.request(images.digits[0]), served.request(images.digits[0] + b"x"), remote
+            )
+        expected = ["", "IMAGE_TOO_LARGE", "IMAGE_TOO_LARGE"]
+        assert [result.error.reason for result in embedded.results] == expected
+        assert [answer.error.reason for answer in ingested] == expected
+
+    with quick_directory() as folder:
+        (folder / "photo.jpg").write_bytes(images.china)
+        asyncio.run(scenario(folder / "photo.jpg"))
+
+
+def test_ingest_counts_its_images_at_the_gate_of_streams(serve: Serve, images: Any) -> None:
+    """Those under way, with their bytes; what was refused before it got there weighs nothing."""
+
+    async def scenario() -> None:
+        async with serve() as served:
+            fleet = served.service._running.fleet
+            tower = fleet._encoders[fleet.default].pipeline.encoder.towers[0]
+            tower._session = slow = Slow(tower._session)
+            call = served.stub.Ingest()
+            for data in (images.digits[0], images.digits[1]):
+                await call.write(served.request(data))
+            await call.write(served.request(images.china, payload={"clusters": 1}))
+            answers = [await call.read()]
+            gate = served.service._streams
+            assert (gate.items, gate.bytes) == (2, len(images.digits[0]) + len(images.digits[1]))
+            slow.go_on.set()
+            await call.write(served.request(images.text))
+            await call.done_writing()
+            answers += [await call.read() for _ in range(3)]
+            assert await call.read() is grpc.aio.EOF
+            assert (gate.items, gate.bytes) == (0, 0)
+        keys = {answer.error.reason: answer.key[:7] for answer in answers}
+        assert keys == {
+            "INVALID_ARGUMENT": "",
+            "IMAGE_UNSUPPORTED_FORMAT": "sha256:",
+            "": "sha256:",
+        }
 
     asyncio.run(scenario())
 
