@@ -1,0 +1,299 @@
+"""What the store asks of an engine, where the answers of small collections could not tell."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import SecretStr
+from qdrant_client import models
+
+from shoal.errors import NotFound, StoreUnavailable
+from shoal.store import (
+    EVERYWHERE,
+    Point,
+    Query,
+    Store,
+    StoreConfig,
+    VectorInfo,
+    open_store,
+    point_id,
+    records_name,
+)
+from shoal.store import engines as engines_module
+
+TINY = VectorInfo("tiny", 8, "ab" * 32)
+ROWS = np.eye(8, dtype=np.float32)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    """A store in memory with one collection."""
+    with open_store(StoreConfig(in_memory=True)) as opened:
+        opened.create_collection("photos", [TINY])
+        yield opened
+
+
+def points(count: int) -> list[Point]:
+    return [Point(point_id(f"{i}"), {"tiny": ROWS[i % 8]}, {"n": i}) for i in range(count)]
+
+
+@pytest.fixture
+def spy(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[dict[str, Any]]]:
+    """Gives the keyword arguments of all calls of one of the engine's methods."""
+    engine = store._session._backend.engine
+
+    def watch(name: str) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+        method = getattr(engine, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append({**kwargs, "args": args})
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(engine, name, call)
+        return calls
+
+    return watch
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_search_is_exact_if_it_was_asked_for(store: Store, spy: Any, *, exact: bool) -> None:
+    """On a small collection an index would find the same: the request has to say it."""
+    calls = spy("query_points")
+    store.search("photos", Query(ROWS[0], exact=exact))
+    assert [call["search_params"].exact for call in calls] == [exact]
+
+
+def test_writes_wait_and_keep_their_order(store: Store, spy: Any) -> None:
+    """Each write is applied when the call returns; conditional ones go through a shard's leader."""
+    calls = [spy(name) for name in ("set_payload", "delete_payload", "delete")]
+    upserts = spy("upsert")
+    store.upsert("photos", points(1))
+    store.set_payload("photos", {"x": 1}, where=EVERYWHERE)
+    store.delete_fields("photos", ["x"], where=EVERYWHERE)
+    store.delete("photos", EVERYWHERE)
+    assert [call["wait"] for call in upserts] == [True]
+    made = [call for each in calls for call in each]
+    assert [call["wait"] for call in made] == [True] * 3
+    assert [call["ordering"] for call in made] == [models.WriteOrdering.STRONG] * 3
+
+
+def test_counts_are_exact(store: Store, spy: Any) -> None:
+    """Of points and of values."""
+    counts, facets = spy("count"), spy("facet")
+    store.count("photos")
+    store.facet("photos", "source")
+    assert [call["exact"] for call in (*counts, *facets)] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["set_payload", "delete_fields"])
+def test_change_of_nothing_asks_the_engine_for_nothing(store: Store, spy: Any, name: str) -> None:
+    """No fields, no call; a malformed condition is refused all the same."""
+    calls = spy("set_payload"), spy("delete_payload")
+    change = getattr(store, name)
+    change("photos", {} if name == "set_payload" else [], where=EVERYWHERE)
+    assert calls == ([], [])
+
+
+@pytest.mark.parametrize("count", [1, 128, 129, 300])
+def test_points_are_written_in_chunks(store: Store, spy: Any, count: int) -> None:
+    """A chunk at a time, so that other calls come in between: all of them, none twice."""
+    calls = spy("upsert")
+    store.upsert("photos", points(count))
+    sizes = [len(call["args"][1]) for call in calls]
+    assert sizes == [128] * (count // 128) + ([count % 128] if count % 128 else [])
+    assert store.count("photos") == count
+
+
+@pytest.mark.parametrize("count", [0, 512, 513, 1100])
+def test_points_are_read_in_chunks(store: Store, spy: Any, count: int) -> None:
+    """In the order asked for, over several calls."""
+    store.upsert("photos", points(count))
+    calls = spy("retrieve")
+    ids = [point_id(f"{i}") for i in reversed(range(count))]
+    found = store.retrieve("photos", ids)
+    assert [record and record.id for record in found] == ids
+    assert [len(call["args"][1]) for call in calls] == [512] * (count // 512) + (
+        [count % 512] if count % 512 else []
+    )
+
+
+def test_vectors_are_read_only_if_asked_for(store: Store, spy: Any) -> None:
+    """They are most of a point."""
+    calls = spy("retrieve")
+    store.retrieve("photos", [point_id("1")])
+    store.retrieve("photos", [point_id("1")], vectors=["tiny"])
+    assert [call["with_vectors"] for call in calls] == [False, ["tiny"]]
+
+
+def test_point_deleted_while_a_page_ends_among_ties_is_left_out(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a page is read in two steps; what has gone in between is no hit."""
+    copies = [Point(point_id(f"{i}"), {"tiny": ROWS[0]}, {"n": i}) for i in range(20)]
+    store.upsert("photos", copies)
+    engine, gone = store._session._backend.engine, min(point.id for point in copies)
+    retrieve = engine.retrieve
+
+    def late(name: str, ids: list[str], **options: Any) -> Any:
+        engine.delete(name, models.Filter(must=[models.HasIdCondition(has_id=[gone])]))
+        return retrieve(name, ids, **options)
+
+    monkeypatch.setattr(engine, "retrieve", late)
+    hits = store.search("photos", Query(ROWS[0], limit=5))
+    assert [hit.id for hit in hits] == sorted(point.id for point in copies)[1:5]
+
+
+# What another process does meanwhile
+
+
+@pytest.fixture
+def pair(store: Store) -> tuple[Store, Store]:
+    """Two stores over one engine, as two processes have them over one server."""
+    return store, Store(store._session._backend)
+
+
+def test_clustering_of_another_process_can_be_counted_at_once(pair: tuple[Store, Store]) -> None:
+    """Its slots are looked up when they are not known, and not only when time has passed."""
+    ours, theirs = pair
+    assert ours.count("photos") == 0
+    theirs.ensure_clustering("photos", "colour")
+    assert ours.facet("photos", "clusters.colour.a") == {}
+
+
+def test_collection_of_another_process_is_believed_for_seconds(
+    pair: tuple[Store, Store], spy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is read again: dropped and made anew, it may have other vectors."""
+    ours, theirs = pair
+    now = [time.monotonic()]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr("shoal.store.catalogue.time", clock)
+    ours.collection("photos")
+    reads = spy("get_collection")
+    now[0] += 4.9
+    assert ours.count("photos") == 0
+    assert reads == []
+    theirs.drop_collection("photos")
+    theirs.create_collection("photos", [VectorInfo("tiny", 4, "cd" * 32)])
+    small = Point(point_id("a"), {"tiny": ROWS[0][:4]}, {})
+    now[0] += 0.2
+    ours.upsert("photos", [small])
+    assert ours.count("photos") == 1
+
+
+def test_collection_that_was_dropped_is_forgotten(pair: tuple[Store, Store]) -> None:
+    """Once it was found to be gone, its name means nothing until it is made again."""
+    ours, theirs = pair
+    assert ours.count("photos") == 0
+    theirs.drop_collection("photos")
+    with pytest.raises(NotFound):
+        ours.collection("photos")
+    theirs.create_collection("photos", [VectorInfo("other", 8, "cd" * 32)])
+    ours.upsert("photos", [Point(point_id("a"), {"other": ROWS[0]}, {})])
+    assert ours.count("photos") == 1
+
+
+def test_collection_dropped_while_all_are_listed_is_left_out(
+    pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list has those that are still there when they are looked at."""
+    ours, theirs = pair
+    theirs.create_collection("others", [TINY])
+    engine = ours._session._backend.engine
+    listed = engine.get_collections()
+    theirs.drop_collection("others")
+    monkeypatch.setattr(engine, "get_collections", lambda: listed)
+    assert [collection.name for collection in ours.collections()] == ["photos"]
+
+
+def test_drop_that_was_cut_short_can_be_repeated(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collection goes last: as long as it is there, its name can be dropped."""
+    engine = store._session._backend.engine
+    delete = engine.delete_collection
+
+    def once(name: str) -> Any:
+        delete(name)
+        monkeypatch.setattr(engine, "delete_collection", delete)
+        raise StoreUnavailable("cut short")
+
+    monkeypatch.setattr(engine, "delete_collection", once)
+    with pytest.raises(StoreUnavailable):
+        store.drop_collection("photos")
+    store.drop_collection("photos")
+    for name in ("photos", records_name("photos")):
+        with pytest.raises(NotFound):
+            store.count(name)
+
+
+# How an engine is opened and locked
+
+
+def test_engine_is_called_by_one_thread_at_a_time(store: Store) -> None:
+    """The engine in memory is not thread-safe: a second call waits for the first."""
+    inside, most = 0, 0
+    engine, started = store._session._backend.engine, threading.Barrier(4, timeout=30)
+    count = engine.count
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        for _ in range(50):
+            count(*args, **kwargs)
+        inside -= 1
+        return count(*args, **kwargs)
+
+    engine.count = slow
+
+    def work() -> None:
+        started.wait()
+        for _ in range(5):
+            store.count("photos")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most == 1
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_server_is_opened_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points over gRPC, a whole number of seconds, and no probing in the background."""
+    made: list[dict[str, Any]] = []
+
+    class Client:
+        def __init__(self, **options: Any) -> None:
+            made.append(options)
+
+    monkeypatch.setattr(engines_module, "QdrantClient", Client)
+    url = "http://qdrant:6333"
+    for config in (
+        StoreConfig(url=url, grpc_port=7, timeout_s=2.1, api_key=SecretStr("hush")),
+        StoreConfig(url=url, timeout_s=3.0),
+    ):
+        backend = engines_module.open_server(config)
+        assert backend.kind == "server"
+    common = {"url": url, "prefer_grpc": True, "check_compatibility": False}
+    assert made == [
+        {**common, "grpc_port": 7, "timeout": 3, "api_key": "hush"},
+        {**common, "grpc_port": 6334, "timeout": 3, "api_key": None},
+    ]
+
+
+def test_store_is_closed_at_the_end_of_its_block() -> None:
+    """Also if the block raises."""
+    with pytest.raises(ZeroDivisionError), open_store(StoreConfig(in_memory=True)) as opened:
+        raise ZeroDivisionError
+    with pytest.raises(StoreUnavailable, match="closed"):
+        opened.collections()
