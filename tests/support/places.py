@@ -20,6 +20,7 @@ PAGES = {
     "/to": Page(status=302, headers={"Location": "/a.png"}),
     "/to-metadata": Page(status=302, headers={"Location": "http://169.254.169.254/latest"}),
     "/to-file": Page(status=302, headers={"Location": "file:///etc/passwd"}),
+    "/to-http": Page(status=302, headers={"Location": "http://a.test/x"}),
     "/to-nowhere": Page(status=302),
     "/loop": Page(status=301, headers={"Location": "/loop"}),
     "/gone": Page(status=410),
