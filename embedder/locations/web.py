@@ -37,6 +37,11 @@ class _Url:
     port: int
     target: str
 
+    @property
+    def for_pool(self) -> httpcore.URL:
+        """The URL part by part: from a string, httpcore drops a path's end from ``;`` on."""
+        return httpcore.URL(scheme=self.scheme, host=self.host, port=self.port, target=self.target)
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}{self.target}"
@@ -85,7 +90,7 @@ class Web:
 
     async def _get(self, url: _Url, *, max_bytes: int, means: Means) -> bytes | _Url:
         """The body, or the URL that the host redirects to."""
-        async with self._pool.stream("GET", str(url), headers=_HEADERS) as response:
+        async with self._pool.stream("GET", url.for_pool, headers=_HEADERS) as response:
             headers = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS:
                 to = headers.get(b"location", b"").decode("latin-1")
