@@ -2,16 +2,20 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUNS := .venv/.runs
+QUICK := .venv/.quick
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format stubs reference clean
+.PHONY: help demo quick test check lint format stubs reference clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNS) ## See Shoal work: ingest, cluster and search a bundled collection
 	$(BIN)/shoal demo
+
+quick: $(QUICK) ## Run the tests that need no PyTorch and no Spark, in about two minutes
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --quick -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # A file's tests stay in one process: they share servers and exported models. OpenMP's threads are
 # not to spin while they wait: the cores have other processes.
@@ -49,7 +53,11 @@ $(RUNS): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu]'
 	@touch $@
 
+$(QUICK): $(RUNS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,quick]'
+	@touch $@
+
 # The tests export models for real: PyTorch, about 6 GB, comes with this one only.
 $(STAMP): $(RUNS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,dev]'
-	@touch $@
+	@touch $(QUICK) $@

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from quick_disk import quick_directory
@@ -18,6 +19,47 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # OpenMP's threads would spin while they wait, on cores that other workers and servers need. The
 # libraries read this when they are loaded, which is after this; child processes inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+TESTS: Final = Path(__file__).parent
+NOT_QUICK: Final = {
+    "app/bench": "measures for minutes",
+    "app/cli/test_bench.py": "measures for minutes",
+    "app/cli/test_model.py": "PyTorch",
+    "app/cli/test_processes.py": "starts many processes",
+    "app/cli/test_text.py": "PyTorch",
+    "app/cli/test_train.py": "PyTorch",
+    "clusterer/fits/test_methods.py": "hdbscan, evoc and umap, which compile for minutes",
+    "clusterer/heads/test_head_runs.py": "PyTorch",
+    "clusterer/heads/test_merging.py": "PyTorch",
+    "clusterer/heads/test_retraining.py": "PyTorch",
+    "clusterer/heads/test_scp.py": "PyTorch",
+    "docs": "walks the tour for a minute",
+    "e2e": "starts, kills and waits for many processes",
+    "embedder/export": "PyTorch",
+    "packaging": "builds and installs the package",
+    "spark": "Spark, on Java",
+}
+"""Tests that ``pytest --quick`` (``make quick``) leaves out, and why. ``make test`` runs them all."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick", action="store_true", help="leave out NOT_QUICK of tests/conftest.py"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """True for what ``--quick`` leaves out; otherwise pytest decides."""
+    if config.getoption("--quick"):
+        name = collection_path.relative_to(TESTS).as_posix() if collection_path != TESTS else ""
+        return True if name in NOT_QUICK else None
+    return None
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if config.getoption("--quick"):
+        return f"quick: without {', '.join(NOT_QUICK)}"
+    return None
 
 
 @pytest.fixture
