@@ -39,7 +39,7 @@ NOT_QUICK: Final = {
     "packaging": "builds and installs the package",
     "spark": "Spark, on Java",
 }
-"""Tests that ``pytest --quick`` (``make quick``) leaves out, and why. ``make test`` runs them all."""
+"""Tests that ``pytest --quick`` (``make quick``) leaves out, and why; ``make test`` runs them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tour import write_digits
 
 if TYPE_CHECKING:
     from tests.packaging.conftest import Built, Installed
@@ -95,7 +96,9 @@ def test_demo_runs_from_the_wheel_alone(installed: Installed, tmp_path: Path) ->
     """Embedder, clusterer, search and the bundled encoder work where there is no checkout."""
     where = installed.run("-c", "import shoal, search; print(shoal.__file__)", cwd=tmp_path)
     assert str(installed.packages) in where.stdout
-    done = installed.run("-m", "shoal", "demo", cwd=tmp_path)
+    pictures = tmp_path / "pictures"
+    write_digits(pictures, 60)
+    done = installed.run("-m", "shoal", "demo", "--images", "pictures", "-k", "3", cwd=tmp_path)
     assert "contact sheet: shoal-demo/contact-sheet.png" in done.stdout, done.stderr
     assert (tmp_path / "shoal-demo" / "contact-sheet.png").exists()
 

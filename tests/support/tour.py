@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from runpy import run_path
 
 ROOT = Path(__file__).parents[2]
 TOUR = ROOT / "docs" / "tour.md"
+write_digits = run_path(str(ROOT / "docs" / "digits.py"))["write_digits"]
 _BLOCK = re.compile(r"```(console|python)\n(.*?)```\n", re.DOTALL)
 _STAGE = re.compile(r"shoal: (sample|fit|assign|plan|write|cutover)")
 
