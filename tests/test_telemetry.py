@@ -61,7 +61,7 @@ def test_logging_json_keeps_a_traceback_in_its_line(capsys: pytest.CaptureFixtur
     """A log collector gets one line per event, whatever it holds."""
     configure_logging("info", "json")
     try:
-        raise ValueError("two\nlines")  # noqa: TRY301
+        raise ValueError("two\nlines")  # noqa: TRY301 - its traceback is what is tested
     except ValueError:
         logging.getLogger("shoal.test").exception("failed")
     (line,) = capsys.readouterr().err.splitlines()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,13 @@ def apply(store: Store, operation: tuple[Any, ...]) -> str:
     """Runs ``operation``; how it ended."""
     match operation:
         case ("upsert", batch, insert_only):
-            call = lambda: store.upsert("all", batch, insert_only=insert_only)  # noqa: E731
+            call = partial(store.upsert, "all", batch, insert_only=insert_only)
         case ("set_payload", payload, where, key):
-            call = lambda: store.set_payload("all", payload, where=where, key=key)  # noqa: E731
+            call = partial(store.set_payload, "all", payload, where=where, key=key)
         case ("delete_fields", fields, where):
-            call = lambda: store.delete_fields("all", fields, where=where)  # noqa: E731
+            call = partial(store.delete_fields, "all", fields, where=where)
         case ("delete", where):
-            call = lambda: store.delete("all", where)  # noqa: E731
+            call = partial(store.delete, "all", where)
     try:
         call()
     except InvalidArgument as exc:

@@ -6,16 +6,26 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import qdrant_edge as edge
+from qdrant_client import models
 
-from shoal.errors import ConfigError, NotFound, OperatorError, StoreLocked, StoreUnavailable
+from shoal.errors import (
+    ConfigError,
+    NotFound,
+    OperatorError,
+    ShoalError,
+    StoreLocked,
+    StoreUnavailable,
+)
 from shoal.store import (
     EVERYWHERE,
     Equals,
@@ -30,6 +40,7 @@ from shoal.store import (
     point_id,
     records_name,
 )
+from shoal.store.edge_shard import Shard
 
 if TYPE_CHECKING:
     from shoal.store import Payload
@@ -334,3 +345,110 @@ def test_server_and_memory_need_no_embedded_engine(tmp_path: Path) -> None:
     )
     assert done.stdout == "False\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_search_is_exact_if_it_was_asked_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, exact: bool
+) -> None:
+    """The engine is told: on a small collection its index would find the same."""
+    told: list[bool] = []
+    params = edge.SearchParams
+
+    def record(*, exact: bool) -> edge.SearchParams:
+        told.append(exact)
+        return params(exact=exact)
+
+    monkeypatch.setattr(edge, "SearchParams", record)
+    store.search("photos", Query(np.eye(8, dtype=np.float32)[0], exact=exact))
+    assert told == [exact]
+
+
+def test_creation_that_failed_can_be_repeated(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the engine left behind does not stop the next try, in the same process."""
+    create = edge.EdgeShard.create
+
+    def fail(path: str, config: edge.EdgeConfig) -> None:
+        create(path, config).close()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(edge, "EdgeShard", SimpleNamespace(create=fail))
+        with pytest.raises(StoreUnavailable, match="No space left"):
+            store.create_collection("more", [TINY])
+    store.create_collection("more", [TINY])
+    store.upsert("more", points(1))
+    assert store.count("more") == 1
+
+
+def test_flush_passes_over_a_collection_that_was_dropped_meanwhile(store: Store) -> None:
+    """The others are written out all the same."""
+
+    class Dropped(dict[str, Shard]):
+        """Names a collection that is not there any more."""
+
+        def __iter__(self) -> Iterator[str]:
+            yield "dropped"
+            yield from super().__iter__()
+
+    engine = store._session._backend.engine
+    store.upsert("photos", points(1))
+    engine._shards = Dropped(engine._shards)
+    assert engine._shards["photos"].unflushed > 0
+    store.flush()
+    assert engine._shards["photos"].unflushed == 0
+
+
+class LastMoment:
+    """A collection's lock that does something else first, as another thread may, once."""
+
+    def __init__(self, before: Callable[[], object]) -> None:
+        self._before: list[Callable[[], object]] = [before]
+
+    def __enter__(self) -> None:
+        if self._before:
+            self._before.pop()()
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "error", "says"),
+    [
+        ("close", StoreUnavailable, "is closed"),
+        ("drop", NotFound, "collection 'photos' was dropped"),
+    ],
+)
+def test_call_that_waited_finds_its_collection_gone(
+    store: Store, meanwhile: str, error: type[ShoalError], says: str
+) -> None:
+    """It is told why: the store was closed, or the collection was dropped."""
+    engine = store._session._backend.engine
+    changes = {"close": engine.close, "drop": lambda: engine.delete_collection("photos")}
+    engine._shards["photos"].lock = LastMoment(changes[meanwhile])
+    with pytest.raises(error, match=says):
+        engine.count("photos", count_filter=models.Filter())
+
+
+def test_collection_is_on_disk_before_it_exists(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves a whole collection or debris: its metadata is written last."""
+    fsync, synced = os.fsync, list[Path]()
+
+    def record(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    store.create_collection("more", [TINY])
+    directory = root / "collections" / "more"
+    metadata = synced.index(directory / "collection.json.new")
+    assert {directory / "shard", directory, directory.parent} <= set(synced[:metadata])
+    assert directory in synced[metadata:]
+    synced.clear()
+    store.drop_collection("more")
+    assert directory in synced

@@ -21,11 +21,11 @@ from shoal.store import (
     Store,
     StoreConfig,
     VectorInfo,
+    engines,
     open_store,
     point_id,
     records_name,
 )
-from shoal.store import engines as engines_module
 
 TINY = VectorInfo("tiny", 8, "ab" * 32)
 ROWS = np.eye(8, dtype=np.float32)
@@ -237,34 +237,63 @@ def test_drop_that_was_cut_short_can_be_repeated(
 # How an engine is opened and locked
 
 
-def test_engine_is_called_by_one_thread_at_a_time(store: Store) -> None:
-    """The engine in memory is not thread-safe: a second call waits for the first."""
-    inside, most = 0, 0
-    engine, started = store._session._backend.engine, threading.Barrier(4, timeout=30)
-    count = engine.count
+class Guard:
+    """A lock that says whether it is held."""
 
-    def slow(*args: Any, **kwargs: Any) -> Any:
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
-        for _ in range(50):
-            count(*args, **kwargs)
-        inside -= 1
-        return count(*args, **kwargs)
+    held = False
 
-    engine.count = slow
+    def __enter__(self) -> None:
+        self.held = True
 
-    def work() -> None:
-        started.wait()
-        for _ in range(5):
-            store.count("photos")
+    def __exit__(self, *_: object) -> None:
+        self.held = False
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert most == 1
+
+class Locked:
+    """An engine that notes whether its guard is held during each call."""
+
+    def __init__(self, engine: Any, guard: Guard) -> None:
+        self._engine = engine
+        self._guard = guard
+        self.calls: list[tuple[str, bool]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append((name, self._guard.held))
+            return getattr(self._engine, name)(*args, **kwargs)
+
+        return call
+
+
+def test_guard_is_held_during_every_call_of_the_engine() -> None:
+    """An engine that is not thread-safe is called by one thread at a time; the lock is let go."""
+    guard = Guard()
+    engine = Locked(engines.open_memory().engine, guard)
+    with Store(engines.Backend("memory", engine, guard)) as store:  # type: ignore[arg-type]
+        store.create_collection("photos", [TINY])
+        store.upsert("photos", points(3))
+        store.retrieve("photos", [point_id("1")])
+        for _ in store.scan("photos"):
+            assert not guard.held
+        store.search("photos", Query(ROWS[0], limit=1))
+        store.count("photos")
+        store.facet("photos", "source")
+        store.set_payload("photos", {"x": 1}, where=EVERYWHERE)
+        store.delete_fields("photos", ["x"], where=EVERYWHERE)
+        store.delete("photos", EVERYWHERE)
+        store.collections()
+        store.drop_collection("photos")
+    assert {name for name, _ in engine.calls} == {
+        name for name in vars(engines.Engine) if not name.startswith("_")
+    }
+    assert [name for name, held in engine.calls if not held] == []
+
+
+def test_engine_in_memory_has_a_lock() -> None:
+    """One that its thread may take again: an operation calls another."""
+    with (guard := engines.open_memory().guard), guard:
+        pass
+    assert isinstance(guard, type(threading.RLock()))
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
@@ -276,13 +305,13 @@ def test_server_is_opened_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> 
         def __init__(self, **options: Any) -> None:
             made.append(options)
 
-    monkeypatch.setattr(engines_module, "QdrantClient", Client)
+    monkeypatch.setattr(engines, "QdrantClient", Client)
     url = "http://qdrant:6333"
     for config in (
         StoreConfig(url=url, grpc_port=7, timeout_s=2.1, api_key=SecretStr("hush")),
         StoreConfig(url=url, timeout_s=3.0),
     ):
-        backend = engines_module.open_server(config)
+        backend = engines.open_server(config)
         assert backend.kind == "server"
     common = {"url": url, "prefer_grpc": True, "check_compatibility": False}
     assert made == [
