@@ -194,6 +194,43 @@ def test_log_is_shortened_as_points_are_written(
     assert shard.unflushed == 0
 
 
+def test_log_is_written_out_at_its_bound(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A point counts for one, a write by filter for as many as its ids may weigh."""
+    monkeypatch.setattr("shoal.store.edge_shard.FLUSH_EVERY_POINTS", 40)
+    shard = store._session._backend.engine._shards["photos"]
+    shard.flush()
+    store.set_payload("photos", {"x": 1}, where=EVERYWHERE)
+    assert shard.unflushed == 16
+    store.upsert("photos", points(*range(23)))
+    assert shard.unflushed == 39
+    store.upsert("photos", points("one more"))
+    assert shard.unflushed == 0
+
+
+def test_lock_file_names_its_owner_only(root: Path, store: Store) -> None:
+    """Whatever an earlier owner wrote there: the message to a second one must be right."""
+    assert (root / "LOCK").read_text() == f"{os.getpid()}\n"
+    store.close()
+    (root / "LOCK").write_text("4194304999\nan earlier owner")
+    with reopen(root):
+        assert (root / "LOCK").read_text() == f"{os.getpid()}\n"
+
+
+def test_drop_cut_short_leaves_debris_and_no_collection(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metadata goes first: a collection that is half gone is none."""
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda *_, **__: None)
+        store.drop_collection("photos")
+    assert (root / "collections" / "photos" / "shard").is_dir()
+    assert not (root / "collections" / "photos" / "collection.json").exists()
+    store.close()
+    with reopen(root) as again:
+        assert again.collections() == []
+        assert list((root / "collections").iterdir()) == []
+
+
 def test_debris_of_a_creation_cut_short_is_removed(root: Path, store: Store) -> None:
     """A directory without metadata is no collection: it goes, and the name is free."""
     store.close()
