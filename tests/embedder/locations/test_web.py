@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -164,6 +165,7 @@ class Asked:
         return [line.split()[1].decode() for line in self.host.requests]
 
 
+TLS = ssl.create_default_context()
 PLAIN = LocationsConfig(hosts=("a.test",), allow_http=True, allow_private=True)
 
 
@@ -176,6 +178,7 @@ def ask(
         host, means = Host(*answers), Plain()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(httpcore, "AnyIOBackend", lambda: host)
+            patch.setattr(ssl, "create_default_context", lambda: TLS)  # reads a large file
             patch.setattr(
                 socket, "getaddrinfo", lambda _, port, **__: [(0, 0, 6, "", ("192.0.2.1", port))]
             )
