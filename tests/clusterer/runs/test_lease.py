@@ -124,8 +124,8 @@ def test_lease_is_written_with_its_holder_and_its_end(quick: Bench) -> None:
 def test_lease_is_released_at_the_end_of_a_with_block(quick: Bench) -> None:
     """However the block ends, the lease is free, and the thread that renewed it is gone."""
     lease, _ = acquire(quick.clusterings, holder("a"), clock=ManualClock())
-    with pytest.raises(ZeroDivisionError), lease:
-        1 / (lease._renewer.is_alive() - 1)
+    with pytest.raises(ZeroDivisionError), lease as entered:
+        1 / (entered._renewer.is_alive() - 1)
     assert quick.state.lease.owner == ""
     assert not lease._renewer.is_alive()
 

@@ -342,17 +342,25 @@ def test_strays_are_points_without_the_vector_that_have_a_label(two_vectors: Sto
 
 
 def test_points_that_are_gone_are_no_strays(two_vectors: Store) -> None:
-    """An id that nothing is stored under is passed over; the check comes first."""
+    """An id that nothing is stored under is passed over."""
     ids = sorted(point_id(str(i)) for i in range(10))
     writing = writer(two_vectors)
     gone = point_id("nowhere")
     assert writeback.clear_those_without(writing, [gone, ids[0], ids[5]], LATER, "late") == 1
 
+
+def test_reading_stops_when_told(quick: Bench, ids: list[str]) -> None:
+    """Also where nothing is there to be written: before points are looked up, and at each block."""
+
     def stop() -> None:
         raise Cancelled("enough")
 
+    stopped = writer(quick.store, check=stop)
     with pytest.raises(Cancelled):
-        writeback.clear_those_without(replace(writing, check=stop), ids, LATER, "late")
+        writeback.clear_those_without(stopped, ids, LATER, VECTOR)
+    writer(quick.store).write(ids, {"a": 4})
+    with pytest.raises(Cancelled):
+        writeback.verify(stopped, table_of(ids, [4] * 10), labels(*[4] * 10), LATER, expected={})
 
 
 # The small parts.
