@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,20 +17,45 @@ from clusterer.runs.points import join_ids, pack_ids, unpack_ids
 from clusterer.runs.sampling import sample_vectors
 from shoal.store.gateway import Store
 from shoal.store.model import Record, VectorScan
-from shoal.v1 import clusterer_pb2 as pb
 from shoal.vectors import Vectors
 
 _MOST_LISTED = 1_000
-"""Members of a group in one message."""
+"""The most members of a group that are listed."""
 _CHUNK = 512
+"""Points of one read."""
 _ROUNDING = 1e-6
+"""The most that rounding takes from a cosine."""
 _SAMPLE = 5_000
-"""Points whose mean the planes pass near."""
+"""Points of the sample; the planes pass near their mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A member of a group; ``cosine`` is that with the first member."""
+
+    id: str
+    key: str
+    uri: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateGroup:
+    """Points that are near-duplicates of the first of ``members``.
+
+    ``size`` counts all of them, ``members`` lists the nearest, by nearness.
+    """
+
+    size: int
+    members: tuple[Duplicate, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class DuplicateFinder:
-    """What to look through. ``check`` is called for every block and may raise."""
+    """Finds the near-duplicates of one vector of a collection.
+
+    ``check`` is called for every block and may raise.
+    """
 
     store: Store
     collection: str
@@ -39,8 +64,8 @@ class DuplicateFinder:
     block_size: int
     check: Callable[[], None]
 
-    def groups(self) -> Iterator[pb.DuplicateGroup]:
-        """Groups of near-duplicates, largest first; their members by nearness to the first.
+    def groups(self) -> Iterator[DuplicateGroup]:
+        """Groups of near-duplicates, largest first.
 
         Raises:
             InvalidArgument: the threshold is out of range.
@@ -54,11 +79,11 @@ class DuplicateFinder:
             first = int(labels[rows[0]])
             others = rows[rows != first]
             group = self._group(unpack_ids(ids[[first]])[0], unpack_ids(ids[others]))
-            if len(group.members) > 1:  # else it was deleted or replaced meanwhile
+            if group is not None:
                 yield group
 
     def _labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Packed ids (N,) and, for each, the row that stands for its group."""
+        """The packed ids (N,), and for each the row of the point that stands for its group."""
         options = VectorScan(vector=self.vector, fields=(), block_size=self.block_size)
         sample = sample_vectors(
             self.store,
@@ -90,7 +115,7 @@ class DuplicateFinder:
         return ids, groups
 
     def _fetch(self, ids: np.ndarray, dim: int) -> Vectors:
-        """The vectors of ``ids``; zeros, which are near nothing, for points that are gone."""
+        """The vectors of ``ids``; a point that is gone gets zeros, which are near nothing."""
         self.check()
         found = self.store.retrieve(self.collection, unpack_ids(ids), vectors=(self.vector,))
         vectors = np.zeros((len(ids), dim), np.float32)
@@ -99,13 +124,15 @@ class DuplicateFinder:
                 vectors[at] = record.vectors[self.vector]
         return vectors
 
-    def _group(self, first: str, others: list[str]) -> pb.DuplicateGroup:
-        """The group around ``first``, of those that are there and still near to it."""
+    def _group(self, first: str, others: list[str]) -> DuplicateGroup | None:
+        """The group of ``first`` and of the ``others`` that are still there and near to it.
+
+        None if nothing is: points were deleted or replaced meanwhile.
+        """
         (head,) = self.store.retrieve(self.collection, [first], vectors=(self.vector,))
-        made = pb.DuplicateGroup()
         if head is None or self.vector not in head.vectors:
-            return made
-        near: list[tuple[float, Record]] = []
+            return None
+        near: list[Duplicate] = []
         size = 1
         for at in range(0, len(others), _CHUNK):
             self.check()
@@ -116,14 +143,11 @@ class DuplicateFinder:
                 cosine = float(record.vectors[self.vector] @ head.vectors[self.vector])
                 if cosine >= self.threshold - _ROUNDING:
                     size += 1
-                    near.append((cosine, replace(record, vectors={})))
-            near = heapq.nlargest(_MOST_LISTED - 1, near, key=lambda one: one[0])
-        made.size = size
-        for cosine, record in ((1.0, head), *near):
-            made.members.add(
-                id=record.id,
-                key=str(record.payload.get("key", "")),
-                uri=str(record.payload.get("uri", "")),
-                cosine=cosine,
-            )
-        return made
+                    near.append(_duplicate(record, cosine))
+            near = heapq.nlargest(_MOST_LISTED - 1, near, key=lambda each: each.cosine)
+        return DuplicateGroup(size, (_duplicate(head, 1.0), *near)) if near else None
+
+
+def _duplicate(record: Record, cosine: float) -> Duplicate:
+    key, uri = (str(record.payload.get(name, "")) for name in ("key", "uri"))
+    return Duplicate(record.id, key, uri, cosine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from typing import cast
 
+from clusterer.duplicates import DuplicateGroup
 from clusterer.fits import METHODS, MethodOptions
 from clusterer.fits.count.asked import DEFAULT_LEAST, DEFAULT_MOST, AskedCount, Auto
 from clusterer.fits.evoc import LEAST_CLUSTER, EvocOptions
@@ -168,6 +169,14 @@ def drift(found: Drift) -> pb.Drift:
 def vector_info(spec: VectorInfo) -> common_pb2.VectorInfo:
     """``spec`` as a message."""
     return common_pb2.VectorInfo(name=spec.name, dim=spec.dim, fingerprint=spec.fingerprint)
+
+
+def duplicate_group(found: DuplicateGroup) -> pb.DuplicateGroup:
+    """``found`` as a message."""
+    message = pb.DuplicateGroup(size=found.size)
+    for member in found.members:
+        message.members.add(id=member.id, key=member.key, uri=member.uri, cosine=member.cosine)
+    return message
 
 
 def sampled(block: VectorBlock, count: int) -> pb.SampledVectors:

@@ -1,4 +1,4 @@
-"""Nearest-centroid assignment, one matrix product per block, and what it says of the clusters.
+"""Nearest-centroid assignment, one matrix product per block, and sums over the clusters.
 
 Pure: vectors in, labels and sums out.
 """
@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from shoal.vectors import Labels, Vectors
 
 _CELLS = 4_000_000
-"""Products at a time: 16 MB, enough for the matrix product to run at full speed."""
+"""The cosines of one matrix product: 16 MB, enough for it to run at full speed."""
 
 
 class Nearest(NamedTuple):
@@ -26,7 +26,7 @@ class Nearest(NamedTuple):
 
 
 class TwoNearest(NamedTuple):
-    """The nearest cluster and its cosine, and the cosine of the next (-inf if there is none)."""
+    """The nearest cluster, its cosine, and the cosine of the next cluster (-inf without one)."""
 
     labels: Labels
     cosines: npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ class TwoNearest(NamedTuple):
 
 
 def blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of ``rows`` rows such that a block of ``columns`` columns has _CELLS cells at most."""
+    """Slices of ``rows`` rows: a block of ``columns`` columns has at most _CELLS cells."""
     step = max(1, _CELLS // max(1, columns))
     for at in range(0, rows, step):
         yield slice(at, min(at + step, rows))
@@ -58,8 +58,8 @@ def nearest(vectors: Vectors, centroids: Vectors) -> Nearest:
 def two_nearest(vectors: Vectors, prototypes: Vectors, owners: Labels | None = None) -> TwoNearest:
     """The two clusters nearest to each of ``vectors`` (N, D), by their nearest prototype.
 
-    ``owners`` int32 (M,), ascending without gaps from 0, names the cluster of each of
-    ``prototypes`` (M, D); without it each is a cluster of its own.
+    ``owners`` int32 (M,), ascending without gaps from 0, are the clusters of the ``prototypes``
+    (M, D); without owners each prototype is a cluster of its own.
     """
     labels = np.empty(len(vectors), np.int32)
     best = np.empty(len(vectors), np.float32)
@@ -89,9 +89,9 @@ def cluster_sums(vectors: Vectors, labels: Labels, clusters: int) -> npt.NDArray
 
 
 def directions(sums: npt.NDArray[np.floating]) -> Vectors:
-    """The rows of ``sums`` (K, D) at unit length, float32; those without a direction are left out.
+    """The rows of ``sums`` (K, D) at unit length, float32; rows without a direction are left out.
 
-    An empty cluster has no direction, nor have vectors that cancel.
+    An empty cluster has no direction, and vectors that cancel out have none.
     """
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     kept = norms[:, 0] > 0
@@ -116,7 +116,7 @@ class Tally:
         self.sizes += np.bincount(labels[labels >= 0], minlength=len(self.sizes))
 
     def merge(self, other: Tally) -> None:
-        """Adds what ``other``, of the same centroids, has counted."""
+        """Adds the sums of ``other``, which has the same centroids."""
         self._sums += other._sums
         self.sizes += other.sizes
 

@@ -39,13 +39,13 @@ _LOG = logging.getLogger(__name__)
 _PAGE = 50
 _CALL_THREADS = 4
 _SENT_ROWS = 256
-"""Vectors of one message: 1.3 MB at 1280-d, under gRPC's default limit of 4."""
+"""Vectors of one message: 1.3 MB at 1280-d, under gRPC's default limit of 4 MB."""
 _WATCH_S = 0.1
-"""Least time between two messages of a watch: a scan tells of each of its blocks."""
+"""The least time between two messages of a watch: a run reports each block of a scan."""
 _SCHEDULE_S = 1.0
-"""How often schedules are looked at: what is due begins at most this late."""
+"""How often schedules are looked at: a run that is due begins at most this late."""
 _FOREIGN_WATCH_S = 1.0
-"""How often a run of another process is read."""
+"""How often a watch reads a run of another process."""
 
 _R = TypeVar("_R")
 
@@ -74,7 +74,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         clusterer_pb2_grpc.add_ClustererServiceServicer_to_server(self, server)
 
     async def start(self) -> None:
-        """Frees the leases of a dead process, and begins what is done without being asked."""
+        """Frees the leases of a dead process, and starts the service's own tasks."""
         await self._in_thread(self._runner.recover)
         upkeep, pause_s = self._upkeep, self._config.assign_interval_s
         self._tasks = [
@@ -83,7 +83,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         ]
 
     async def ready(self) -> bool:
-        """True when the store answers and what is done without being asked goes on."""
+        """True when the store answers and the service's own tasks go on."""
         await self._in_thread(self._store.collections)
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
@@ -157,7 +157,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         return pb.ListRunsResponse(runs=page, next_page_token=following)
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: object) -> AsyncIterator[pb.Run]:
-        """The run now and whenever it has changed, until it has ended."""
+        """The run as it is now and after each change, until it has ended."""
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         run = await self._in_thread(self._runner.book.get, request.collection, request.run)
@@ -257,7 +257,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
             asked = pb.CreateRunRequest()
             asked.CopyFrom(schedule.request)
             asked.collection, asked.clustering = request.collection, name
-            self._task_of(messages.run_request(asked))  # what could never run is refused now
+            self._task_of(messages.run_request(asked))  # refuses a request that could never run
             clusterings.ensure(name)
         schedules.save(clusterings, name, schedule)
         return self._clustering(request.collection, clusterings.state(name))
@@ -270,7 +270,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         spec = collection.vector(request.vector)
         size = self._sample_size(request.size, 0, field="size")
         count = await self._in_thread(self._store.count, collection.name)
-        size = min(size, count)  # what comes in meanwhile is left out
+        size = min(size, count)  # points that come in meanwhile are left out
         yield pb.SampledVectors(vector=messages.vector_info(spec), total=size)
         options = VectorScan(
             vector=spec.name, fields=("uri",), block_size=min(self._config.block_size, _SENT_ROWS)
@@ -286,7 +286,7 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         self, request: pb.ListDuplicatesRequest, context: object
     ) -> AsyncIterator[pb.DuplicateGroup]:
         """Groups of near-duplicates, largest first."""
-        # A thread of its own: it takes minutes, and the calls that share threads take moments.
+        # A thread of its own: the search takes minutes, and calls that share threads take moments.
         loop = asyncio.get_running_loop()
         collection = await self._in_thread(self._store.collection, request.collection)
         vector = collection.vector(request.vector)
@@ -312,12 +312,15 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
                 group = await loop.run_in_executor(self._searching, next, groups, None)
                 if group is None:
                     return
-                yield group
+                yield messages.duplicate_group(group)
         finally:
             gone.set()
 
-    async def _repeat(self, work: Callable[[], None], pause_s: float, what: str) -> None:
-        """Does ``work`` until told to stop; a failure is logged once, and tried again."""
+    async def _repeat(self, work: Callable[[], None], pause_s: float, name: str) -> None:
+        """Does ``work`` again and again until the service stops.
+
+        After a failure it goes on; failures of one reason in a row are logged once.
+        """
         failing = ""
         while not self._stopping.is_set():
             try:
@@ -325,10 +328,10 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
                 failing = ""
             except ShoalError as exc:
                 if exc.reason != failing:
-                    _LOG.warning("%s: %s", what, exc.message)
+                    _LOG.warning("%s: %s", name, exc.message)
                 failing = exc.reason
             except Exception:  # noqa: BLE001 - a defect must not end the work for good
-                _LOG.exception("%s", what)
+                _LOG.exception("%s", name)
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             except TimeoutError:

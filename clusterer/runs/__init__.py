@@ -1,1 +1,1 @@
-"""Runs: the protocol from sample to cutover, and what each of its steps needs."""
+"""Runs: the steps from sample to cutover, and the records of runs."""

@@ -1,4 +1,4 @@
-"""The assignment pass of a run: every point's cluster, and what it says of the clusters."""
+"""The assignment pass of a run: the cluster of every point, and sums over the points."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from shoal.vectors import NOISE, Labels, Vectors
 
 
 class Rule:
-    """What a fit says of a point: its own label if the fit saw it and gave one, else its model's.
+    """Gives any point its cluster: the fit's own label if the fit gave it one, else the model's.
 
-    Holds 28 bytes per point of the sample, not its vectors.
+    It holds 28 bytes per point of the sample, and no vectors.
     """
 
     def __init__(self, fit: Fit, sample: Sample) -> None:
@@ -33,30 +33,30 @@ class Rule:
             self._sums = checksums(sample.vectors)[order]
 
     def assign(self, ids: Sequence[str], vectors: Vectors, active: Labels) -> Assigned:
-        """The clusters, as rows of the model's, of the points ``ids`` with ``vectors`` (B, D).
+        """The clusters, as rows of the model, of the points ``ids`` with ``vectors`` (B, D).
 
-        ``active`` int32 (B,) holds the ids of their active clusters, which do not matter here.
+        ``active`` int32 (B,) are the ids of their active clusters.
         """
-        del active
+        del active  # only a rule for noise asks where a point was
         found = self.model.assign(vectors)
         self._own_labels(ids, vectors, found.labels)
         return found
 
     def _own_labels(self, ids: Sequence[str], vectors: Vectors, labels: Labels) -> None:
-        """Puts the fit's own labels, if it gave any, where it saw the point."""
+        """Replaces ``labels`` by the fit's own, for the points that the fit has seen."""
         if self._labels is None:
             return
         rows = find_ids(self._ids, pack_ids(ids))
-        # One that was replaced since is another picture.
+        # A point that was replaced since is another picture.
         seen = (rows >= 0) & (self._sums[rows] == checksums(vectors))
         labels[seen] = self._labels[rows[seen]]
 
 
 class NoiseRule(Rule):
-    """Clusters of the active run stay as they are; what was noise goes by a fit of the noise.
+    """Leaves every point in its active cluster, and gives noise the clusters of a fit of the noise.
 
-    The model is that of the active run (rows 0 to K-1, with ``ids``) and that of the fit (rows
-    from K on), one beside the other.
+    Its model has the clusters of the active run (rows 0 to K-1, with ``ids``) and those of the fit
+    (rows from K on) beside each other.
     """
 
     def __init__(self, fit: Fit, sample: Sample, active: Prototypes, ids: Labels) -> None:
@@ -74,14 +74,15 @@ class NoiseRule(Rule):
         noise = active == NOISE
         if noise.any():
             at = np.nonzero(noise)[0]
-            remined = self._of_fit([ids[i] for i in at.tolist()], vectors[at])
-            found.labels[at], found.confidence[at] = remined
+            fitted = self._assign_noise([ids[i] for i in at.tolist()], vectors[at])
+            found.labels[at], found.confidence[at] = fitted
         known = np.isin(active, self._old_ids)
         rows = np.searchsorted(self._old_ids, active[known], sorter=self._order)
         found.labels[known] = self._order[rows]
         return found
 
-    def _of_fit(self, ids: Sequence[str], vectors: Vectors) -> Assigned:
+    def _assign_noise(self, ids: Sequence[str], vectors: Vectors) -> Assigned:
+        """The clusters that the fit of the noise gives, as rows of the whole model."""
         found = self._fitted.assign(vectors)
         self._own_labels(ids, vectors, found.labels)
         moved = np.where(found.labels < 0, found.labels, found.labels + len(self._old_ids))
@@ -89,7 +90,7 @@ class NoiseRule(Rule):
 
 
 def checksums(vectors: Vectors) -> npt.NDArray[np.uint64]:
-    """One number for each of ``vectors`` (N, D), by which a changed one is known; (N,)."""
+    """A number for each of ``vectors`` (N, D), uint64 (N,), which differs if the vector does."""
     weights = np.random.default_rng(0).integers(2**64, size=vectors.shape[1], dtype=np.uint64)
     bits = np.ascontiguousarray(vectors).view(np.uint32)
     sums = np.empty(len(bits), np.uint64)
@@ -99,13 +100,13 @@ def checksums(vectors: Vectors) -> npt.NDArray[np.uint64]:
 
 
 class Totals:
-    """What an assignment pass says of the clusters, whoever holds the points: sums and a sample.
+    """The sums over the points of an assignment pass, by cluster, and a sample of the points.
 
-    Memory is that of K x D sums and of the sample, whatever the number of points.
+    Memory is K x D sums and the sample, whatever the number of points.
     """
 
     def __init__(self, centroids: Vectors, sample: int, fields: Sequence[str] = ()) -> None:
-        """Prepare: ``sample`` vectors are kept, and the values of payload ``fields`` counted."""
+        """``sample`` vectors are to be kept, and the values of payload ``fields`` counted."""
         self.centroids = centroids
         self.values = ValueCounts(fields)
         self.tally = Tally(centroids)
@@ -124,7 +125,7 @@ class Totals:
         self._keep(block.vectors, found.labels)
 
     def merge(self, other: Totals) -> None:
-        """Adds what ``other``, of the same model, has counted."""
+        """Adds the sums of ``other``, which has the same centroids."""
         self.values.merge(other.values)
         self.tally.merge(other.tally)
         self._confidence += other._confidence
@@ -143,10 +144,10 @@ class Totals:
         return np.concatenate(self._sample) if self._sample else self.centroids[:0]
 
     def sampled_labels(self) -> Labels:
-        """The rows that the vectors of the sample were given, int32 (M,)."""
+        """The clusters of the vectors of the sample, as rows of the model, int32 (M,)."""
         return np.concatenate(self._sample_labels) if self._sample else np.zeros(0, np.int32)
 
     @property
     def confidence(self) -> float:
-        """Mean confidence of the points that are not noise; 0 if all are."""
+        """Mean confidence of the points that are not noise; 0 if all of them are noise."""
         return self._confidence / max(1, int(self.tally.sizes.sum()))

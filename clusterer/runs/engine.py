@@ -1,4 +1,4 @@
-"""What a reclustering asks of whoever holds its points, and what it tells them."""
+"""The engine of a run, which holds, counts and writes its points, and the scope that it gets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from shoal.vectors import Vectors
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What one run works on, and with.
+    """Everything that an engine needs to know of one run.
 
     Attributes:
-        task: What to do.
-        context: What to do it with.
+        task: The run's task.
+        context: The run's means.
         tracker: Takes the progress, and stops the run.
         fence: The fence of the run's lease.
         state: The clustering when the run began.
@@ -49,7 +49,7 @@ class Scope:
 
     @property
     def seal(self) -> Seal:
-        """How the run keeps its labels from an earlier run that may still wake."""
+        """Protects the run's labels from an earlier run that may still wake."""
         return Seal(self.fence, sealing=self.state.unsettled)
 
     @property
@@ -64,11 +64,11 @@ class Found(Protocol):
 
     @property
     def rule(self) -> Rule:
-        """The cluster of any point."""
+        """Gives any point its cluster."""
 
     @property
     def totals(self) -> Totals:
-        """What the points say of the clusters."""
+        """The sums over the points by cluster."""
 
 
 F = TypeVar("F", bound=Found)
@@ -100,7 +100,7 @@ class Engine(Protocol[F]):
         """How many points each active cluster shares with each new one."""
 
     def changes(self, found: F, matching: Matching) -> Changes:
-        """What writing would change, counted."""
+        """The changes that writing would make, counted."""
 
     def write(self, found: F, matching: Matching) -> Written:
         """Makes the inactive slot hold the ids of the points' clusters.

@@ -25,7 +25,7 @@ from shoal.vectors import NOISE, Labels
 
 @dataclass(frozen=True, slots=True)
 class FoundPoints:
-    """The points of a run: what gave them their clusters, what they say of those, and a table."""
+    """The points of a run in a table, with the rule of their clusters and the sums over them."""
 
     rule: Rule
     totals: Totals
@@ -168,7 +168,7 @@ class InMemoryEngine:
         return Settled(late.points + mended, int(np.count_nonzero(wanted == NOISE)))
 
     def _catch_up(self, found: FoundPoints, matching: Matching, wanted: Labels) -> Written:
-        """Labels what the assignment pass has not seen: points that are new or were replaced.
+        """Labels points that the assignment pass has not seen: they are new or were replaced.
 
         An empty slot shows both; the time of ingestion shows the points that were replaced after
         the pass and then written with their old label. ``wanted`` gets the new labels of the

@@ -1,9 +1,9 @@
 """Which new cluster is which old one: stable ids and lineage. Pure.
 
 Overlap is counted on the points that both runs assigned. A new cluster keeps the id of an old
-one when their Jaccard overlap is at least one half (MONIC, Spiliopoulou et al., KDD 2006); at
-one half or more at most one partner qualifies on either side, ties at exactly one half apart,
-so taking pairs in the order of overlap is the optimal (Hungarian) matching.
+one when their Jaccard overlap is at least one half (MONIC, Spiliopoulou et al., KDD 2006). Above
+one half at most one partner qualifies on either side; at exactly one half two can. So taking pairs
+in the order of overlap is the optimal (Hungarian) matching.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shoal.values import Lineage, LineageKind
 from shoal.vectors import NOISE, Labels, Vectors
 
 Indices: TypeAlias = npt.NDArray[Any]
-"""Whole numbers, of the width that SciPy chose."""
+"""Whole numbers, of the width that SciPy chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Matching:
 
 
 def named(ids: Labels, rows: Labels) -> Labels:
-    """``ids[rows]``, int32 (N,), where a row is not noise, which stays noise."""
+    """The ids (K,) of ``rows``, int32 (N,); noise stays noise."""
     return np.where(rows < 0, np.int32(NOISE), ids[rows]).astype(np.int32)
 
 
@@ -51,7 +51,7 @@ class Clusters:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How many points are where, on both sides.
+    """How many points each old cluster shares with each new one.
 
     ``counts`` (K_old, K_new), sparse, in the order of the old clusters and of the new ones;
     ``old_sizes`` (K_old,) and ``new_sizes`` (K_new,) count all points of a cluster.
@@ -129,7 +129,7 @@ def match(
 
 
 def _contingency(old_labels: Labels, new_labels: Labels, old_ids: Labels, k_new: int) -> csc_array:
-    """counts[i, j]: points of the i-th old cluster in the j-th new one, sparse."""
+    """The points that the i-th old cluster shares with the j-th new one, sparse (K_old, K_new)."""
     shared = np.isin(old_labels, old_ids) & (new_labels >= 0)
     order = np.argsort(old_ids)
     rows = order[np.searchsorted(old_ids, old_labels[shared], sorter=order)]
@@ -169,7 +169,7 @@ def _one_to_one(
 
 
 class _Origins:
-    """Where the points of each new cluster come from."""
+    """The old clusters that the points of each new one come from."""
 
     def __init__(self, counts: csc_array, old_ids: Labels, thresholds: MatchThresholds) -> None:
         self._counts = counts
@@ -209,7 +209,7 @@ def _retired(
 
 
 def _largest(ids: Labels, amounts: Indices, share: float) -> tuple[int, ...]:
-    """The ids with at least ``share`` of the whole, largest first."""
+    """The ids whose amount is at least ``share`` of the sum, largest first."""
     order = np.argsort(-amounts, kind="stable")
     total = amounts.sum()
     return tuple(int(ids[at]) for at in order if amounts[at] >= share * total)

@@ -22,23 +22,24 @@ from shoal.values import Json
 from shoal.vectors import Labels, Vectors
 
 _LEAST_SHARE: Final = 0.2
-"""Of a cluster's points that have a value which names it."""
+"""The least share of a cluster's points that have a value, for the value to name it."""
 _LEAST_LIFT: Final = 1.5
 _MOST_VALUES: Final = 2
-"""Values in one name."""
+"""The most values in one name."""
 _MOST_DISTINCT: Final = 20_000
-"""Different values that are counted, of all fields; one of more (a file name) names nothing."""
+"""The most different values that are counted, of all fields together. A field with more of them,
+such as file names, names nothing."""
 _LONGEST: Final = 100
-"""Characters of a value that names: longer ones (a caption) are no names."""
+"""The most characters of a value that names; a longer value, such as a caption, is no name."""
 MOST_WORDS: Final = 10_000
-"""Assigning words to clusters takes their product in memory: 80 MB with 1,000 clusters."""
+"""The most words: to assign them takes 80 MB of memory with 1,000 clusters."""
 _MOST_CELLS: Final = 50_000_000
-"""Clusters times words: their cosines are held twice, 600 MB."""
+"""The most clusters times words: their cosines are held twice, 600 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class NameSources:
-    """Where names come from: ``fields`` first, then ``words`` with ``vectors`` float32 (W, D)."""
+    """What names clusters: payload ``fields`` first, then ``words`` with ``vectors`` (W, D)."""
 
     fields: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
@@ -54,7 +55,7 @@ class Word:
 
 
 def naming_of(fields: Sequence[str], vocabulary: Sequence[Word], dim: int) -> NameSources:
-    """The naming by ``fields`` and by ``vocabulary``, for vectors of ``dim`` numbers.
+    """The sources of names for clusters of ``dim``-d vectors.
 
     Raises:
         InvalidArgument: too many words, or a word whose vector is not ``dim`` finite numbers.
@@ -96,7 +97,7 @@ class ValueCounts:
                     self._count((name, value), label)
 
     def merge(self, other: ValueCounts) -> None:
-        """Adds what ``other``, of the same fields, has counted."""
+        """Adds the counts of ``other``, which has the same fields."""
         self._points.update(other._points)
         for key, counts in other._counts.items():
             if key in self._counts:
@@ -129,10 +130,10 @@ class ValueCounts:
 
 
 def nearest_words(centroids: Vectors, naming: NameSources) -> dict[int, str]:
-    """The word of each of ``centroids`` (K, D); with fewer words than clusters, of some.
+    """The word of each of ``centroids`` (K, D), by row; of some rows if there are fewer words.
 
     Raises:
-        InvalidArgument: too many of both.
+        InvalidArgument: clusters times words are too many.
     """
     if not naming.words or not len(centroids):
         return {}
@@ -156,7 +157,7 @@ def _centred(vectors: Vectors) -> Vectors:
 
 
 def _values(payload: Mapping[str, Json], path: str) -> list[str]:
-    """The values at ``path`` ("a.b" looks inside objects) as texts; several for a list."""
+    """The values at ``path`` as texts; "a.b" looks inside objects, and a list gives several."""
     found: Json = dict(payload)
     for key in path.split("."):
         if not isinstance(found, dict):

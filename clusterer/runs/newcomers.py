@@ -1,4 +1,4 @@
-"""The assignment of points that came in since the last run, by that run's model, in seconds."""
+"""Gives points that came in since the last run their clusters, by that run's model."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ from shoal.vectors import Labels, Vectors
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How one run assigns: its model, the ids int32 (K,) of its clusters, and of which vector."""
+    """How one run assigns: its model, the ids int32 (K,) of its clusters, its vector's name."""
 
     model: Model
     ids: Labels
     vector: str
 
     def assign(self, vectors: Vectors) -> Assigned:
-        """Cluster ids of ``vectors`` (B, D), or noise, and the confidence."""
+        """The cluster ids of ``vectors`` (B, D), or noise, and the confidence."""
         found = self.model.assign(vectors)
         return Assigned(named(self.ids, found.labels), found.confidence)
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What one look assigned: how many, how many not as noise, and the sum of those' confidence."""
+    """The points that one look assigned.
+
+    ``clustered`` points are not noise, and ``confidence`` is the sum of theirs.
+    """
 
     points: int = 0
     clustered: int = 0
@@ -48,7 +51,7 @@ class _Seen:
 
 
 class Newcomers:
-    """Assigns the new points of one clustering. Keeps the centroids of the runs in sight."""
+    """Assigns the new points of one clustering. Keeps the models of the runs that it goes by."""
 
     def __init__(self, store: Store, collection: str, clustering: str) -> None:
         self._store = store
@@ -58,13 +61,16 @@ class Newcomers:
         self._cache: dict[str, _Rule] = {}
 
     def assign(self, *, block_size: int, check: Callable[[], None]) -> int:
-        """Gives every point without a cluster the nearest one; returns how many there were.
+        """Gives every point without a cluster the one that the active run's model says.
 
-        The other slot gets the cluster that the previous run would have given, so that a
-        rollback finds the point assigned; but not while a run is under way, which then owns that
-        slot, and not if the previous run clustered another vector. (What the slot lacks after a
-        rollback is assigned at the next look.) A point that has a value by now, or another
-        vector, keeps what it has: the writes are conditional.
+        The other slot gets the cluster that the previous run would have given, so that a rollback
+        finds the point assigned. It gets none while a run is under way, which then owns that slot,
+        or if the previous run clustered another vector; after a rollback the next look fills it.
+        A point that was given a cluster or another vector meanwhile keeps what it has: the writes
+        are conditional.
+
+        Returns:
+            How many points there were.
         """
         state = self._clusterings.state(self._clustering)
         if not state.pointer.active_run:
@@ -91,7 +97,7 @@ class Newcomers:
         return seen.points
 
     def _count(self, state: State, seen: _Seen) -> None:
-        """Adds what was assigned to what the clustering says of its newcomers."""
+        """Adds the points to the clustering's sums over newcomers."""
         now = self._clusterings.state(self._clustering)
         self._clusterings.compare_and_set(
             self._clustering,
@@ -130,7 +136,7 @@ class Newcomers:
         seen.add(found)
 
     def _other(self, state: State, vectors: Vectors, active: Labels) -> Labels | None:
-        """What goes into the other slot; None if the previous run cannot say."""
+        """The labels for the other slot; None if the previous run clustered another vector."""
         if not state.pointer.previous_run:
             return active
         before, now = self._cache[state.pointer.previous_run], self._cache[state.pointer.active_run]

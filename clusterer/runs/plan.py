@@ -1,4 +1,4 @@
-"""The plan of a run: what it would change, in numbers, and whether it may. Pure."""
+"""The plan of a run: the changes that it would make, counted, and whether it may. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would change; the fields are those of ``shoal.v1.Plan``."""
+    """The changes that a run would make; the fields are those of ``shoal.v1.Plan``."""
 
     points: int
     clusters: int
@@ -41,7 +41,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How the labels that a run wants differ from those that there are.
+    """How the labels that a run wants differ from the labels in the slots, counted.
 
     Attributes:
         points: All points.
@@ -99,7 +99,7 @@ def plan_of(changes: Changes, lineage: tuple[Lineage, ...], quality: Quality) ->
 
 
 def rand_index(counts: npt.NDArray[np.int64], rows: Labels, columns: Labels) -> float:
-    """The adjusted Rand index (Hubert & Arabie 1985) of two labellings, of counts of pairs.
+    """The adjusted Rand index (Hubert & Arabie 1985) of two labellings whose pairs are counted.
 
     ``counts`` (M,) points have the label ``rows`` (M,) in one and ``columns`` (M,) in the other.
     Computed in Python's integers: the pairs of a billion points overflow 64 bits when multiplied.
@@ -123,7 +123,7 @@ def rand_index(counts: npt.NDArray[np.int64], rows: Labels, columns: Labels) -> 
 def centroid_drift(old: Clusters, new: Clusters, sizes: npt.NDArray[np.int64]) -> float | None:
     """Mean cosine distance of the centroids of clusters that continue, weighted by ``sizes`` (K,).
 
-    None if none does, or the old centroids are unknown (zero).
+    None if no cluster continues, or if the old centroids are unknown (zero).
     """
     kept, at_old, at_new = np.intersect1d(old.ids, new.ids, return_indices=True)
     weights = sizes[at_new]
@@ -148,7 +148,7 @@ def sampled_silhouette(vectors: Vectors, labels: Labels) -> float | None:
 
 
 def objections(plan: Plan, gates: Gates) -> tuple[str, ...]:
-    """The gates that ``plan`` is past, one sentence each; empty if it may go live.
+    """The gates that ``plan`` is past, one sentence each; empty if the plan may go live.
 
     Shares of points that move, and agreement, mean nothing before the first run.
     """

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from shoal.vectors import Labels
 
 UNASSIGNED = -2
-"""Where a slot holds nothing. (NOISE, -1, is a cluster id like any other to a slot.)"""
+"""The label of an empty slot. (To a slot NOISE, -1, is a cluster id like any other.)"""
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 
@@ -33,12 +33,13 @@ def unpack_ids(packed: npt.NDArray[np.void]) -> list[str]:
 
 
 def join_ids(parts: Sequence[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
-    """Packed ids, (N,), in one array; without a dtype NumPy would use this machine's byte order."""
+    """Packed ids, (N,), in one array."""
+    # Without a dtype NumPy would use this machine's byte order.
     return np.concatenate(parts, dtype=_HALVES) if parts else np.zeros(0, _HALVES)
 
 
 def find_ids(sorted_ids: npt.NDArray[np.void], wanted: npt.NDArray[np.void]) -> Rows:
-    """The row in ``sorted_ids`` (N,), ascending, of each of ``wanted`` (M,); -1 where it is not."""
+    """The row of each of ``wanted`` (M,) in ``sorted_ids`` (N,), ascending; -1 for a missing id."""
     rows = np.searchsorted(sorted_ids["high"], wanted["high"])
     found = np.full(len(wanted), -1, np.int64)
     inside = rows < len(sorted_ids)
@@ -65,24 +66,24 @@ class PointTable:
         self.inactive: Labels = np.zeros(0, np.int32)
 
         self.appended = 0
-        """Rows so far, sealed or not."""
+        """The number of rows so far, sealed or not."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def append(self, ids: Sequence[str], rows: Labels, active: Labels, inactive: Labels) -> None:
-        """Adds a block of a scan: ids above all earlier ones, ascending."""
+        """Adds a block of a scan, whose ids ascend and are above all earlier ones."""
         self._ids.append(pack_ids(ids))
         self.appended += len(ids)
         self._labels.append(np.stack([rows, active, inactive]).astype(np.int32))
 
     def seal(self) -> None:
-        """Ends the appending; from here on the arrays may be read."""
+        """Ends the appending; afterwards the arrays may be read."""
         if self._ids:
             self.ids = join_ids(self._ids)
             self.rows, self.active, self.inactive = np.concatenate(self._labels, axis=1)
         self._ids, self._labels = [], []
 
     def find(self, ids: Sequence[str]) -> Rows:
-        """The row of each of ``ids``, (M,); -1 where the table lacks it."""
+        """The row of each of ``ids``, (M,); -1 for an id that the table lacks."""
         return find_ids(self.ids, pack_ids(ids))

@@ -1,4 +1,4 @@
-"""A run as its message, which is also how it is stored."""
+"""The message of a run, which is also its stored form."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _plan(plan: Plan, objections: tuple[str, ...]) -> pb.Plan:
 
 
 def _set_facts(plan: pb.Plan, facts: Mapping[str, Any]) -> None:
-    """Copies into ``plan`` those facts of a fit that the contract has a place for."""
+    """Copies the facts of a fit that the contract has a place for into ``plan``."""
     plan.duplicates = facts.get("duplicates", 0)
     plan.layers.extend(facts.get("layers", ()))
     plan.head = facts.get("head", "")

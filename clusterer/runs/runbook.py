@@ -1,4 +1,4 @@
-"""The records of runs: what each is now, whoever runs it and whether or not that still lives."""
+"""The records of runs, brought up to date: a run may be another process's, or of a dead one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shoal.v1 import clusterer_pb2 as pb
 _LEAST_PREFIX = 4
 
 LiveProgress = Callable[[str], RunProgress | None]
-"""The progress of a run under way in this process; None for any other."""
+"""Looks up the progress of a run under way in this process; None for any other run."""
 
 
 class Runbook:
@@ -28,10 +28,10 @@ class Runbook:
         self._live = live
 
     def get(self, collection: str, run: str) -> pb.Run:
-        """One run, by its id or by an unambiguous beginning of it.
+        """One run, by its id or by a beginning of the id that no other run has.
 
         Raises:
-            NotFound: none, or no such collection.
+            NotFound: there is no such run, or no such collection.
             InvalidArgument: the beginning is too short or fits several.
         """
         clusterings = Clusterings(self._store, collection)
@@ -68,7 +68,7 @@ class Runbook:
     def forget_old(self, clusterings: Clusterings, clustering: str, keep: int) -> None:
         """Drops the records of all runs of ``clustering`` but the newest ``keep``.
 
-        Those that can be gone back to, or are under way, stay whatever their age.
+        The active run, the run before it and a run under way stay whatever their age.
         """
         old = [str(record["run"]) for record in clusterings.runs(clustering)[keep:]]
         state = clusterings.state(clustering)
@@ -89,7 +89,7 @@ class Runbook:
 
 
 def _fate(run: str, state: State) -> pb.RunState:
-    """How a run ended that did not say: the pointer is the truth."""
+    """The state of a run that ended without a word: the pointer tells whether it went live."""
     if run in (state.pointer.active_run, state.pointer.previous_run):
         return pb.RUN_STATE_SUCCEEDED
     return pb.RUN_STATE_INTERRUPTED

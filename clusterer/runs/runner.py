@@ -78,10 +78,10 @@ class Runner:
             return self._locks[collection, clustering]
 
     def recover(self) -> None:
-        """Frees the leases of a process that died, where that is certain.
+        """Frees the leases of a process that is certain to have died.
 
-        The embedded store has one owner, so whoever held a lease before this process is gone.
-        On a server the lease expires by itself.
+        The embedded store has one owner, so every earlier holder of a lease is gone. On a server a
+        lease expires by itself.
         """
         if self._store.kind == "server":
             return
@@ -95,12 +95,15 @@ class Runner:
                     break_lease(clusterings, state)
 
     def start(self, task: Task, message: pb.Run, *, once: bool) -> pb.Run:
-        """Starts a run and returns its message at once.
+        """Starts a run.
 
         Args:
             task: what to run.
             message: the run's message; the run keeps a copy.
-            once: if a run with this id is known, return that instead.
+            once: whether a run of this id that is known already is returned instead.
+
+        Returns:
+            The message of the run, which has begun.
 
         Raises:
             NotEnoughPoints: the method needs more points than there are.
@@ -129,7 +132,7 @@ class Runner:
         return self.book.get(task.collection, task.run)
 
     def _holder(self, clustering: str, run: str) -> Holder:
-        """A holder like no other: two requests for one run must not both think they won."""
+        """A holder with an owner of its own: of two requests for one run only one may win."""
         return Holder(clustering, str(uuid.uuid4()), run, self._config.lease_ttl_s)
 
     def _launch(self, task: Task, message: pb.Run, lease: Lease) -> None:
@@ -174,7 +177,7 @@ class Runner:
             if clusterings.state(task.clustering).pointer.active_run == task.run:
                 message.state = pb.RUN_STATE_SUCCEEDED
                 message.error_reason = message.error_message = ""
-            # First the lease, then the record: who sees the run ended may start the next.
+            # First the lease, then the record: whoever sees the end may start another run.
             lease.release()
             clusterings.put_run(task.run, records.to_record(message))
             self.book.forget_old(clusterings, task.clustering, self._config.kept_runs)
@@ -215,7 +218,7 @@ class Runner:
             watcher()
 
     def watch(self, run: str, watcher: Callable[[], object]) -> Callable[[], None]:
-        """Calls ``watcher``, from any thread, when ``run`` changes; returns what ends that."""
+        """Calls ``watcher``, from any thread, when ``run`` changes; the result stops that."""
         with self._guard:
             live = self._live.get(run)
         if live is None:
@@ -224,7 +227,10 @@ class Runner:
         return lambda: live.watchers.discard(watcher)
 
     def cancel(self, collection: str, run: str) -> pb.Run:
-        """Tells a run to stop, and returns it.
+        """Tells a run to stop.
+
+        Returns:
+            The message of the run.
 
         Raises:
             Conflict: it belongs to another process.
@@ -242,7 +248,7 @@ class Runner:
         """Points readers back at the previous run.
 
         Raises:
-            NothingToRollBack: there is none, or its assignment is no longer whole.
+            NothingToRollBack: there is no previous run, or its assignment is no longer whole.
             LeaseHeld: a run is under way.
         """
         clusterings = Clusterings(self._store, collection)
@@ -282,13 +288,13 @@ class Runner:
         with self._guard:
             self._closing = True
             live = list(self._live.values())
-        for one in live:
-            one.cancelled.set()
+        for run in live:
+            run.cancelled.set()
 
     def close(self) -> None:
         """Cancels the runs under way and waits for them."""
         self.cancel_all()
-        with self._starting:  # one that was about to start is under way by now
+        with self._starting:  # a run that was about to start is under way by now
             self.cancel_all()
         with self._guard:
             threads = [one.thread for one in self._live.values() if one.thread is not None]

@@ -32,24 +32,28 @@ def sample_vectors(  # noqa: PLR0913 - what, how much, from where, and whom to t
     seed: int,
     progress: Callable[[int], None],
 ) -> Sample:
-    """At most ``size`` points with their vectors of the name ``options.vector``.
+    """At most ``size`` points with their vectors called ``options.vector``.
 
     Ids are UUIDv5, that is SHA-1 hashes, so the points that follow a random id in the order of
     ids are a uniform sample: no other scan is needed, however large the collection. The scan
-    starts at an id drawn from ``seed`` and goes round the end once.
+    starts at an id drawn from ``seed``, and after the last id goes on from the first.
     """
     dim = store.collection(collection).vector(options.vector).dim
-    room = _Room(np.empty((size, dim), np.float32))
+    vectors = np.empty((size, dim), np.float32)
+    ids: list[npt.NDArray[np.void]] = []
+    taken = 0
     for block, count in sampled_blocks(store, collection, options, size=size, seed=seed):
-        room.take(block, count)
-        progress(room.taken)
-    return room.sample()
+        vectors[taken : taken + count] = block.vectors[:count]
+        ids.append(pack_ids(block.ids[:count]))
+        taken += count
+        progress(taken)
+    return Sample(join_ids(ids), vectors[:taken])
 
 
 def sampled_blocks(
     store: Store, collection: str, options: VectorScan, *, size: int, seed: int
 ) -> Iterator[tuple[VectorBlock, int]]:
-    """The sample of ``sample_vectors`` in blocks, of each of which the first so many count.
+    """The sample of ``sample_vectors`` in blocks, and how many points at the start of each count.
 
     Points that lack the vector are in no block.
     """
@@ -69,20 +73,3 @@ def sampled_blocks(
             left -= count
         if not left or before < len(block):
             return
-
-
-class _Room:
-    def __init__(self, vectors: Vectors) -> None:
-        self._vectors = vectors
-        self._ids: list[npt.NDArray[np.void]] = []
-        self.taken = 0
-
-    def take(self, block: VectorBlock, count: int) -> None:
-        """Takes the first ``count`` points of ``block``."""
-        self._vectors[self.taken : self.taken + count] = block.vectors[:count]
-        self._ids.append(pack_ids(block.ids[:count]))
-        self.taken += count
-
-    def sample(self) -> Sample:
-        ids = join_ids(self._ids)
-        return Sample(ids, self._vectors[: self.taken])

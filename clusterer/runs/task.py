@@ -1,4 +1,4 @@
-"""What a run is asked to do, what it works with, and how far it is."""
+"""A run's request, its task, its means and its progress."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class RunRequest:
         method: The options of the method.
         vector: The name of the vector to cluster; empty for the default one.
         sample_size: The most points that the fit looks at; 0 for the service's default.
-        seed: Of everything random.
+        seed: The seed of everything random.
         duplicate_cosine: Points as near as this count once in the fit; None for the default.
-        warm_start: Start from the active clusters if the method can.
-        plan_only: Stop after the plan.
-        force: Go live even past a gate.
-        gates: When a plan is refused; None for the service's.
-        noise_only: Cluster only the noise of the active run.
+        warm_start: Whether the fit starts from the active clusters, if the method can.
+        plan_only: Whether the run stops after the plan.
+        force: Whether the run goes live even past a gate.
+        gates: The thresholds past which a plan is refused; None for the service's.
+        noise_only: Whether only the noise of the active run is clustered.
         fields: Payload fields that name clusters.
         vocabulary: Words that name clusters.
     """
@@ -62,7 +62,10 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to run, checked. ``vector`` is the name of the vector to cluster."""
+    """A checked request for a run, of which everything is known.
+
+    ``vector`` is the name of the vector to cluster.
+    """
 
     run: str
     collection: str
@@ -113,7 +116,7 @@ def task_of(
 
 
 Stage: TypeAlias = Literal["sample", "fit", "assign", "plan", "write", "cutover"]
-"""A part of a run, in the order in which they come."""
+"""The stages of a run, in their order."""
 
 
 @dataclass(slots=True)
@@ -125,11 +128,11 @@ class RunProgress:
         done: Units of the stage that are done.
         total: Units of the stage; 0 if not known.
         stage_s: Seconds spent in each stage.
-        plan: What the run would change, once that is known.
+        plan: The changes that the run would make; None before they are known.
         objections: The gates that the plan is past.
         points_written: Points whose slots the run has written.
         base_run: The run that was active when this one began; empty if none was.
-        facts: What the fit tells besides its model.
+        facts: The facts of the fit.
     """
 
     stage: Stage | None = None
@@ -153,7 +156,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What a run works with.
+    """The means of a run.
 
     Attributes:
         store: Where the points are.
@@ -177,8 +180,8 @@ def not_enough(
 ) -> NotEnoughPoints:
     """The error for a method that needs more points than there are."""
     k = plan.clusters
-    what = "points of noise" if noise else "points"
-    there = f"the number of {what} in collection {collection!r}, which is {points}"
+    counted = "points of noise" if noise else "points"
+    there = f"the number of {counted} in collection {collection!r}, which is {points}"
     if k is not None:
         return NotEnoughPoints(f"k = {k} is larger than {there}", k=str(k), points=str(points))
     return NotEnoughPoints(

@@ -1,7 +1,7 @@
-"""Writing labels into a slot: only the points that differ, one operation per cluster and chunk.
+"""Writes labels into a slot: only the points that differ, one operation per cluster and chunk.
 
-Every payload write copies the point inside the engine, vector included, so what is not written
-is what makes a cutover cheap.
+Every payload write copies the point inside the engine, vector included. So a cutover is cheap
+because it leaves most points unwritten.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from shoal.store.model import (
 from shoal.vectors import Labels
 
 VERIFY_ROUNDS = 3
-"""Scans of a verification: points that change under it are mended and looked at once more."""
+"""The most scans of a verification: each looks again at the points that the last one mended."""
 
 Ids: TypeAlias = list[str] | npt.NDArray[np.void]
 """Ids of points: UUID strings, or as ``pack_ids`` packs them."""
@@ -40,15 +40,15 @@ Ids: TypeAlias = list[str] | npt.NDArray[np.void]
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """How labels are kept from a run that sleeps, loses its lease, and wakes with a write to send.
+    """Protects labels from a run that sleeps, loses its lease, and wakes with a write to send.
 
     No write of a run reaches a point that a later run has sealed. A run seals every point if the
-    one before it began to write and did not end (``State.unsettled``): if that one only sleeps,
-    what it may still send finds every point sealed, also once readers follow the slot.
+    run before it began to write and did not end (``State.unsettled``). If that run only sleeps, its
+    late writes find every point sealed, also once readers follow the slot.
 
     Attributes:
-        fence: That of the run's lease.
-        sealing: Whether this run seals what it writes, and writes every point.
+        fence: The fence of the run's lease.
+        sealing: Whether the run writes every point, and seals it.
     """
 
     fence: int
@@ -57,7 +57,7 @@ class Seal:
 
 @dataclass(slots=True)
 class Written:
-    """What writing a slot did, or found done.
+    """The result of writing a slot.
 
     Attributes:
         points: Points that were written.
@@ -72,7 +72,7 @@ class Written:
     lost: Counter[int] = field(default_factory=Counter)
 
     def join(self, other: Written) -> Written:
-        """This, with what ``other``, of other points, did."""
+        """This, with the counts of ``other``, which is of other points."""
         self.points += other.points
         self.labels.update(other.labels)
         self.gained.update(other.gained)
@@ -80,7 +80,7 @@ class Written:
         return self
 
     def labels_after(self, later: Written) -> Counter[int]:
-        """The labels, brought up to date by a ``later`` writing; those of no point are left out."""
+        """The labels after a ``later`` writing too; a label that no point has is left out."""
         return +Counter({k: n - later.lost[k] for k, n in (self.labels + later.gained).items()})
 
 
@@ -130,7 +130,7 @@ class SlotWriter:
             self.store.delete_fields(self.collection, emptied, where=where)
 
     def _chunks(self, ids: Ids) -> Iterator[list[str]]:
-        """``ids`` by operation, each after a check."""
+        """The ids of each operation, after a check."""
         for at in range(0, len(ids), self.chunk):
             self.check()
             chunk = ids[at : at + self.chunk]
@@ -145,9 +145,9 @@ class SlotWriter:
 
 
 def written_slots(state: State) -> tuple[str, ...]:
-    """The slots that a run writes: the inactive one, or both before the first run.
+    """The slots that a run writes: the inactive slot; both slots before the first run.
 
-    Then nobody reads either slot, and the next run finds its labels in place.
+    Before the first run nobody reads either slot, and the next run finds labels in both.
     """
     return (state.pointer.inactive_slot,) if state.pointer.active_run else SLOTS
 
@@ -260,7 +260,7 @@ def clear_those_without(writer: SlotWriter, ids: Sequence[str], state: State, ve
 def _wrong(
     writer: SlotWriter, table: PointTable, wanted: Labels, state: State
 ) -> Iterator[tuple[int, list[str], tuple[Condition, ...]]]:
-    """The points whose inactive slot holds another label than wanted, by wanted label.
+    """The points whose inactive slot holds another label than the wanted one, by wanted label.
 
     Each group comes with the condition that its points are still those that were read.
     """
@@ -279,9 +279,10 @@ def _wrong(
 
 
 def as_read(payloads: Sequence[Payload]) -> tuple[Condition, ...]:
-    """The condition that none of the points was replaced since their ``payloads`` were read.
+    """The condition that a point was not replaced since the ``payloads`` were read.
 
-    A label for the old vector must not end up on the new one. Empty if a payload has no time.
+    A label for the old vector must not end up on the new one. Without a time in every payload there
+    is no condition.
     """
     times = [payload.get("ingested_at") for payload in payloads]
     known = [time for time in times if isinstance(time, int | float)]

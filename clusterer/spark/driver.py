@@ -1,7 +1,7 @@
 """The process that drives a run in Spark: one run of the clusterer's runner, followed to its end.
 
-Not a service: it takes the lease in the store like any run, so it excludes, and is excluded by,
-those of clusterer services over the same store; its record is beside theirs.
+It is not a service. It takes the lease in the store like any run, so it excludes the runs of
+clusterer services over the same store, and they exclude it; its record is beside theirs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class SparkTask:
-    """A request for a run, checked against the store it is for; ``bisecting``: k-means that way."""
+    """A request for a run, checked against its store; ``bisecting``: k-means bisects."""
 
     task: Task
     message: pb.Run
@@ -42,10 +42,10 @@ class SparkTask:
 def plan_task(
     request: pb.CreateRunRequest, store: Store, config: ClustererConfig, *, bisecting: bool
 ) -> SparkTask:
-    """What ``request`` asks for, before any Spark is started.
+    """The task of ``request``, made before Spark is started.
 
     Raises:
-        Unsupported: Spark's engine cannot do it.
+        Unsupported: Spark's engine cannot do the task.
         InvalidArgument, NotFound: as the clusterer's service.
     """
     if store.kind != "server":
@@ -76,10 +76,10 @@ def recluster(  # noqa: PLR0913 - what, where, by whom, and whom to tell
     config: ClustererConfig,
     on_change: Callable[[pb.Run], object],
 ) -> pb.Run:
-    """Does the run, and returns its message at its end; ``on_change`` gets it now and then.
+    """Does the run; its message at its end. ``on_change`` gets the message now and then.
 
-    Interrupted, by whatever ``on_change`` or a signal raises, it cancels the Spark job, ends the
-    run, gives the lease back, and passes that on.
+    If ``on_change`` or a signal raises, the Spark job is cancelled, the run ends, the lease is
+    given back, and the exception passes on.
 
     Raises:
         LeaseHeld: another run is under way.

@@ -40,9 +40,9 @@ POINTS_PER_CLUSTER: Final = 100
 slice, and writes of a few points each have stalled servers (qdrant#4260). One slice's result is
 K x D sums, which the driver gets."""
 MOST_POINTS: Final = 1_000_000
-"""The most points of a slice: those to be written wait in the executor, some 400 bytes each."""
+"""The most points of a slice: points to write wait in the executor, some 400 bytes each."""
 _BLOCK_SIZE: Final = 1024
-"""Points of one read: a server has no GIL to hold; larger ones gain nothing over gRPC."""
+"""Points of one read: a server holds no GIL, and larger reads gain nothing over gRPC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class SparkSettings:
         cluster: The open application.
         store: How tasks open the store.
         bisecting: Whether k-means bisects.
-        record: Told of the progress before every job, for those who look from another process.
+        record: Called with the progress before every job, for readers in another process.
     """
 
     cluster: SparkCluster
@@ -64,9 +64,12 @@ class SparkSettings:
 
 @dataclass(frozen=True, slots=True)
 class CountedPoints:
-    """The points of a run, counted in the store: ``orders`` are those of all tasks.
+    """The points of a run, counted where they lie in the store.
 
-    ``slices`` are those of every pass.
+    Attributes:
+        orders: The orders of every task.
+        totals: The sums over the points.
+        slices: The slices of every pass.
     """
 
     orders: Orders
@@ -75,7 +78,7 @@ class CountedPoints:
 
     @property
     def rule(self) -> Rule:
-        """The cluster of any point."""
+        """Gives any point its cluster."""
         return self.orders.rule
 
 
@@ -148,7 +151,7 @@ class SparkEngine:
             state=self._scope.state,
             run=task.run,
             fence=self._scope.fence,
-            # No fit here labels points itself, so the rule needs no sample to know them by.
+            # No fit of MLlib labels points itself, so the rule needs no sample.
             rule=Rule(fit, _NO_SAMPLE),
             fields=task.naming.fields,
             block_size=_BLOCK_SIZE,
@@ -239,7 +242,7 @@ class SparkEngine:
 def _columns(
     pairs: Counter[tuple[int, int]], matching: Matching
 ) -> tuple[Labels, Labels, npt.NDArray[np.int64]]:
-    """``pairs`` as arrays (M,): the slot's label, the id that is wanted, and how many points."""
+    """``pairs`` as arrays (M,): the slot's label, the wanted id, and the number of points."""
     found = np.array([(a, b, n) for (a, b), n in pairs.items()], dtype=np.int64).reshape(-1, 3)
     labels = found[:, :2].astype(np.int32)
     return labels[:, 0], matching.named(labels[:, 1]), found[:, 2]

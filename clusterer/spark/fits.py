@@ -31,21 +31,21 @@ from shoal.store import StoreConfig, VectorScan
 from shoal.vectors import Vectors
 
 METHODS: Final = ("kmeans", "gmm")
-"""Of the clusterer's methods, those that MLlib has."""
+"""The methods of the clusterer that MLlib has."""
 STARTS: Final = 3
-"""Starts of k-means, the best of which is kept: k-means|| leaves less to chance than one seed per
-cluster does, and every start is a dozen passes over the sample."""
+"""Starts of a fit, of which the best is kept. They are few: k-means|| leaves less to chance than
+one seed per cluster, and every start is a dozen passes over the sample."""
 _BISECTIONS: Final = 20
-"""Iterations of each level of bisections, MLlib's default: it does them all, settled or not."""
+"""Iterations of each level of bisections, MLlib's default. MLlib does them all, settled or not."""
 _ROWS_PER_BATCH: Final = 4096
 _COLUMN: Final = "features"
 _VARIANCE_FLOOR: Final = 1e-6
-"""As in ``clusterer.fits.gmm``."""
+"""The least variance, as in ``clusterer.fits.gmm``."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitRequest:
-    """What to fit: a plan, whether by bisection, and where the sample's vectors are."""
+    """A fit to do: its plan, whether k-means bisects, and where the sample's vectors are."""
 
     plan: FitPlan
     bisecting: bool
@@ -56,7 +56,7 @@ class FitRequest:
 
 
 def check_plan(plan: FitPlan, *, bisecting: bool) -> None:
-    """Unsupported for what Spark's engine cannot fit."""
+    """Raises Unsupported if Spark's engine cannot do the fit of ``plan``."""
     if bisecting and plan.method != "kmeans":
         raise Unsupported(f"--bisecting is for method kmeans, not {plan.method}")
     asked_clusters(plan)
@@ -78,7 +78,7 @@ def fit_mllib(
     warm: Vectors | None,
     check: Callable[[], object],
 ) -> Fit:
-    """The fit of a plan on the sample; ``warm`` (K, D) are centroids to try as a start of k-means.
+    """The fit of a plan on the sample. ``warm`` (K, D) is one more start of k-means to try.
 
     Raises:
         NotEnoughPoints: the sample has fewer different vectors than clusters are wanted.
@@ -107,7 +107,7 @@ def fit_mllib(
 
 
 def _frame(cluster: SparkCluster, request: FitRequest) -> Any:
-    """The sample's different vectors, in one column of MLlib's own type."""
+    """The different vectors of the sample, in one column of MLlib's own type."""
     from pyspark.ml.functions import array_to_vector  # noqa: PLC0415 - an extra
     from pyspark.sql.functions import col  # noqa: PLC0415
 
@@ -161,7 +161,7 @@ def _warmed(frame: Any, options: KMeansOptions, warm: Vectors) -> tuple[float, V
     """Lloyd from the active clusters; only MLlib's older interface takes centroids to start from.
 
     Returns:
-        Its cost, sum of cosine distances as the newer one's, and the centroids.
+        The cost, a sum of cosine distances as the newer interface has it, and the centroids.
     """
     from pyspark.mllib.clustering import KMeans, KMeansModel  # noqa: PLC0415 - an extra
     from pyspark.mllib.linalg import Vectors as Old  # noqa: PLC0415

@@ -1,8 +1,8 @@
-"""What a Spark task does with one slice of the store: count it, or write it. Knows no Spark.
+"""The work of a Spark task on one slice of the store: it counts it or writes it. Knows no Spark.
 
-Both scan the slice and assign its points by the run's rule. Counting gives the driver what a plan
-needs; writing sets the labels that differ, and may be repeated, by the same run or beside itself:
-each write names the state that it was read in, and is preceded by a look at the lease's fence.
+Both scan the slice and assign its points by the run's rule. Counting gives the driver the numbers
+of a plan. Writing sets the labels that differ. It may be repeated, also while it is under way: each
+write names the time at which its points were read, and follows a look at the lease's fence.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from shoal.vectors import Labels, Vectors
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What all tasks of a run are told. Picklable.
+    """The orders of every task of a run. Picklable.
 
     Attributes:
         store: How to open the store.
         collection: Its collection.
         vector: The name of the vector that is clustered.
-        state: The clustering when the run began: its slots.
-        run: The run's id, and ``fence`` that of its lease.
-        fence: Writes under any other change nothing.
-        rule: What the fit says of a point.
+        state: The clustering when the run began, which has the slots.
+        run: The run's id.
+        fence: The fence of the run's lease; no write under another fence changes anything.
+        rule: Gives any point its cluster.
         fields: Payload fields whose values are counted for names.
         block_size: Points of one read.
         write_chunk: Ids of one write.
@@ -66,10 +66,10 @@ class Orders:
 
 
 class SliceTotals(Totals):
-    """The totals of some slices, and which labels went together in how many points.
+    """The totals of some slices, and how many points have each old label with each new cluster.
 
-    ``active`` and ``inactive`` count pairs (label of the slot, row of the model): as many as
-    there are, K x K at most.
+    ``active`` and ``inactive`` count the pairs (label of the slot, row of the model) that there
+    are, K x K at most.
     """
 
     def __init__(self, centroids: Vectors, sample: int, fields: tuple[str, ...]) -> None:
@@ -90,7 +90,7 @@ class SliceTotals(Totals):
         self.inactive.update(_pairs(inactive, found.labels))
 
     def join(self, other: SliceTotals) -> SliceTotals:
-        """This, with what ``other`` counted."""
+        """This, with the counts of ``other``."""
         self.merge(other)
         self.points += other.points
         self.active.update(other.active)
@@ -118,10 +118,10 @@ def count_slice(orders: Orders, sample: int, part: Slice) -> SliceTotals:
 
 
 def write_slice(orders: Orders, ids: Labels, where: Filter, part: Slice) -> Written:
-    """Makes the inactive slot of the points of ``part`` that ``where`` selects hold their labels.
+    """Labels the points of ``part`` that ``where`` selects, in the inactive slot.
 
-    ``ids`` int32 (K,) are those of the model's rows. Before the first run nobody reads either
-    slot, so both are set.
+    ``ids`` int32 (K,) are the ids of the model's rows. Before the first run nobody reads either
+    slot, so both are written.
 
     Raises:
         LeaseLost: the run's lease is over, or another's; nothing more is written.
@@ -143,7 +143,10 @@ def write_slice(orders: Orders, ids: Labels, where: Filter, part: Slice) -> Writ
 
 
 def clear_slice(orders: Orders, part: Slice) -> int:
-    """Empties the inactive slot of the points of ``part`` that lack the run's vector; how many.
+    """Empties the inactive slot of the points of ``part`` that lack the run's vector.
+
+    Returns:
+        The number of points.
 
     Raises:
         LeaseLost: as ``write_slice``.
@@ -169,9 +172,9 @@ def _writer(store: Store, orders: Orders) -> SlotWriter:
 
 
 class _Waiting:
-    """Points that wait to be written, by label: one operation of few points costs as one of many.
+    """Points that wait to be written, by label: one operation costs the same for few and many.
 
-    A label is written when it has a whole operation's points, all are at the end of the slice.
+    A label is written when a whole operation's points wait for it; at the end of the slice all are.
     """
 
     def __init__(self, orders: Orders, writer: SlotWriter) -> None:
@@ -182,7 +185,7 @@ class _Waiting:
         self._times: dict[int, list[Payload]] = {}
 
     def add(self, label: int, ids: list[str], payloads: list[Payload]) -> None:
-        """Takes points that are to get ``label``."""
+        """Takes points to write ``label`` to."""
         held = self._ids.setdefault(label, [])
         held += ids
         times = self._times.setdefault(label, [])
@@ -191,7 +194,7 @@ class _Waiting:
             self._write(label)
 
     def write_all(self) -> None:
-        """Writes what waits."""
+        """Writes all points that wait."""
         for label in sorted(self._ids):
             self._write(label)
 
@@ -220,7 +223,7 @@ def _write(
 
 
 def fence_check(store: Store, orders: Orders) -> Callable[[], None]:
-    """A check that the store still says that the lease is this run's; raises LeaseLost."""
+    """A check that raises LeaseLost unless the store says that the lease is still the run's."""
     clusterings = Clusterings(store, orders.collection)
 
     def check() -> None:

@@ -1,1 +1,1 @@
-"""What the clusterer does without being asked: schedules, drift, new points."""
+"""The clusterer's own tasks: it assigns new points, measures drift and starts scheduled runs."""

@@ -1,4 +1,4 @@
-"""The drift of a clustering, measured in the store, and as metrics. Blocking."""
+"""Measures the drift of clusterings in the store, and exports it as metrics. Blocking."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PSI = Gauge("shoal_clusterer_drift_psi", "Stability index of their clusters.", 
 
 
 def measure(store: Store, collection: str, state: State) -> Drift:
-    """How the clustering in ``state``, which has an active run, has aged.
+    """The drift of the clustering in ``state`` since its active run.
 
     Raises:
         NotFound: the run's clusters are lost.
@@ -38,7 +38,7 @@ def measure(store: Store, collection: str, state: State) -> Drift:
 
 
 def export(store: Store) -> None:
-    """Sets the metrics of every clustering that has an active run, and of no other."""
+    """Sets the metrics of every clustering that has an active run, and clears all others."""
     for gauge in (_DUE, _NEWCOMERS, _NOISE, _CONFIDENCE, _PSI):
         gauge.clear()
     for collection in store.collections():

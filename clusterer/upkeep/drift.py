@@ -1,7 +1,7 @@
-"""How what came in since a run compares with what the run saw, and whether to run again. Pure.
+"""Compares the points that came in since a run with the points of the run. Pure.
 
-Four signs, two of which make a reclustering due: the collection has grown by half; more of what
-comes in is noise; its assignment is less confident; it goes to other clusters than before.
+There are four signs: the collection has grown by half; more of the newcomers are noise; they are
+assigned with less confidence; they go to other clusters. Two signs make a reclustering due.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ from shoal.values import Drift
 from shoal.vectors import NOISE
 
 LEAST_NEWCOMERS: Final = 50
-"""With fewer, shares say nothing."""
+"""The fewest newcomers whose shares say something."""
 GROWTH: Final = 0.5
+"""The newcomers, as a share of the run's points, from which the collection has grown."""
 NOISE_MORE: Final = 0.1
+"""By how much the share of noise may be larger among the newcomers than among the run's points."""
 CONFIDENCE_LEFT: Final = 0.8
+"""The least confidence of the newcomers, as a share of that of the run's points."""
 PSI_SHIFT: Final = 0.25
-"""The customary bound of a population that has shifted; .1 is watched."""
+"""The stability index from which a population has shifted, by custom; from 0.1 on it is watched."""
 _SIGNS_DUE: Final = 2
+"""The signs that make a reclustering due."""
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What a run saw: ``sizes`` of its clusters by id, NOISE included, and its mean confidence."""
+    """The points of a run: ``sizes`` by cluster id, NOISE included, and their mean confidence."""
 
     sizes: Mapping[int, int]
     confidence: float
@@ -37,9 +41,9 @@ def compare(baseline: Baseline, sizes: Mapping[int, int], *, confidence: float |
     """The drift since ``baseline``.
 
     Args:
-        baseline: what the run saw.
-        sizes: points by cluster now, NOISE included.
-        confidence: mean confidence of those assigned since; None if there are none.
+        baseline: the points of the run.
+        sizes: the points of each cluster now, NOISE included.
+        confidence: the mean confidence of the points assigned since; None without any.
     """
     came = {
         c: max(0, sizes.get(c, 0) - baseline.sizes.get(c, 0)) for c in {*sizes, *baseline.sizes}
@@ -76,9 +80,10 @@ def compare(baseline: Baseline, sizes: Mapping[int, int], *, confidence: float |
 def stability_index(expected: Mapping[int, int], got: Mapping[int, int]) -> float:
     """The population stability index sum (q - p) ln(q / p) of shares p, q, less its chance value.
 
-    Each count has half a point added, so that an empty cluster is finite. From one population,
-    n and m points in K clusters give about (K - 1)(1/n + 1/m) by chance alone (Yurdakul and
-    Naranjo, "Statistical properties of the population stability index", 2020); that is taken off.
+    Half a point is added to each count, so that an empty cluster gives a finite number. n and m
+    points of one population in K clusters give about (K - 1)(1/n + 1/m) by chance alone (Yurdakul
+    and Naranjo, "Statistical properties of the population stability index", 2020), which is taken
+    off.
 
     Returns:
         0 if either side is empty.

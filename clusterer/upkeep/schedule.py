@@ -1,7 +1,7 @@
-"""When a clustering is made anew by the service itself: the record of it, and when it is next due.
+"""Schedules of runs: their records, and when each is next due.
 
-The record lies in the store beside the clustering, so every clusterer process sees the same. The
-id of a scheduled run is made of the clustering and the time that it was scheduled for: of several
+The record lies in the store beside the clustering, so all clusterer processes see the same one. The
+id of a scheduled run is made of the clustering and the time that it was scheduled for. Of several
 processes that wake at once, the lease lets one begin, and the others find its run.
 """
 
@@ -23,10 +23,12 @@ from shoal.store.model import Payload
 from shoal.v1 import clusterer_pb2 as pb
 
 LEAST_INTERVAL_S: Final = 1.0
+"""The shortest interval between two runs."""
 MOST_INTERVAL_S: Final = 10 * 365 * 86_400.0
+"""The longest interval between two runs: ten years."""
 _PART: Final = r"(\*|\d+(-\d+)?|[A-Za-z]{3}(-[A-Za-z]{3})?)(/\d+)?"
 _FIELD: Final = re.compile(rf"{_PART}(,{_PART})*")
-"""Plain cron: the parser knows more (random and last days), which nobody expects here."""
+"""A field of plain cron. The parser knows more (random and last days), which nobody expects."""
 _NAMESPACE: Final = uuid.UUID("5f1b8f43-0c4e-5b8e-9a50-6f0f8d0f2c11")
 
 
@@ -35,12 +37,12 @@ class Schedule:
     """One clustering's schedule. Times are Unix seconds.
 
     Attributes:
-        request: What to run.
-        cron: Five fields, UTC; or empty.
+        request: The request for each run.
+        cron: Five fields, in UTC; empty for an interval.
         interval_s: Without ``cron``, the time from one run to the next.
-        only_if_due: Run only when the drift says so.
-        next_at: When it runs next.
-        last_run: The run that it started last; empty for none.
+        only_if_due: Whether a run starts only when the drift makes it due.
+        next_at: When the next run starts.
+        last_run: The run that was started last; empty for none.
     """
 
     request: pb.CreateRunRequest
@@ -51,11 +53,11 @@ class Schedule:
     last_run: str = ""
 
     def after(self, now: float) -> Schedule:
-        """This, with ``next_at`` past ``now``: what was missed while nobody ran is run once."""
+        """This, with ``next_at`` past ``now``: of all times that were missed, one run makes up."""
         return replace(self, next_at=next_time(self.cron, self.interval_s, self.next_at, now))
 
     def request_id(self, collection: str, clustering: str) -> str:
-        """The id of the request that is due at ``next_at``: the same in every process."""
+        """The id of the request that is due at ``next_at``; every process makes the same."""
         return str(uuid.uuid5(_NAMESPACE, f"{collection}/{clustering}/{self.next_at!r}"))
 
     def message(self) -> pb.Schedule:
@@ -71,14 +73,14 @@ class Schedule:
         return made
 
     def answer(self) -> pb.Schedule:
-        """As ``message``, without the vectors of a vocabulary, which may be megabytes."""
+        """The message without its vocabulary, whose vectors may be megabytes."""
         made = self.message()
         made.request.naming.ClearField("vocabulary")
         return made
 
 
 def next_time(cron: str, interval_s: float, last: float, now: float) -> float:
-    """The first time past ``now`` that ``cron`` names, or that is whole intervals past ``last``.
+    """The first time past ``now`` that ``cron`` names, or that is n intervals past ``last``.
 
     Raises:
         InvalidArgument: the expression names no time.
@@ -97,7 +99,7 @@ def from_message(message: pb.Schedule, now: float) -> Schedule:
     """The schedule in ``message``, set at ``now``.
 
     Raises:
-        InvalidArgument: neither cron nor interval, or out of range.
+        InvalidArgument: there is neither cron nor interval, or it is out of range.
     """
     interval_s = message.interval.ToNanoseconds() / 1e9
     match message.WhichOneof("when"):
@@ -145,7 +147,7 @@ def load(clusterings: Clusterings, clustering: str) -> Schedule | None:
 
 
 def advance(clusterings: Clusterings, clustering: str, schedule: Schedule, moved: Schedule) -> None:
-    """Stores when ``schedule`` runs next, unless somebody has changed or removed it meanwhile."""
+    """Stores the times of ``moved``, unless ``schedule`` was changed or removed meanwhile."""
     changes: Payload = {"next_at": moved.next_at, "last_run": moved.last_run}
     clusterings.move_schedule(clustering, schedule.next_at, changes)
 

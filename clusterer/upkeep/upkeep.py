@@ -1,4 +1,4 @@
-"""What the clusterer does without being asked: new points, schedules, drift. Blocking."""
+"""The clusterer's own tasks over all clusterings: new points, schedules, drift. Blocking."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LAST_LOOK = Gauge("shoal_clusterer_last_look_seconds", "When new points were la
 
 
 class Upkeep:
-    """One look at everything, for whoever calls it again and again.
+    """Does each task once per call, for a caller that repeats it.
 
     ``start`` begins a run; ``check`` is called often and raises when it is time to stop.
     """
@@ -48,7 +48,7 @@ class Upkeep:
         self._measured_at = -math.inf
 
     def assign_newcomers(self) -> None:
-        """Looks once in every clustering; the first failure is raised when all were looked at."""
+        """Assigns the new points of every clustering; raises the first failure at the end."""
         failures = list[ShoalError]()
         for collection in self._store.collections():
             for clustering in collection.clusterings:
@@ -61,7 +61,7 @@ class Upkeep:
         _LAST_LOOK.set_to_current_time()
 
     def keep_schedules(self) -> None:
-        """Starts the scheduled runs that are due, and measures drift now and then."""
+        """Starts the scheduled runs that are due, and exports drift every ``drift_interval_s``."""
         self._scheduler.tick(time.time())
         if time.monotonic() - self._measured_at >= self._config.drift_interval_s:
             self._measured_at = time.monotonic()
@@ -70,7 +70,7 @@ class Upkeep:
     def _assign_in(self, collection: str, clustering: str) -> int:
         lock = self._runner.cutover_lock(collection, clustering)
         if not lock.acquire(blocking=False):
-            return 0  # a cutover is under way, and looks itself
+            return 0  # a cutover is under way, which assigns new points itself
         try:
             key = (collection, clustering)
             if key not in self._newcomers:
