@@ -161,7 +161,8 @@ def test_stream_starts_its_answers_in_the_order_of_the_requests() -> None:
     asyncio.run(scenario())
 
 
-def test_stream_closed_early_leaves_no_task_and_no_room_taken() -> None:
+@pytest.mark.parametrize("slow", ["sender", "answer"])
+def test_stream_closed_early_leaves_no_task_and_no_room_taken(slow: str) -> None:
     """Whoever closes the stream cancels all that is under way; nothing leaks."""
 
     async def scenario() -> None:
@@ -173,18 +174,28 @@ def test_stream_closed_early_leaves_no_task_and_no_room_taken() -> None:
                 return number
             try:
                 await asyncio.Event().wait()
-            except asyncio.CancelledError:
+            finally:
+                if slow == "answer":  # what it has to put in order takes a while
+                    await settled()
                 cancelled.append(number)
-                raise
             return number
 
-        requests = aiter(Sender(range(10)))
-        async with aclosing(answer_stream(requests, answer, flow=flow(gate=gate))) as stream:
+        async def requests() -> AsyncIterator[int]:
+            try:
+                for number in range(4):
+                    yield number
+                await asyncio.Event().wait()
+            finally:
+                if slow == "sender":
+                    await settled()
+                cancelled.append(100)
+
+        limits = flow(gate=gate, max_items=5)
+        async with aclosing(answer_stream(requests(), answer, flow=limits)) as stream:
             assert await anext(stream) == 0
             await settled()
             assert gate.items == 3
-        await settled()
-        assert sorted(cancelled) == [1, 2, 3]
+        assert sorted(cancelled) == [1, 2, 3, 100]
         assert (gate.items, gate.bytes) == (0, 0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from embedder.ingest.points import PORTION, Patch, Points
-from shoal.errors import EncoderMismatch, InvalidArgument, StoreUnavailable
+from shoal.errors import EncoderMismatch, InvalidArgument, ServiceUnavailable, StoreUnavailable
 from shoal.store import Point, Store, StoreConfig, VectorInfo, open_store
 
 pytestmark = pytest.mark.timeout(60)
@@ -221,6 +221,28 @@ def test_a_collection_is_made_once_and_found_after_that() -> None:
                 await points.create_collection("red", [VectorInfo("colours", 3, "0" * 64)])
 
     asyncio.run(scenario())
+
+
+def test_closed_points_take_nothing_new() -> None:
+    """Lookups and changes are refused, each by its name; the store stays open; threads end."""
+
+    async def scenario() -> None:
+        async with points_of("red") as (points, store):
+            writing = asyncio.create_task(points.write("red", point(0)))
+            await asyncio.sleep(0)
+            await points.close()
+            assert writing.done()
+            with pytest.raises(ServiceUnavailable, match=r"^lookup: shutting down"):
+                await points.find("red", IDS[0])
+            with pytest.raises(ServiceUnavailable, match=r"^write: shutting down"):
+                await points.write("red", point(1))
+            assert store.count("red") == 1
+
+    asyncio.run(scenario())
+    for thread in threading.enumerate():
+        if thread.name.startswith(("shoal-lookup", "shoal-write")):
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_a_store_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
