@@ -102,9 +102,7 @@ def _range(condition: Range) -> models.Condition:
 
 def _scalar(value: str | float, field: str) -> str | int | bool:
     """``value`` if an exact match can hold it."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int) and is_int64(value):
+    if isinstance(value, int) and is_int64(value):  # a boolean too
         return value
     if isinstance(value, str) and is_text(value):
         return value

@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from shoal.errors import ConfigError
+from shoal.rpc import certificates
 from shoal.rpc.certificates import server_credentials
 from shoal.rpc.channel import ChannelConfig
 from shoal.rpc.server import ServerConfig
@@ -166,3 +167,18 @@ def test_certificate_is_checked_at_the_start(scene: Scene) -> None:
     scene.key.unlink()
     with pytest.raises(ConfigError, match=r"tls\.key cannot be read: No such file"):
         server_credentials(scene.cert, scene.key)
+
+
+def test_certificate_that_changes_while_it_is_read_is_read_again(
+    scene: Scene, leaves: list[trustme.LeafCert], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two files may be of two versions then: the next connection looks again."""
+    files = certificates._Files(scene.cert, scene.key)
+    files.read()
+    assert files.changed() is None
+    scene.put(leaves[1])
+    with monkeypatch.context() as patched:
+        patched.setattr(certificates, "check_pair", lambda *_: scene.put(leaves[0]))
+        assert files.changed() is None
+    assert files.changed() is not None
+    assert files.changed() is None

@@ -252,6 +252,37 @@ def test_channel_deadline_is_set_on_unary_calls_only(serving: Any, fake_embedder
     asyncio.run(scenario())
 
 
+def test_channel_keeps_the_metadata_and_the_deadline_of_a_call(
+    serving: Any, fake_embedder: Any
+) -> None:
+    """What a caller sets itself stands beside the token, sync and asyncio."""
+    seen: list[tuple[dict[str, str], float]] = []
+
+    class Embedder(fake_embedder):  # type: ignore[misc]
+        async def Embed(self, request: Any, context: Any) -> Any:
+            seen.append((dict(context.invocation_metadata()), context.time_remaining()))
+            return embedder_pb2.EmbedResponse()
+
+    def sync(address: str) -> None:
+        with open_channel(with_token("old-token")(address)) as channel:
+            stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+            stub.Embed(embedder_pb2.EmbedRequest(), metadata=[("x-mine", "1")], timeout=500)
+
+    async def scenario() -> None:
+        options = {"server": GUARDED, "client": with_token("old-token")}
+        async with serving(Embedder(), **options) as running:
+            request = embedder_pb2.EmbedRequest()
+            await running.embedder.Embed(request, metadata=[("x-mine", "1")], timeout=500)
+            await asyncio.to_thread(sync, running.address)
+
+    asyncio.run(scenario())
+    assert len(seen) == 2
+    for metadata, left in seen:
+        assert metadata["x-mine"] == "1"
+        assert metadata["authorization"] == "Bearer old-token"
+        assert 60 < left <= 500
+
+
 def test_channel_finds_a_server_that_came_back(fake_embedder: Any, until: Any) -> None:
     """After a restart on the same port the same channel works again within seconds."""
 

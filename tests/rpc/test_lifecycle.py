@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import SecretStr
 
-from shoal.errors import ConfigError, ServiceUnavailable, Unrecoverable
+from shoal.errors import ConfigError, ServiceUnavailable, Unauthenticated, Unrecoverable
 from shoal.rpc.channel import ChannelConfig, open_channel
 from shoal.rpc.server import RpcServer, ServerConfig, run_until
 from shoal.rpc.signals import catch_signals
@@ -62,6 +64,69 @@ def test_server_refuses_calls_to_a_service_that_is_starting(fake_embedder: Any) 
             await start
             assert (await stub.Embed(embedder_pb2.EmbedRequest(encoder="e"))).encoder == "e"
         await server.stop()
+
+    asyncio.run(scenario())
+
+
+def test_server_that_is_starting_tells_strangers_nothing(fake_embedder: Any) -> None:
+    """Without a token nobody learns what is starting; health answers all the same."""
+
+    async def scenario() -> None:
+        slow = fake_embedder(starting=asyncio.Event())
+        config = ServerConfig(address="127.0.0.1:0", tokens=(SecretStr("t"),), grace_s=5)
+        server = RpcServer(config, [slow])
+        port = await server.bind()
+        start = asyncio.create_task(server.start())
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as caught:
+                await stub.Embed(embedder_pb2.EmbedRequest(), wait_for_ready=True)
+            assert type(from_rpc_error(caught.value, "here")) is Unauthenticated
+            health = health_pb2_grpc.HealthStub(channel)
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            slow.starting.set()
+            await start
+        await server.stop()
+
+    asyncio.run(scenario())
+
+
+def test_server_stop_drains_each_service_while_its_calls_go_on(
+    serving: Any, fake_embedder: Any
+) -> None:
+    """A service hears of the stop before its calls have ended: it may end long ones itself."""
+
+    class Draining(fake_embedder):  # type: ignore[misc]
+        def drain(self) -> None:
+            self.release.set()
+
+    async def scenario() -> None:
+        embedder = Draining(release=asyncio.Event())
+        config = ServerConfig(address="127.0.0.1:0", grace_s=100)
+        async with serving(embedder, server=config) as running, asyncio.timeout(30):
+            request = embedder_pb2.EmbedRequest(encoder="e")
+            call = asyncio.ensure_future(running.embedder.Embed(request))
+            await embedder.entered.wait()
+            await running.server.stop()
+            assert (await call).encoder == "e"
+
+    asyncio.run(scenario())
+
+
+def test_server_port_may_be_shared_if_it_was_asked_for(fake_embedder: Any) -> None:
+    """Several processes of one service listen on one port together."""
+
+    async def scenario() -> None:
+        first = RpcServer(ServerConfig(address="127.0.0.1:0", share_port=True), [fake_embedder()])
+        port = await first.start()
+        config = ServerConfig(address=f"127.0.0.1:{port}", share_port=True)
+        second = RpcServer(config, [fake_embedder()])
+        try:
+            assert await second.start() == port
+        finally:
+            await second.stop()
+            await first.stop()
 
     asyncio.run(scenario())
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -205,6 +205,21 @@ def test_log_is_written_out_at_its_bound(store: Store, monkeypatch: pytest.Monke
     assert shard.unflushed == 39
     store.upsert("photos", points("one more"))
     assert shard.unflushed == 0
+
+
+@pytest.mark.parametrize(("flush", "calls"), [(True, ["flush", "close"]), (False, ["close"])])
+def test_shard_is_written_out_as_it_is_closed(
+    tmp_path: Path, calls: list[str], *, flush: bool
+) -> None:
+    """Else the next start replays its log. A collection that is dropped needs no such thing."""
+    made: list[str] = []
+    engine = SimpleNamespace(flush=lambda: made.append("flush"), close=lambda: made.append("close"))
+    shard = Shard(tmp_path, {}, engine)
+    for _ in range(2):
+        shard.close(flush=flush)
+    assert made == calls
+    with pytest.raises(NotFound, match="was dropped"):
+        shard.live()
 
 
 def test_lock_file_names_its_owner_only(root: Path, store: Store) -> None:
@@ -489,3 +504,22 @@ def test_collection_is_on_disk_before_it_exists(
     synced.clear()
     store.drop_collection("more")
     assert directory in synced
+
+
+def test_indexes_that_are_there_are_not_made_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making one reads every point: a collection is opened with each start of a service."""
+    made: list[str] = []
+    engine = store._session._backend.engine
+    index = engine.create_payload_index
+
+    def record(name: str, field: str, **options: Any) -> None:
+        made.append(field)
+        index(name, field, **options)
+
+    monkeypatch.setattr(engine, "create_payload_index", record)
+    store.create_collection("photos", [TINY])
+    assert made == []
+    store.ensure_clustering("photos", "colour")
+    assert made == ["clusters.colour.a", "clusters.colour.b"]

@@ -124,6 +124,7 @@ CONDITIONS: list[Condition] = [
     AnyOf("s", ("x", "y", "none")),
     AnyOf("tags", ("x", "z")),
     AnyOf("camera.model", ("B",)),
+    AnyOf("ok", ("\x00true", "else")),
     AnyOf("clusters.default.a", (4, 5, 6)),
     Range("n", gte=1),
     Range("n", gt=1),
