@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from clustered import CLUSTERS, COUNT, DIM, UNASSIGNED, Spy, cluster_in_a, fill, make_live
 
-from search.listing import Listing
+from search.listing import Listing, farthest_first
 from search.snapshots import Snapshots
 from shoal.errors import Conflict, InvalidArgument, NotFound
 from shoal.store import Equals, Filter, IdIn, StoreConfig, open_store, point_id
@@ -69,8 +69,11 @@ def test_clusters_come_largest_first_and_ties_by_id(live: Scene) -> None:
 
 
 def test_a_cluster_without_points_is_listed_last(live: Scene) -> None:
-    """A cluster whose points were all deleted has a size of 0 and no exemplars."""
+    """A cluster whose points were all deleted has a size of 0, less than 1, and no exemplars."""
     live.store.delete("toys", Filter(must=(Equals("clusters.default.a", 2),)))
+    but_one = tuple(Equals("n", number) for number in MEMBERS[7][:1])
+    live.store.delete("toys", Filter(must=(Equals("clusters.default.a", 7),), must_not=but_one))
+    assert [(c.id, c.size) for c in clusters(live).clusters] == [(3, 14), (7, 1), (2, 0)]
     last = clusters(live).clusters[-1]
     assert (last.id, last.size, len(last.exemplars)) == (2, 0, 0)
 
@@ -156,6 +159,16 @@ def test_exemplars_are_members_near_the_centroid(live: Scene) -> None:
     cluster(live, 2, exemplars=40)
     cluster(live, 2, exemplars=600)
     assert [each.limit for each in live.store.queries[1:]] == [512, 600]
+
+
+def test_farthest_first_takes_what_is_least_like_all_before_it() -> None:
+    """Each next row has the smallest largest cosine to the rows taken; a naive loop agrees."""
+    rows = unit(np.random.default_rng(5).normal(size=(30, 4)))
+    taken = [0]
+    while len(taken) < 12:
+        left = [row for row in range(len(rows)) if row not in taken]
+        taken.append(min(left, key=lambda row: float((rows[taken] @ rows[row]).max())))
+    assert farthest_first(rows, 12) == taken
 
 
 def test_exemplars_of_a_joint_vector_are_ranked_by_both_parts(scene: Scene) -> None:
