@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from pond import Pond
 from reclustering import blobs
-from standalone import ROOT, SETTINGS
+from standalone import PYTHONPATH, SETTINGS
 
 from shoal.app.cli import main
 from shoal.rpc.signals import note_interrupts
@@ -34,7 +34,7 @@ def command(pond: Pond, *arguments: str, environment: dict[str, str]) -> subproc
             *(part for k, v in settings.items() for part in ("--spark-conf", f"{k}={v}")),
             *arguments,
         ],
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": PYTHONPATH},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 HOME = Path(pyspark.__file__).parent
 _VECTOR_MODULE = "--add-modules=jdk.incubator.vector"
 
+PYTHONPATH = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+"""What Spark's Python processes import from: the checkout, and the daemon beside this file."""
+
 _QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 SETTINGS = {
@@ -27,7 +30,8 @@ SETTINGS = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.ui.enabled": "false",
-    "spark.executorEnv.PYTHONPATH": str(ROOT),
+    "spark.executorEnv.PYTHONPATH": PYTHONPATH,
+    "spark.python.daemon.module": "warm_daemon",
     "spark.driver.extraJavaOptions": _QUICK,
     "spark.executor.extraJavaOptions": _QUICK,
     "spark.sql.codegen.wholeStage": "false",
@@ -98,7 +102,12 @@ def standalone(directory: Path, environment: Mapping[str, str]) -> Iterator[Stan
         with (directory / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [str(HOME / "bin" / "spark-class"), *arguments, "--webui-port", "0"],
-                env={**environment, "SPARK_HOME": str(HOME), "SPARK_DAEMON_MEMORY": "256m"},
+                env={
+                    **environment,
+                    "SPARK_HOME": str(HOME),
+                    "SPARK_DAEMON_MEMORY": "256m",
+                    "SPARK_DAEMON_JAVA_OPTS": _QUICK,
+                },
                 stdout=log,
                 stderr=log,
             )
