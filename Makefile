@@ -17,7 +17,8 @@ demo: $(RUNS) ## See Shoal work: ingest, cluster and search a bundled collection
 quick: $(QUICK) ## Run the tests that need no PyTorch and no Spark, in about two minutes
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --quick -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# A file's tests stay in one process: they share servers and exported models. OpenMP's threads are
+# A file's tests stay in one process, the longest files come first, and Spark's tests share one
+# cluster: tests/support/distribution.py. OpenMP's threads are
 # not to spin while they wait: the cores have other processes.
 test: $(STAMP) ## Run the tests, on up to four cores
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

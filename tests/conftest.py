@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from distribution import LongestFirst, rank_of
 from quick_disk import quick_directory
 
 # `make test &`, nohup and some CI systems start us with SIGINT ignored. Python then raises no
@@ -54,6 +55,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         name = collection_path.relative_to(TESTS).as_posix() if collection_path != TESTS else ""
         return True if name in NOT_QUICK else None
     return None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LongestFirst | None:
+    """With several processes and ``--dist loadfile``, tests/support/distribution.py decides."""
+    return LongestFirst(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Moves the longest files to the front, where several processes share the tests."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: rank_of(item.nodeid))
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

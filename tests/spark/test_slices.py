@@ -80,7 +80,7 @@ def test_totals_of_parts_are_those_of_the_whole() -> None:
     def counted(rows: slice) -> Totals:
         totals = Totals(vectors[:3], 10, ("kind",))
         block = VectorBlock(["" for _ in labels[rows]], payloads[rows], vectors[rows])  # type: ignore[arg-type]
-        totals.count(block, vectors[rows], Assigned(labels[rows], sure[rows]))
+        totals.count(block, Assigned(labels[rows], sure[rows]))
         return totals
 
     whole, parts = counted(slice(0, 60)), counted(slice(0, 7))

@@ -16,8 +16,8 @@ sys.path[:] = [place for place in sys.path if not place.endswith("pyspark.zip")]
 import pyspark.worker  # noqa: F401 - what the forked process runs
 from pyspark.daemon import manager
 
-import clusterer.spark.passes
-import embedder.backfill  # noqa: F401 - what tasks import
+import clusterer.spark.passes  # noqa: F401 - what tasks import
+import embedder.backfill  # noqa: F401 - the same
 
 if __name__ == "__main__":
     gc.freeze()  # after each task a full collection, which is not to look through all modules
