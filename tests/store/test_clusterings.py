@@ -146,9 +146,10 @@ def test_ensure_keeps_what_is_there(new_room: Room) -> None:
     ],
 )
 def test_compare_and_set_needs_every_condition(
-    clusterings: Clusterings, expected: tuple[Equals, ...], where: Filter | None, *, sets: bool
+    new_room: Room, expected: tuple[Equals, ...], where: Filter | None, *, sets: bool
 ) -> None:
     """The change is made if all holds; either way the answer is the state afterwards."""
+    clusterings = Clusterings(new_room.store, new_room.name)
     for name in ("default", "other"):
         clusterings.ensure(name)
     now = clusterings.compare_and_set("default", {"next_cluster": 5}, *expected, where=where)
@@ -370,8 +371,9 @@ def test_runs_of_an_unknown_collection_are_not_found(room: Room) -> None:
             call(Clusterings(room.store, "elsewhere"))
 
 
-def test_records_are_the_points_of_every_version(room: Room, clusterings: Clusterings) -> None:
+def test_records_are_the_points_of_every_version(new_room: Room) -> None:
     """The ids are made of the names as ever: another version finds what this one stored."""
+    clusterings = Clusterings(new_room.store, new_room.name)
     clusterings.ensure("fine")
     put(clusterings, "r", 1)
     clusterings.put_schedule("fine", {"next_at": 1.5})
@@ -383,5 +385,5 @@ def test_records_are_the_points_of_every_version(room: Room, clusterings: Cluste
         "schedule": "8f373b18-75eb-54ba-8868-6dcebec56910",
         "run": "619770e8-7e05-590d-b8c7-a1cf957b3647",
     }
-    found = room.store.retrieve(records_name(room.name), list(expected.values()))
+    found = new_room.store.retrieve(records_name(new_room.name), list(expected.values()))
     assert [record and record.payload["kind"] for record in found] == list(expected)
