@@ -1,9 +1,8 @@
-"""The composition roots: services, store and server put together and run.
+"""The composition roots: they put services, store and server together and run them.
 
 ``local_server`` is all of Shoal in one process over an embedded store (``shoal up``);
 ``background`` is the same in a thread (``shoal demo``, benchmarks, tests); ``serve`` is one
-service over a store of its own choice (``shoal serve``). Nothing but the command line imports
-this module, and nothing here knows of it.
+service over a store of its own choice (``shoal serve``). This module knows no command line.
 """
 
 from __future__ import annotations
@@ -42,16 +41,20 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 FLUSH_S = 5.0
-"""How often the embedded store is written out: a flush of much new data holds everything up for
-100 to 200 ms, which this makes 2 to 4 percent of an ingestion and nothing of an idle server."""
+"""Pause between two flushes of the embedded store.
+
+A flush of much new data holds everything up for 100 to 200 ms. At this pause that costs 2 to 4
+percent of an ingestion, and nothing on an idle server.
+"""
 
 _END_S = 10.0
-"""What a process that has given up has to end in, beyond the grace of its calls."""
+"""Time that a process which has given up gets to end, beyond the grace of its calls."""
 
 _YOUNG_OBJECTS = 10_000
-"""Objects between two looks of the garbage collector."""
+"""New objects after which the garbage collector looks at the young ones."""
 
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
+"""Hosts that stand for all of a machine's addresses, and where the machine itself reaches them."""
 
 
 @contextlib.asynccontextmanager
@@ -63,13 +66,13 @@ async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
         StoreLocked: another process owns the directory.
         ArtefactError, SelfTestFailed: the encoder is damaged.
     """
-    # Only who serves pays for the runtimes that these import.
+    # These import the runtimes, which only a process that serves pays for.
     from clusterer.service import ClustererService
     from embedder.service import EmbedderService
     from search.config import SearchConfig
     from search.service import SearchService
 
-    async with _house(
+    async with _server_and_store(
         config.server, StoreConfig(path=config.store), metrics_address=config.metrics_address
     ) as (server, store):
         log_config(config)
@@ -95,20 +98,20 @@ def _clusterer_config(config: LocalConfig) -> ClustererConfig:
 
 
 async def _flush_regularly(store: Store) -> None:
-    """A killed process loses nothing that was acknowledged; a power cut, at most FLUSH_S of it."""
+    """Writes the store out every FLUSH_S: all that a power cut can lose. A kill loses nothing."""
     while True:
         await asyncio.sleep(FLUSH_S)
         try:
             await asyncio.to_thread(store.flush)
-        except Exception:  # noqa: BLE001 - whatever it was, the next one may work
+        except Exception:  # noqa: BLE001 - whatever it was, the next flush may work
             _LOG.exception("flush failed")
 
 
 @contextlib.asynccontextmanager
-async def _house(
+async def _server_and_store(
     config: ServerConfig, store_config: StoreConfig, *, metrics_address: str
 ) -> AsyncIterator[tuple[RpcServer, Store]]:
-    """A server that is bound but not started, an open store, and metrics."""
+    """A server that is bound but not started, and an open store; metrics are served meanwhile."""
     config.validate()
     if store_config.path is not None:
         _make_directory(store_config.path)
@@ -128,7 +131,7 @@ async def _house(
 
 
 def _emptied(path: Path) -> Path:
-    """The directory ``path``, empty. Its owner is who holds the lock of the store beside it."""
+    """The directory ``path``, empty. The lock of the store beside it says who may do this."""
     shutil.rmtree(path, ignore_errors=True)
     _make_directory(path)
     return path
@@ -148,9 +151,9 @@ async def _channel_to(
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to the embedder of this same process.
 
-    With TLS, the certificate is for the name by which others call, which this process need not
-    be able to resolve: the channel then goes to a listener of its own, loopback only, behind a
-    token that nobody else knows.
+    A TLS certificate is for the name by which others call, and this process may not be able to
+    resolve that name. With TLS the channel therefore goes to a listener of its own, on loopback
+    only, behind a token that nobody else knows.
     """
     token = config.tokens[0] if config.tokens else None
     if config.tls_cert is None:
@@ -160,7 +163,9 @@ async def _channel_to(
             yield channel
         return
     token = SecretStr(secrets.token_urlsafe(32))
-    inner = RpcServer(ServerConfig(address="127.0.0.1:0", tokens=(token,)), [_Lent(embedder)])
+    inner = RpcServer(
+        ServerConfig(address="127.0.0.1:0", tokens=(token,)), [_BorrowedService(embedder)]
+    )
     await inner.start()
     try:
         async with open_aio_channel(ChannelConfig(inner.address, token)) as channel:
@@ -175,8 +180,8 @@ def _own_address(address: str) -> str:
     return str(Address(_ANY_HOST.get(bound.host, bound.bind_host), bound.port))
 
 
-class _Lent:
-    """A service that another server starts and stops."""
+class _BorrowedService:
+    """A service that answers here too, while another server starts and stops it."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -189,20 +194,20 @@ class _Lent:
         self._service.register(server)
 
     async def start(self) -> None:
-        """Nothing: its owner does."""
+        """Nothing: its own server starts it."""
 
     async def ready(self) -> bool:
         return await self._service.ready()
 
     def drain(self) -> None:
-        """Nothing: its owner does."""
+        """Nothing: its own server drains it."""
 
     async def stop(self, grace_s: float) -> None:
-        """Nothing: its owner does."""
+        """Nothing: its own server stops it."""
 
 
 async def run_local(config: LocalConfig, *, on_ready: Callable[[str], object]) -> None:
-    """Run all of Shoal until SIGTERM or SIGINT; ``on_ready`` gets the bound ``HOST:PORT``.
+    """Runs all of Shoal until SIGTERM or SIGINT; ``on_ready`` gets the bound ``HOST:PORT``.
 
     Raises:
         Unrecoverable: a service has given up; the process ends soon, whatever hangs in it.
@@ -219,8 +224,10 @@ async def _run(
     *,
     grace_s: float,
 ) -> None:
-    # Every point that is read makes objects that die young. The collector is not to look through
-    # them after each 700, nor ever again through what the start has left: a tenth of a scan.
+    """Runs a server that has started, until ``signalled``."""
+    # Each point that is read makes objects that die young. By default the collector looks through
+    # them after every 700, and again and again through what the start has left. That took a tenth
+    # of a scan.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS)
@@ -230,7 +237,7 @@ async def _run(
 
 
 def _end_within(seconds: float) -> None:
-    """End this process then, if it has not ended: a thread that hangs would keep it for ever."""
+    """Ends this process after ``seconds``, even if a thread that hangs would keep it for ever."""
     end = threading.Timer(seconds, os._exit, (1,))
     end.daemon = True
     end.start()
@@ -238,7 +245,7 @@ def _end_within(seconds: float) -> None:
 
 @contextlib.contextmanager
 def background(config: LocalConfig) -> Iterator[str]:
-    """All of Shoal in a thread of this process; gives its ``HOST:PORT``, stops on leaving."""
+    """The ``HOST:PORT`` of all of Shoal in a thread of this process, which ends on leaving."""
     ready, leaving = threading.Event(), threading.Event()
     outcome: list[str | BaseException] = []
     wake: list[Callable[[], object]] = []
@@ -271,8 +278,8 @@ def background(config: LocalConfig) -> Iterator[str]:
             raise first
         yield first
     finally:
-        # Also when interrupted while it starts: a thread that is left behind would hold up the
-        # end of the process, or find the interpreter half gone.
+        # This happens also after an interrupt during the start. A thread that is left behind would
+        # hold up the end of the process, or find the interpreter half gone.
         leaving.set()
         for call in wake:
             with contextlib.suppress(RuntimeError):  # its loop is closed: it has left
@@ -281,28 +288,29 @@ def background(config: LocalConfig) -> Iterator[str]:
 
 
 Build = Callable[[Store], AbstractAsyncContextManager[Service]]
-"""Makes the service over a store, and closes on leaving what else it opened."""
+"""Makes a service over a store; whatever else it opens it closes on leaving."""
 
 
 async def serve(config: ServeConfig, build: Build, *, on_ready: Callable[[str], object]) -> None:
-    """Run one service until SIGTERM or SIGINT; ``on_ready`` gets the bound ``HOST:PORT``.
+    """Runs one service until SIGTERM or SIGINT; ``on_ready`` gets the bound ``HOST:PORT``.
 
     Raises:
         Unrecoverable: the service has given up; the process ends soon, whatever hangs in it.
     """
     with catch_signals() as signalled:
         async with (
-            _house(config.server, config.store, metrics_address=config.metrics_address) as house,
-            build(house[1]) as service,
+            _server_and_store(
+                config.server, config.store, metrics_address=config.metrics_address
+            ) as (server, store),
+            build(store) as service,
         ):
             log_config(config)
-            server = house[0]
             server.add(service)
             await server.start()
             await _run(server, signalled, on_ready, grace_s=config.server.grace_s)
 
 
 def log_config(config: LocalConfig | ServeConfig) -> None:
-    """Log the configuration once; secrets are masked (by their type)."""
+    """Logs the configuration once; secrets are masked, since their type does not print them."""
     shown = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     _LOG.info("configuration", extra={"config": shown})

@@ -1,9 +1,9 @@
 """One service as several processes on one port, for where one Python process is the limit.
 
-A Python process moves about a thousand gRPC messages a second, whatever the model behind them can
-do. The processes here are alike and know nothing of each other: the kernel gives each connection
-to one of them (``SO_REUSEPORT``), so it takes several connections to use them all. Each opens the
-model for itself, on the same GPU if there is one.
+A Python process moves about a thousand gRPC messages a second, however fast the model behind them
+is. The processes here are alike and know nothing of each other. The kernel gives each connection
+to one of them (``SO_REUSEPORT``), so it takes several connections to use them all. Each process
+opens the model for itself, on the same GPU if there is one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -30,31 +30,32 @@ from shoal.rpc.signals import catch_signals_in_thread
 _LOG = logging.getLogger(__name__)
 
 _POLL_S = 0.2
+"""Longest time until a signal is noticed."""
 _MARGIN_S = 10.0
-"""What a process gets beyond the grace of its calls before it is killed."""
+"""Time that a process gets to stop, beyond the grace of its calls, before it is killed."""
 
 
 class Work(Protocol):
-    """What each process does, until SIGTERM. Pickled: a function of a module, or a partial one."""
+    """The work of each process, until SIGTERM. It is pickled: a module's function, or a partial."""
 
     def __call__(
         self, index: int, server: ServerConfig, on_ready: Callable[[str], object]
     ) -> object:
-        """Serve by ``server``; ``index`` counts the processes from 0."""
+        """Serves by ``server``; ``index`` counts the processes from 0."""
 
 
 def run_processes(
     count: int, work: Work, server: ServerConfig, *, on_ready: Callable[[str], object]
 ) -> None:
-    """Run ``count`` processes on the port of ``server`` until SIGTERM or SIGINT.
+    """Runs ``count`` processes on the port of ``server`` until SIGTERM or SIGINT.
 
-    ``on_ready`` gets ``HOST:PORT`` once all of them answer. One that ends ends the others: whoever
-    runs this process is to start it again, whole. If this process is killed, the others stop.
+    ``on_ready`` gets ``HOST:PORT`` once all of them answer. A process that ends ends the others,
+    so that whoever runs this one starts all of them anew. If this process is killed, they stop.
 
     Raises:
         ConfigError: the port is taken, or a setting is wrong.
-        ShoalError: what the first process to fail raised.
-        OperatorError: one ended without being told to.
+        ShoalError: the error of the first process that failed.
+        OperatorError: a process ended without being told to.
     """
     with (
         catch_signals_in_thread() as signalled,
@@ -62,45 +63,56 @@ def run_processes(
         ExitStack() as stack,
     ):
         shared = replace(server, address=str(address), share_port=True)
-        crew = [_Member.start(index, work, shared) for index in range(count)]
-        stack.callback(_stop, crew, server.grace_s + _MARGIN_S)
-        waiting = set(range(count))
+        workers: list[_Worker] = []
+        stack.callback(_stop_all, workers, server.grace_s + _MARGIN_S)
+        workers.extend(_Worker.start(index, work, shared) for index in range(count))
+        told = False
         while not signalled.is_set():
-            connection.wait([end for one in crew for end in one.ends], _POLL_S)
-            for one in crew:
-                one.check()
-            ready = {one.index for one in crew if one.ready}
-            if waiting and waiting <= ready:
+            connection.wait([end for worker in workers for end in worker.ends], _POLL_S)
+            for worker in workers:
+                worker.check()
+            if not told and all(worker.ready for worker in workers):
                 on_ready(str(address))
-                waiting.clear()
+                told = True
 
 
 @dataclass(slots=True)
-class _Member:
-    """One process, and what it has said."""
+class _Worker:
+    """One process, as its parent sees it.
+
+    Attributes:
+        index: Its number, from 0.
+        process: The process.
+        reports: From the process: None once it answers, or the error that ended it.
+        ready: Whether it answers.
+    """
 
     index: int
     process: SpawnProcess
-    pipe: Connection
+    reports: Connection
     ready: bool = False
-    ends: list[Connection | int] = field(default_factory=list)
 
     @classmethod
-    def start(cls, index: int, work: Work, server: ServerConfig) -> _Member:
+    def start(cls, index: int, work: Work, server: ServerConfig) -> _Worker:
         context = get_context("spawn")  # a fork would copy gRPC's threads in whatever state
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_serve, args=(index, work, server, there))
+        reports, reporter = context.Pipe(duplex=False)
+        process = context.Process(target=_main, args=(index, work, server, reporter))
         process.start()
-        there.close()
-        return cls(index, process, here, ends=[here, process.sentinel])
+        reporter.close()
+        return cls(index, process, reports)
+
+    @property
+    def ends(self) -> list[Connection | int]:
+        """What to wait for: a report, or the end of the process."""
+        return [self.reports, self.process.sentinel]
 
     def check(self) -> None:
-        """Reads what it says; raises what it raised, or OperatorError if it has ended."""
+        """Reads the reports; raises the error among them, or OperatorError after an end."""
         try:
-            while self.pipe.poll():
-                said = self.pipe.recv()
-                if isinstance(said, ShoalError):
-                    raise said
+            while self.reports.poll():
+                report = self.reports.recv()
+                if isinstance(report, ShoalError):
+                    raise report
                 self.ready = True
         except EOFError:
             self.process.join(_MARGIN_S)
@@ -112,32 +124,33 @@ class _Member:
             raise OperatorError(msg)
 
 
-def _stop(crew: list[_Member], seconds: float) -> None:
-    """Ends the processes: politely, all at once, and after ``seconds`` for certain."""
-    for one in crew:
-        one.process.terminate()
+def _stop_all(workers: list[_Worker], seconds: float) -> None:
+    """Asks all processes to stop at the same time, and kills those that run after ``seconds``."""
+    for worker in workers:
+        worker.process.terminate()
     deadline = time.monotonic() + seconds
-    for one in crew:
-        one.process.join(max(0.0, deadline - time.monotonic()))
-        if one.process.exitcode is None:
-            _LOG.error("killed: it did not stop", extra={"index": one.index})
-            one.process.kill()
-            one.process.join()
-        one.pipe.close()
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.exitcode is None:
+            _LOG.error("killed: it did not stop", extra={"index": worker.index})
+            worker.process.kill()
+            worker.process.join()
+        worker.reports.close()
 
 
-def _serve(index: int, work: Work, server: ServerConfig, pipe: Connection) -> None:
+def _main(index: int, work: Work, server: ServerConfig, reporter: Connection) -> None:
     """The main function of a process."""
     os.setsid()  # a terminal's Ctrl-C is for the parent, which passes on one SIGTERM
     threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
     try:
-        work(index, server, lambda _address: pipe.send(None))
+        work(index, server, lambda _address: reporter.send(None))
     except ShoalError as exc:
-        pipe.send(exc)
+        reporter.send(exc)
         raise SystemExit(1) from None
 
 
 def _stop_with_parent() -> None:
+    """Sends this process SIGTERM once its parent has ended."""
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -146,7 +159,7 @@ def _stop_with_parent() -> None:
 
 @contextmanager
 def _shared_port(wanted: Address) -> Iterator[Address]:
-    """A port that is ours, and that processes of this user can listen on together.
+    """An address on whose port processes of this user can listen together, and nobody else.
 
     Raises:
         ConfigError: somebody else listens there.

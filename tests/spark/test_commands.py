@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from reclustering import blobs
 from standalone import PYTHONPATH, SETTINGS
 
 from shoal.app.cli import main
-from shoal.rpc.signals import note_interrupts
 from shoal.store.clusterings import Clusterings
 
 N = 600
@@ -75,18 +73,6 @@ def test_interrupted_command_gives_the_lease_back(
     (record,) = Clusterings(pond.store, pond.name).runs()
     assert record["record"]["state"] == "RUN_STATE_CANCELLED"  # type: ignore[index,call-overload]
     assert set(pond.labels("a").values()) == {None}
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_is_noted_where_somebody_checks(number: signal.Signals) -> None:
-    """Ctrl-C, and Kubernetes' SIGTERM, end the work at a check; a second one ends it at once."""
-    with note_interrupts() as check:
-        check()
-        os.kill(os.getpid(), number)
-        with pytest.raises(KeyboardInterrupt):
-            check()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize(
