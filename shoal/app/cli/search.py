@@ -90,6 +90,7 @@ def search(
       shoal search --text "a red bicycle" --vector vit-b-32-quickgelu-openai
     """
     query = _query(image, point, text)
+    conditions = Filter(must=tuple((name, _test(name, value)) for name, value in where.items()))
     with target.connect() as client:
         result = client.search(
             query,
@@ -98,7 +99,7 @@ def search(
             limit=options["limit"],
             options=SearchOptions(
                 clustering=target.clustering,
-                where=Filter(must=[(name, _test(value)) for name, value in where.items()]),
+                where=conditions,
                 offset=options["offset"],
                 min_score=options["min_score"],
                 vector=options["vector"],
@@ -131,12 +132,17 @@ def _query(image: str | None, point: str | None, text: str | None) -> Query:
         raise DomainError(msg) from exc
 
 
-def _test(value: Json) -> Test:
+def _test(name: str, value: Json) -> Test:
+    """What the field ``name`` must be; UsageError for a value that no field can be asked for."""
     if value is None:
         return Empty()
     if isinstance(value, list):
-        return AnyOf([each for each in value if isinstance(each, (str, int))])
+        known = [each for each in value if isinstance(each, (str, int))]
+        if len(known) < len(value):
+            msg = f"--where {name}: expected strings and whole numbers in the list, got {value}"
+            raise click.UsageError(msg)
+        return AnyOf(known)
     if isinstance(value, dict):
-        msg = "--where: expected a string, number, boolean, list or null, got an object"
-        raise click.UsageError(msg)
+        expected = "expected a string, number, boolean, list or null, got an object"
+        raise click.UsageError(f"--where {name}: {expected}")
     return value

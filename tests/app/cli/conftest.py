@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -141,6 +142,17 @@ def shoal(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Sh
     """Run a client command against ``server``, in this process, in ``tmp_path``."""
     monkeypatch.chdir(tmp_path)
     return functools.partial(invoke, address=server.address)
+
+
+@pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shoal]:
+    """Run a command in this process, in ``tmp_path``; it has no server but one that it is told."""
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield invoke
+    root.handlers[:] = handlers  # a command that serves sends its process's logs to stderr
+    root.setLevel(level)
 
 
 def picture(*, group: int, seed: int, form: str = "PNG") -> bytes:

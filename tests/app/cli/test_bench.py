@@ -25,10 +25,10 @@ from shoal.store import StoreConfig, open_store
 from shoal.v1 import embedder_pb2_grpc
 
 
-def test_bench_search_is_exact_and_prints_every_layer(tmp_path: Path, run_shoal: Any) -> None:
+def test_bench_search_is_exact_and_prints_every_layer(in_process: Any) -> None:
     """A small run has all rows, and in-cluster search misses nothing that brute force finds."""
     size = ["--points", "800", "--dim", "16", "--clusters", "4", "--queries", "20"]
-    done = run_shoal("bench", "search", *size, "--rounds", "1", "--json", cwd=tmp_path)
+    done = in_process("bench", "search", *size, "--rounds", "1", "--json")
     assert done.code == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["recall"] == 1.0
@@ -38,7 +38,7 @@ def test_bench_search_is_exact_and_prints_every_layer(tmp_path: Path, run_shoal:
     assert all(len(row["latencies_s"]) == 20 for row in result["rows"])
 
 
-def test_bench_heads_compares_with_kmeans_on_known_classes(tmp_path: Path, run_shoal: Any) -> None:
+def test_bench_heads_compares_with_kmeans_on_known_classes(tmp_path: Path, in_process: Any) -> None:
     """Every row has a score per seed, and on clear groups all are right; a bad file is named."""
     rng = np.random.default_rng(0)
     labels = np.arange(90) % 3
@@ -46,7 +46,7 @@ def test_bench_heads_compares_with_kmeans_on_known_classes(tmp_path: Path, run_s
     views = vectors + 0.05 * rng.normal(size=(2, 90, 8))
     np.savez(tmp_path / "set.npz", vectors=vectors, labels=labels, views=views)
     few = ("--seeds", "2", "--pairs", "both", "--objective", "temi")
-    done = run_shoal("bench", "heads", "set.npz", *few, "--json", cwd=tmp_path)
+    done = in_process("bench", "heads", "set.npz", *few, "--json")
     assert done.code == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert [row["name"] for row in rows][-3:] == [
@@ -59,17 +59,17 @@ def test_bench_heads_compares_with_kmeans_on_known_classes(tmp_path: Path, run_s
         assert len(row["scores"]) == 2
         assert min(min(score) for score in row["scores"]) > 0.95
     np.savez(tmp_path / "plain.npz", vectors=vectors, labels=labels)
-    plain = run_shoal("bench", "heads", "plain.npz", "--pairs", "both", cwd=tmp_path)
+    plain = in_process("bench", "heads", "plain.npz", "--pairs", "both")
     assert (plain.code, "pairs both: expected views" in plain.stderr) == (1, True)
     np.savez(tmp_path / "bad.npz", vectors=vectors, labels=labels[:3])
-    bad = run_shoal("bench", "heads", "bad.npz", cwd=tmp_path)
+    bad = in_process("bench", "heads", "bad.npz")
     assert (bad.code, "expected vectors (N, D), labels (N,)" in bad.stderr) == (1, True)
 
 
-def test_bench_cluster_prints_its_three_tables(tmp_path: Path, run_shoal: Any) -> None:
+def test_bench_cluster_prints_its_three_tables(in_process: Any) -> None:
     """A small run has every engine, the stages of two runs beside the store's, and growth."""
     size = ["--points", "1200", "--dim", "16", "-k", "6", "--density", "800"]
-    done = run_shoal("bench", "cluster", *size, "--json", cwd=tmp_path)
+    done = in_process("bench", "cluster", *size, "--json")
     assert done.code == 0, done.stderr
     result = json.loads(done.stdout)
     names = " ".join(engine["name"] for engine in result["engines"])
@@ -86,10 +86,10 @@ def test_bench_cluster_prints_its_three_tables(tmp_path: Path, run_shoal: Any) -
 
 
 def test_bench_decode_compares_what_is_served_with_its_parts(
-    tmp_path: Path, run_shoal: Any
+    in_process: Any,
 ) -> None:
     """A row each for serving, the batch and Pillow alone; what is not installed is named."""
-    done = run_shoal("bench", "decode", "--count", "3", "--rounds", "1", "--json", cwd=tmp_path)
+    done = in_process("bench", "decode", "--count", "3", "--rounds", "1", "--json")
     assert done.code == 0, done.stderr
     result = json.loads(done.stdout)
     names = [row["name"] for row in result["rows"]]
@@ -104,9 +104,9 @@ def test_bench_decode_compares_what_is_served_with_its_parts(
         assert (package in result["missing"]) != any(word in name for name in names)
 
 
-def test_bench_embed_ceiling_follows_from_its_rows(tmp_path: Path, run_shoal: Any) -> None:
+def test_bench_embed_ceiling_follows_from_its_rows(in_process: Any) -> None:
     """The ceiling is 1 / (1/bare + 1/decode) of the same run, and each row has its rate."""
-    done = run_shoal("bench", "embed", "--count", "6", "--rounds", "1", "--json", cwd=tmp_path)
+    done = in_process("bench", "embed", "--count", "6", "--rounds", "1", "--json")
     assert done.code == 0, done.stderr
     result = json.loads(done.stdout)
     rates = {row["name"]: row["rates"][0] for row in result["rows"]}
@@ -127,7 +127,7 @@ def test_bench_keeps_what_it_measured_if_the_store_cannot_be_cleared(
     assert [message for message in caplog.messages if "collection left is left" in message]
 
 
-def test_bench_embed_of_several_processes(tmp_path: Path, run_shoal: Any) -> None:
+def test_bench_embed_of_several_processes(in_process: Any) -> None:
     """Their rows come beside the others: decoding, calls of one image, of 16, and ingestion.
 
     The ceiling is that of the faster way to decode. Nothing is left in the store.
@@ -135,7 +135,7 @@ def test_bench_embed_of_several_processes(tmp_path: Path, run_shoal: Any) -> Non
     command = ("bench", "embed", "--count", "20", "--rounds", "1", "--processes", "2", "--json")
     with qdrant_server() as (url, port):
         store = ("--store-url", url, "--store-grpc-port", str(port))
-        done = run_shoal(*command, *store, cwd=tmp_path)
+        done = in_process(*command, *store)
         with open_store(StoreConfig(url=url, grpc_port=port)) as opened:
             left = opened.collections()
     assert done.code == 0, done.stderr
@@ -157,12 +157,12 @@ def test_bench_embed_of_several_processes(tmp_path: Path, run_shoal: Any) -> Non
 
 @pytest.mark.parametrize("command", ["embed", "decode"])
 def test_bench_names_a_file_that_does_not_decode(
-    tmp_path: Path, run_shoal: Any, pictures: Any, command: str
+    tmp_path: Path, in_process: Any, pictures: Any, command: str
 ) -> None:
     """Before anything is measured, and in one line."""
     folder = pictures(tmp_path / "p", ["a.jpg", "b.jpg"])
     (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:500])
-    done = run_shoal("bench", command, "--images", "p", "--count", "2", cwd=tmp_path)
+    done = in_process("bench", command, "--images", "p", "--count", "2")
     assert done.code == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("shoal: error: --images p/b.jpg: ")
@@ -246,18 +246,18 @@ def test_gpu_script_runs_dry_on_a_cpu(tmp_path: Path) -> None:
     assert "CUDAExecutionProvider" in refused.stderr
 
 
-def test_bench_wrong_size_is_one_line(tmp_path: Path, run_shoal: Any) -> None:
+def test_bench_wrong_size_is_one_line(in_process: Any) -> None:
     """More clusters than points is refused before anything is started."""
-    done = run_shoal("bench", "search", "--points", "100", "--clusters", "101", cwd=tmp_path)
+    done = in_process("bench", "search", "--points", "100", "--clusters", "101")
     assert done.code == 1
     assert done.stderr.splitlines() == [
         "shoal: error: --clusters: expected at most 100 (--points), got 101"
     ]
 
 
-def test_bench_soak_answers_every_image_once(run_shoal: Any, tmp_path: Path) -> None:
+def test_bench_soak_answers_every_image_once(in_process: Any) -> None:
     """A short soak: thousands of answers would be better, hundreds show that nothing is lost."""
-    result = run_shoal("bench", "soak", "--minutes", "0.15", "--json", cwd=tmp_path)
+    result = in_process("bench", "soak", "--minutes", "0.15", "--json")
     assert result.code == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["answered"] > 100
@@ -267,11 +267,11 @@ def test_bench_soak_answers_every_image_once(run_shoal: Any, tmp_path: Path) -> 
 
 
 def test_bench_train_prints_the_training_beside_its_products(
-    tmp_path: Path, run_shoal: Any
+    in_process: Any,
 ) -> None:
     """Both rows, and a training that takes longer than its products alone."""
     arguments = ("--points", "600", "--dim", "16", "-k", "3", "--epochs", "2", "--json")
-    result = run_shoal("bench", "train", *arguments, cwd=tmp_path)
+    result = in_process("bench", "train", *arguments)
     assert result.code == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["steps"] == 2

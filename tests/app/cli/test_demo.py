@@ -6,6 +6,7 @@ import io
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ from shoal.app.cli.printing.contact_sheet import (
     draw_contact_sheet,
 )
 from tests.app.cli.conftest import clean_environment
+
+Run = Callable[..., Any]
 
 
 def png(colour: tuple[int, int, int], size: tuple[int, int]) -> bytes:
@@ -67,11 +70,12 @@ def test_digits_are_all_there_and_come_back() -> None:
 
 
 def test_demo_shows_clusters_a_search_and_a_contact_sheet(
-    run_shoal: Callable[..., Any], tmp_path: Path, pictures: Any
+    in_process: Run, tmp_path: Path, pictures: Any
 ) -> None:
     """On a directory of images, every part of the demo is there, and nothing is left running."""
+    before = set(threading.enumerate())
     pictures(tmp_path / "p", [f"{i}.png" for i in range(12)])
-    result = run_shoal("demo", "--images", "p", "-k", "3", "--data", "d", cwd=tmp_path)
+    result = in_process("demo", "--images", "p", "-k", "3", "--data", "d")
     assert result.code == 0, result.stderr
     assert "stored 12, updated 0, unchanged 0, failed 0" in result.stdout
     assert "3 clusters over 12 points: 3 born" in result.stdout
@@ -80,33 +84,45 @@ def test_demo_shows_clusters_a_search_and_a_contact_sheet(
     with Image.open(tmp_path / "d" / "contact-sheet.png") as sheet:
         assert sheet.height == 3 * (TILE_PX + GAP_PX) + GAP_PX
     assert "Traceback" not in result.stderr
+    assert not [each for each in set(threading.enumerate()) - before if each.name == "shoal-local"]
 
 
 def test_demo_with_too_many_clusters_is_one_line(
-    run_shoal: Callable[..., Any], tmp_path: Path, pictures: Any
+    in_process: Run, tmp_path: Path, pictures: Any
 ) -> None:
     """A failure inside the demo is told as by any other command, and ends the server."""
     pictures(tmp_path / "p", ["1.png", "2.png"])
-    result = run_shoal("demo", "--images", "p", "-k", "3", cwd=tmp_path)
+    result = in_process("demo", "--images", "p", "-k", "3")
     assert result.code == 1
     assert result.stderr.splitlines()[-1].startswith("shoal: error: ")
 
 
-@pytest.mark.parametrize("after_s", [1.2, 1.8, 2.4])
-def test_demo_interrupted_while_it_starts_ends_and_leaves_nothing(
-    tmp_path: Path, after_s: float
-) -> None:
-    """Ctrl-C at any time of the start is one line; no temporary store is left behind."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "shoal", "demo"],
-        cwd=tmp_path,
-        env={**clean_environment(), "TMPDIR": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as demo:
-        time.sleep(after_s)  # nothing tells how far a start is
+def reached(stage: str, directory: Path, said: str) -> bool:
+    """Whether a demo with its temporary files in ``directory`` has come this far."""
+    if stage == "store":  # it is being opened, and no model is loaded
+        return bool(list(directory.glob("shoal-demo-*/store")))
+    return f"shoal: {stage} " in said
+
+
+@pytest.mark.parametrize("stage", ["starting", "store", "serving"])
+def test_demo_interrupted_ends_and_leaves_nothing(tmp_path: Path, stage: str) -> None:
+    """Ctrl-C at any stage of the start is one line; no temporary store is left behind."""
+    log = tmp_path / "stderr"
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-m", "shoal", "demo"],
+            cwd=tmp_path,
+            env={**clean_environment(), "TMPDIR": str(tmp_path)},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        ) as demo,
+    ):
+        while not reached(stage, tmp_path, log.read_text()):
+            assert demo.poll() is None, log.read_text()
+            time.sleep(0.005)
         demo.send_signal(signal.SIGINT)
-        _, said = demo.communicate(timeout=60)
+        demo.wait(60)
     assert demo.returncode != 0
-    assert b"Traceback" not in said, said.decode()
+    assert "Traceback" not in log.read_text()
     assert list(tmp_path.glob("shoal-demo-*")) == []

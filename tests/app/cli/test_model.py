@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from encoders import other_encoder
+from small_timm import VIT, smaller
 
 from embedder.encoding.artefact import bundled_artefact, load_any_artefact
 from shoal.app.cli import main
@@ -59,22 +60,47 @@ def test_verify_runs_the_model(tmp_path: Path) -> None:
     )
 
 
-def test_mix_and_variant_make_artefacts(tmp_path: Path) -> None:
-    """What the commands print as JSON is what they wrote; nothing is written over."""
-    near = other_encoder(tmp_path / "near", name="near")
-    out = tmp_path / "mix"
-    result = shoal("mix", bundled_artefact(), near, "--output", out, "--name", "both", "--json")
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A timm model with random weights as an artefact, and what its export printed."""
+    out = tmp_path_factory.mktemp("exported") / "tiny"
+    with smaller(**VIT):
+        result = shoal(
+            *("export", "timm", "vit_tiny_patch16_224", "--random-seed", 1, "--image-size", 64),
+            *("--output", out, "--name", "tiny", "--licence", "Apache-2.0", "--json"),
+        )
+    assert result.exit_code == 0, result.output
+    return out, json.loads(result.stdout)
+
+
+def test_export_writes_an_artefact(exported: tuple[Path, dict[str, Any]]) -> None:
+    """It is what was asked for, and it verifies."""
+    out, facts = exported
+    assert (facts["name"], facts["licence"]) == ("tiny", "Apache-2.0")
+    assert facts["input"].startswith("64x64, ")
+    assert "random, seed 1" in facts["source"]
+    assert facts["directory"] == str(out)
+    assert shoal("verify", out).exit_code == 0
+
+
+def test_mix_makes_an_artefact(exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """What is printed as JSON is what was written; nothing is written over."""
+    tiny, out = exported[0], tmp_path / "mix"
+    result = shoal("mix", bundled_artefact(), tiny, "--output", out, "--name", "both", "--json")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
-    assert (facts["name"], facts["dim"]) == ("both", 2560)
-    assert facts["parts"] == ["efficientnet-lite0", "near"]
+    assert (facts["name"], facts["dim"]) == ("both", 1280 + 192)
+    assert facts["parts"] == ["efficientnet-lite0", "tiny"]
     assert load_any_artefact(out).fingerprint == facts["fingerprint"]
-    assert "exists" in error_line(shoal("mix", bundled_artefact(), near, "--output", out))
+    assert "exists" in error_line(shoal("mix", bundled_artefact(), tiny, "--output", out))
 
-    half = shoal("variant", near, "float16", "--output", tmp_path / "half")
+
+def test_variant_makes_an_artefact(exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """It is measured against the one that it was made of."""
+    half = shoal("variant", exported[0], "float16", "--output", tmp_path / "half")
     assert half.exit_code == 0, half.output
     assert "recall_at_10" in half.stdout
-    assert load_any_artefact(tmp_path / "half").name == "near-fp16"
+    assert load_any_artefact(tmp_path / "half").name == "tiny-fp16"
 
 
 def test_export_needs_weights_and_a_known_model(tmp_path: Path) -> None:
@@ -103,20 +129,6 @@ def test_impossible_name_is_told_first(command: tuple[object, ...], tmp_path: Pa
         assert "name: expected 1 to 64 of a-z, 0-9, '.', '_' and '-'" in line
         assert f"got {name!r}" in line
     assert list(tmp_path.iterdir()) == []
-
-
-def test_export_writes_an_artefact(tmp_path: Path) -> None:
-    """A timm model with random weights becomes an artefact that verifies."""
-    out = tmp_path / "tiny"
-    result = shoal(
-        *("export", "timm", "vit_tiny_patch16_224", "--random-seed", 3, "--image-size", 32),
-        *("--output", out, "--name", "tiny", "--licence", "Apache-2.0", "--json"),
-    )
-    assert result.exit_code == 0, result.output
-    facts = json.loads(result.stdout)
-    assert (facts["name"], facts["licence"]) == ("tiny", "Apache-2.0")
-    assert "random, seed 3" in facts["source"]
-    assert shoal("verify", out).exit_code == 0
 
 
 @pytest.mark.parametrize("package", ["timm", "torch"])

@@ -1,9 +1,8 @@
-"""``shoal serve embedder --processes``: several on one port, which stand and fall together."""
+"""``shoal serve embedder --processes``: several embedders on one port."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -133,12 +132,15 @@ def counted(port: int, counter: str, label: str) -> float:
     )
 
 
-def test_connections_spread_over_the_processes(
-    crew: Callable[..., Crew], one_picture: bytes
+def test_calls_and_streams_spread_over_the_processes(
+    crew: Callable[..., Crew], one_picture: bytes, tmp_path: Path, pictures: Any, in_process: Any
 ) -> None:
-    """Every call is answered; each process has its share; a polite stop leaves nobody behind."""
+    """Every call is answered, and each process has its share; a stop leaves nobody behind.
+
+    With one stream one process stores all images; with several, each stores some.
+    """
     port = two_ports()
-    running = crew("--metrics-address", f"127.0.0.1:{port}")
+    running = crew("--metrics-address", f"127.0.0.1:{port}", "--run-size", "1")
     address = running.address
     members = running.members()
     assert len(members) == PROCESSES
@@ -149,56 +151,26 @@ def test_connections_spread_over_the_processes(
     assert min(counts) > 0  # all on one: 2 in 65,536
     assert '"worker": 1' in running.errors
 
-    running.process.send_signal(signal.SIGTERM)
-    assert running.process.wait(60) == 0
-    assert not any(command(member) for member in members)
-    host, _, bound = address.rpartition(":")
-    socket.create_server((host, int(bound))).close()
-
-
-def test_streams_of_one_ingestion_spread_over_the_processes(
-    crew: Callable[..., Crew], tmp_path: Path, pictures: Any, run_shoal: Any
-) -> None:
-    """With one stream one process does all; with several each has its share."""
-    port = two_ports()
-    address = crew("--metrics-address", f"127.0.0.1:{port}").address
     pictures(tmp_path / "p", [f"{number}.png" for number in range(120)])
+    stored = ("shoal_embedder_images_total", 'outcome="stored",rpc="Ingest"')
 
     def ingest(collection: str, *options: str) -> list[float]:
         """How many images each process has stored."""
         before = [counted(port + index, *stored) for index in range(PROCESSES)]
         where = ("--collection", collection, "--address", address)
-        result = run_shoal("ingest", "p", "--json", *where, *options, cwd=tmp_path)
+        result = in_process("ingest", "p", "--json", *where, *options)
         assert json.loads(result.stdout)["stored"] == 120, result.stderr
         after = [counted(port + index, *stored) for index in range(PROCESSES)]
         return [now - then for now, then in zip(after, before, strict=True)]
 
-    stored = ("shoal_embedder_images_total", 'outcome="stored",rpc="Ingest"')
     assert sorted(ingest("one")) == [0, 120]
     spread = ingest("several", "--streams", "16", "--window", "16")
     assert sum(spread) == 120
     assert min(spread) > 0  # all on one: 2 in 65,536
 
-
-def test_one_that_dies_ends_all(crew: Callable[..., Crew]) -> None:
-    """Whoever started them is told by the exit code, and by one line, which it was."""
-    running = crew()
-    assert running.address
-    first, second = running.members()
-    os.kill(second, signal.SIGKILL)
-    assert running.process.wait(60) == 1
-    last = running.errors.splitlines()[-1]
-    assert last.startswith("shoal: error: process 1 of the service ended with status -9")
-    assert not command(first)
-
-
-def test_they_stop_when_their_parent_is_killed(crew: Callable[..., Crew]) -> None:
-    """Nobody goes on listening on the port unseen."""
-    running = crew()
-    assert running.address
-    members = running.members()
-    running.kill()
-    wait_until(lambda: not any(command(member) for member in members))
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(60) == 0
+    assert not any(command(member) for member in members)
 
 
 @pytest.mark.parametrize(
@@ -218,11 +190,3 @@ def test_what_is_wrong_at_the_start_is_one_line(
     (line,) = running.errors.splitlines()
     assert line.startswith("shoal: error: ")
     assert said in line
-
-
-def test_a_port_that_is_taken_is_not_shared(crew: Callable[..., Crew]) -> None:
-    """Not even with another such group of processes."""
-    first = crew()
-    second = crew("--address", first.address)
-    assert second.process.wait(60) == 1
-    assert "cannot listen" in second.errors

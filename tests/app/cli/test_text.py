@@ -33,19 +33,19 @@ def server(
 
 @pytest.fixture
 def address(
-    server: Any, clip: EncoderArtefact, run_shoal: Any, pictures: Any, tmp_path: Path
+    server: Any, clip: EncoderArtefact, in_process: Any, pictures: Any, tmp_path: Path
 ) -> tuple[str, str]:
     """The server's, which has twelve pictures with two vectors each."""
     pictures(tmp_path / "p", [f"{i}.png" for i in range(12)])
     names = ("--with-encoder", "efficientnet-lite0", "--with-encoder", clip.name)
     to = ("--address", server.address)
-    stored = run_shoal("ingest", "p", "--keys", "name", *names, *to, cwd=tmp_path)
+    stored = in_process("ingest", "p", "--keys", "name", *names, *to)
     assert stored.code == 0, stored.stderr
     return to
 
 
 def test_text_finds_what_brute_force_finds_and_its_cluster(
-    server: Any, address: tuple[str, str], clip: EncoderArtefact, run_shoal: Any, tmp_path: Path
+    server: Any, address: tuple[str, str], clip: EncoderArtefact, in_process: Any
 ) -> None:
     """The hits of --text are the images whose CLIP vectors are nearest to the text's, by NumPy."""
     text = Encoder.open(clip.directory, RuntimeConfig()).embed_texts(["a red square"])[0]
@@ -59,7 +59,7 @@ def test_text_finds_what_brute_force_finds_and_its_cluster(
     expected = sorted(scores, key=lambda key: -scores[key])[:5]
 
     query = ("--text", "a red square", "--vector", clip.name, "-n", "5", "--json")
-    found = run_shoal("search", *query, *address, cwd=tmp_path)
+    found = in_process("search", *query, *address)
     assert found.code == 0, found.stderr
     hits = json.loads(found.stdout)["hits"]
     np.testing.assert_allclose(
@@ -67,46 +67,46 @@ def test_text_finds_what_brute_force_finds_and_its_cluster(
     )
     assert {hit["payload"]["key"] for hit in hits} == set(expected)
 
-    run = run_shoal("cluster", "-k", "3", "--vector", clip.name, *address, cwd=tmp_path)
+    run = in_process("cluster", "-k", "3", "--vector", clip.name, *address)
     assert run.code == 0, run.stderr
-    inside = run_shoal("search", *query, "--within", "auto", *address, cwd=tmp_path)
+    inside = in_process("search", *query, "--within", "auto", *address)
     assert inside.code == 0, inside.stderr
     answer = json.loads(inside.stdout)
     assert {hit["cluster"] for hit in answer["hits"]} == {answer["cluster"]}
 
-    (tmp_path / "words.txt").write_text("stripes\ndisc\nnoise\nfog\n")
+    Path("words.txt").write_text("stripes\ndisc\nnoise\nfog\n")
     named = ("--vector", clip.name, "--vocabulary", "words.txt")
-    again = run_shoal("cluster", "-k", "3", *named, *address, cwd=tmp_path)
+    again = in_process("cluster", "-k", "3", *named, *address)
     assert again.code == 0, again.stderr
     with Client(server.address) as client:
         names = [cluster.name for cluster in client.clusters().clusters]
     assert len(set(names)) == len(names)
     assert set(names) <= {"stripes", "disc", "noise", "fog"}
 
-    wrong = run_shoal("search", "--text", "x", *address, cwd=tmp_path)
+    wrong = in_process("search", "--text", "x", *address)
     assert wrong.code == 1
     assert "has no text tower" in wrong.stderr
 
 
 def test_a_head_of_two_encoders_is_trained_and_applied(
-    server: Any, address: tuple[str, str], clip: EncoderArtefact, run_shoal: Any, tmp_path: Path
+    server: Any, address: tuple[str, str], clip: EncoderArtefact, in_process: Any
 ) -> None:
     """Trained on both vectors as one, with views by both encoders; a run knows what it is for."""
     heads = ("--heads", str(server.data / "heads"))
     fast = ("--epochs", "1", "--seeds", "1", "--neighbours", "3", "--views", "1", "--pairs", "both")
     both = ("--encoders", f"{clip.name},efficientnet-lite0")
-    mixed = run_shoal("train", "scp", "-k", "2", *both, *fast, *heads, *address, cwd=tmp_path)
+    mixed = in_process("train", "scp", "-k", "2", *both, *fast, *heads, *address)
     assert mixed.code == 0, mixed.stderr
     apply = ("--method", "scp", "--head", "images", "--json")
-    alone = run_shoal("cluster", *apply, "--vector", clip.name, *address, cwd=tmp_path)
+    alone = in_process("cluster", *apply, "--vector", clip.name, *address)
     assert alone.code == 1
     joint = f"{clip.name}+efficientnet-lite0"
     assert f"expected vectors of encoder {joint}" in alone.stderr
-    run = run_shoal("cluster", *apply, *address, cwd=tmp_path)
+    run = in_process("cluster", *apply, *address)
     assert run.code == 0, run.stderr
     assert json.loads(run.stdout)["config"]["vector"] == joint
     assert json.loads(run.stdout)["plan"]["points"] == 12
-    listed = run_shoal("clusters", "--json", *address, cwd=tmp_path)
+    listed = in_process("clusters", "--json", *address)
     assert listed.code == 0, listed.stderr
     assert sum(each["size"] for each in json.loads(listed.stdout)["clusters"]) == 12
     assert all(each["exemplars"] for each in json.loads(listed.stdout)["clusters"])

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 from encoders import other_encoder
+from PIL import Image
 from websites import Page, web_server
 
+from embedder.config import EmbedderConfig
 from embedder.encoding.artefact import bundled_artefact
+from shoal.app.config import LocalConfig
+from shoal.app.local import background
 from shoal.client import Client
 from shoal.errors import Unauthenticated
+from shoal.rpc.config import ServerConfig
+from shoal.store import StoreConfig, open_store
 
 Run = Callable[..., Any]
+LOOPBACK = ServerConfig(address="127.0.0.1:0")
 
 
 def error_line(result: Any, *, code: int = 1) -> str:
@@ -29,7 +37,9 @@ def error_line(result: Any, *, code: int = 1) -> str:
     return str(line)
 
 
-def test_no_server_is_one_line_with_the_address(shoal: Run, run_shoal: Run, tmp_path: Path) -> None:
+def test_no_server_is_one_line_with_the_address(
+    in_process: Run, run_shoal: Run, tmp_path: Path
+) -> None:
     """Every client command without a server names the address and exits 1."""
     (tmp_path / "x.png").write_bytes(b"x")
     result = run_shoal("clusters", "--address", "127.0.0.1:9", cwd=tmp_path)
@@ -42,7 +52,7 @@ def test_no_server_is_one_line_with_the_address(shoal: Run, run_shoal: Run, tmp_
         ["rollback"],
         ["model", "list"],
     ):
-        result = shoal(*command, "--address", "127.0.0.1:9")
+        result = in_process(*command, "--address", "127.0.0.1:9")
         assert "127.0.0.1:9" in error_line(result)
 
 
@@ -55,71 +65,98 @@ def test_no_such_file_is_one_line_before_anything_is_sent(shoal: Run, tmp_path: 
     assert "never" in error_line(shoal("clusters", "--collection", "never"))
 
 
+@pytest.fixture(scope="module")
+def web(pictures_64: tuple[bytes, bytes]) -> Iterator[Any]:
+    """A web server with a picture."""
+    with web_server({"/a.png": Page(pictures_64[0])}) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pictures_64() -> tuple[bytes, bytes]:
+    """Two pictures with few bytes: of 63 x 64 and of 64 x 64 pixels."""
+    made = []
+    for height in (63, 64):
+        out = io.BytesIO()
+        Image.new("RGB", (64, height), (200, 30, 30)).save(out, "PNG")
+        made.append(out.getvalue())
+    return made[0], made[1]
+
+
+@pytest.fixture(scope="module")
+def told(start_server: Any, tmp_path_factory: pytest.TempPathFactory, web: Any) -> Any:
+    """A server that was told much: whom it lets in, what images may be, where they may lie."""
+    return start_server(
+        tmp_path_factory.mktemp("told"),
+        *("--token", "s3cr3t", "--token", "0ther", "--log-format", "json", "--give-up", "77"),
+        *("--max-image-bytes", "5000", "--max-image-pixels", "4095", "--run-size", "1"),
+        *("--allow-host", f"localhost:{web.port}", "--allow-http", "--allow-private-hosts"),
+        *("--allow-files", str(tmp_path_factory.mktemp("allowed"))),
+    )
+
+
 def test_up_reads_images_from_allowed_hosts_and_directories(
-    run_shoal: Run, start_server: Any, tmp_path: Path, one_picture: bytes
+    in_process: Run, told: Any, web: Any
 ) -> None:
     """What --allow-host and --allow-files allow is ingested by its place; the rest is refused."""
-    with web_server({"/a.png": Page(one_picture)}) as web:
-        allowed = ["--allow-host", f"localhost:{web.port}", "--allow-http", "--allow-private-hosts"]
-        server = start_server(tmp_path / "data", *allowed, "--allow-files", str(tmp_path))
-        target = ["--address", server.address]
-        done = run_shoal("ingest", web.url("/a.png"), *target, "--json", cwd=tmp_path)
-        assert (done.code, json.loads(done.stdout)["stored"]) == (0, 1), done.stderr
-        refused = run_shoal("ingest", "https://images.test/a.png", *target, cwd=tmp_path)
-        assert refused.code == 1
-        assert (
-            "UNSUPPORTED: image.uri: expected a place that this server may read" in refused.stderr
-        )
-        with Client(server.address) as client:
-            assert client.info().uri_schemes == ("file", "http", "https")
+    target = ("--address", told.address, "--token", "0ther", "--collection", "places")
+    done = in_process("ingest", web.url("/a.png"), *target, "--json")
+    assert (done.code, json.loads(done.stdout)["stored"]) == (0, 1), done.stderr
+    refused = in_process("ingest", "https://images.test/a.png", *target)
+    assert refused.code == 1
+    assert "UNSUPPORTED: image.uri: expected a place that this server may read" in refused.stderr
+    with Client(told.address, token="s3cr3t") as client:
+        assert client.info().uri_schemes == ("file", "http", "https")
 
 
 def test_up_holds_images_to_its_limits(
-    run_shoal: Run, start_server: Any, tmp_path: Path, one_picture: bytes
+    in_process: Run, told: Any, tmp_path: Path, one_picture: bytes, pictures_64: Any
 ) -> None:
     """Bytes and pixels are the operator's to set; the others are told which limit it was."""
-    (tmp_path / "a.png").write_bytes(one_picture)  # 64 x 64
-    for option, limit, said in (
-        ("--max-image-bytes", "50", "IMAGE_TOO_LARGE"),
-        ("--max-image-pixels", "4095", "IMAGE_TOO_MANY_PIXELS"),
-    ):
-        server = start_server(tmp_path / option, option, limit)
-        done = run_shoal("ingest", "a.png", "--address", server.address, cwd=tmp_path)
-        assert done.code == 1
-        assert said in done.stderr
-        assert limit in done.stderr
+    (tmp_path / "small.png").write_bytes(pictures_64[0])
+    (tmp_path / "wide.png").write_bytes(pictures_64[1])
+    (tmp_path / "heavy.png").write_bytes(one_picture + bytes(5000))
+    done = in_process("ingest", ".", "--address", told.address, "--token", "s3cr3t", "--json")
+    assert done.code == 1
+    report = json.loads(done.stdout)
+    assert (report["stored"], report["failed"]) == (1, 2)
+    by_name = {Path(each["name"]).name: each for each in report["errors"]}
+    assert by_name["heavy.png"]["reason"] == "IMAGE_TOO_LARGE"
+    assert "5,000" in by_name["heavy.png"]["message"]
+    assert by_name["wide.png"]["reason"] == "IMAGE_TOO_MANY_PIXELS"
+    assert "4095" in by_name["wide.png"]["message"]
 
 
-def test_a_sample_past_its_own_bound_is_one_line(run_shoal: Run, tmp_path: Path) -> None:
+def test_a_sample_past_its_own_bound_is_one_line(in_process: Run) -> None:
     """The clusterer's settings are looked at before a port opens or the store is asked."""
     sizes = ("--sample-size", "10", "--max-sample-size", "5")
     store = ("--store-url", "http://127.0.0.1:9")
-    line = error_line(run_shoal("serve", "clusterer", *store, *sizes, cwd=tmp_path))
+    line = error_line(in_process("serve", "clusterer", *store, *sizes))
     assert "sample_size: expected at most max_sample_size, 5, got 10" in line
     overlap = ("--continued-jaccard", "0.4")  # two old clusters could be the new one
-    refused = run_shoal("serve", "clusterer", *store, *overlap, cwd=tmp_path)
+    refused = in_process("serve", "clusterer", *store, *overlap)
     assert refused.code == 2
     assert "0.4 is not in the range 0.5<=x<=1" in refused.stderr
 
 
-def test_locked_store_is_one_line(run_shoal: Run, server: Any, tmp_path: Path) -> None:
+def test_locked_store_is_one_line(in_process: Run, server: Any) -> None:
     """A second process on the same directory is refused before it opens a port."""
     arguments = ("up", "--data", str(server.data), "--address", "127.0.0.1:0")
-    line = error_line(run_shoal(*arguments, cwd=tmp_path))
+    line = error_line(in_process(*arguments))
     assert str(server.data) in line
     assert str(server.process.pid) in line
 
 
 def test_collection_of_another_encoder_is_one_line(
-    start_server: Any, run_shoal: Run, pictures: Any, tmp_path: Path
+    start_server: Any, in_process: Run, pictures: Any, tmp_path: Path
 ) -> None:
     """Neither storing nor searching mixes encoders; the line names both fingerprints."""
     pictures(tmp_path, ["a.png", "b.png"])
     data = tmp_path / "up"
-    first = start_server(data)
-    stored = run_shoal("ingest", "a.png", "--address", first.address, cwd=tmp_path)
+    data.mkdir()
+    with background(LocalConfig(data, EmbedderConfig(run_size=1), LOOPBACK)) as address:
+        stored = in_process("ingest", "a.png", "--address", address)
     assert stored.code == 0, stored.stderr
-    first.stop()
 
     encoder = other_encoder(tmp_path / "encoder")
     prints = [
@@ -128,7 +165,7 @@ def test_collection_of_another_encoder_is_one_line(
     ]
     second = start_server(data, "--encoder", str(encoder))
     for command in (["ingest", "b.png"], ["search", "b.png"]):
-        line = error_line(run_shoal(*command, "--address", second.address, cwd=tmp_path))
+        line = error_line(in_process(*command, "--address", second.address))
         assert all(each in line for each in prints), line
     second.stop()
 
@@ -144,10 +181,10 @@ def test_more_clusters_than_points_is_one_line(shoal: Run, pictures: Any, tmp_pa
     assert json.loads(shoal("runs", "--collection", "two", "--json").stdout) == []
 
 
-def test_taken_port_is_one_line(run_shoal: Run, server: Any, tmp_path: Path) -> None:
+def test_taken_port_is_one_line(in_process: Run, server: Any) -> None:
     """A port that another process listens on is refused by name."""
     arguments = ("up", "--data", "d", "--address", server.address)
-    assert server.address in error_line(run_shoal(*arguments, cwd=tmp_path))
+    assert server.address in error_line(in_process(*arguments))
 
 
 @pytest.mark.parametrize(
@@ -164,53 +201,48 @@ def test_taken_port_is_one_line(run_shoal: Run, server: Any, tmp_path: Path) -> 
     ],
 )
 def test_wrong_setting_is_one_line_and_opens_no_port(
-    run_shoal: Run, tmp_path: Path, arguments: list[str], said: str
+    in_process: Run, arguments: list[str], said: str
 ) -> None:
     """Settings are checked before a port opens; the message says what is wrong."""
-    result = run_shoal("up", "--data", "d", "--log-level", "error", *arguments, cwd=tmp_path)
+    result = in_process("up", "--data", "d", "--log-level", "error", *arguments)
     assert said in error_line(result)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_up_stops_cleanly_and_leaves_the_store_usable(
-    start_server: Any, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_up_stops_cleanly_and_leaves_the_store_usable(start_server: Any, tmp_path: Path) -> None:
     """A signal ends it with status 0 and without a traceback; the next one can start."""
     data = tmp_path / "up"
     ready = tmp_path / "ready"
-    for _ in range(2):
-        server = start_server(data, "--ready-file", str(ready))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = start_server(data, "--ready-file", str(ready), "--run-size", "1")
         assert ready.read_text() == f"{server.address}\n"
         server.process.send_signal(number)
         assert server.process.wait(timeout=30) == 0
         assert "Traceback" not in server.log.read_text()
+    with open_store(StoreConfig(path=data / "store")) as store:
+        assert store.collections() == []
 
 
-def test_up_masks_secrets_in_its_log(start_server: Any, run_shoal: Run, tmp_path: Path) -> None:
+def test_up_masks_secrets_in_its_log(told: Any, in_process: Run, run_shoal: Run) -> None:
     """The configuration is logged once, with tokens masked; calls need one of them."""
-    server = start_server(
-        *(tmp_path / "up", "--token", "s3cr3t", "--token", "0ther", "--log-format", "json"),
-        *("--give-up", "77"),
-    )
-    log = server.log.read_text()
+    log = told.log.read_text()
     assert "s3cr3t" not in log
     assert "0ther" not in log
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     (logged,) = (line["config"] for line in lines if "config" in line)
     assert logged["embedder"]["give_up_s"] == 77
-    with Client(server.address) as client, pytest.raises(Unauthenticated):
+    with Client(told.address) as client, pytest.raises(Unauthenticated):
         client.info()
     for token in ("s3cr3t", "0ther"):
-        with Client(server.address, token=token) as client:
+        with Client(told.address, token=token) as client:
             assert client.info().encoders
-    result = run_shoal("model", "list", "--address", server.address, cwd=tmp_path)
+    result = in_process("model", "list", "--address", told.address)
     assert "token" in error_line(result)
-    environment = {"SHOAL_TOKEN": "s3cr3t", "SHOAL_ADDRESS": server.address}
-    assert run_shoal("model", "list", cwd=tmp_path, environment=environment).code == 0
+    environment = {"SHOAL_TOKEN": "s3cr3t", "SHOAL_ADDRESS": told.address}
+    assert run_shoal("model", "list", cwd=Path(), environment=environment).code == 0
 
 
 def test_up_with_tls_serves_and_searches_by_image(
-    start_server: Any, tmp_path: Path, one_picture: bytes, run_shoal: Run
+    start_server: Any, tmp_path: Path, one_picture: bytes, in_process: Run
 ) -> None:
     """With a certificate for another name than loopback, image queries still find the embedder."""
     authority = trustme.CA()
@@ -223,12 +255,11 @@ def test_up_with_tls_serves_and_searches_by_image(
     server = start_server(tmp_path / "up", "--tls-cert", cert, "--tls-key", key, "--token", "t")
     port = server.address.rpartition(":")[2]
     (tmp_path / "one.png").write_bytes(one_picture)
-    environment = {
-        "SHOAL_ADDRESS": f"localhost:{port}",
-        "SHOAL_TOKEN": "t",
-        "SHOAL_TLS_CA": str(tmp_path / "ca.pem"),
-    }
+    target = (
+        *("--address", f"localhost:{port}", "--token", "t"),
+        *("--tls-ca", str(tmp_path / "ca.pem")),
+    )
     for command in (["ingest", "one.png"], ["search", "one.png"]):
-        result = run_shoal(*command, cwd=tmp_path, environment=environment)
+        result = in_process(*command, *target)
         assert result.code == 0, result.stderr
     assert "1.0000" in result.stdout
