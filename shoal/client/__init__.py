@@ -10,25 +10,27 @@ import warnings
 from shoal.client.aio import AsyncClient
 from shoal.client.calls import CLUSTERING, COLLECTION
 from shoal.client.client import Client
-from shoal.client.runs import (
-    Cluster,
-    Clustering,
-    ClusterList,
-    Duplicate,
-    DuplicateGroup,
+from shoal.client.methods import (
     EmbeddingVectors,
     GaussianMixture,
     Hdbscan,
     KMeans,
     Method,
     Naming,
-    Plan,
-    Run,
     RunOptions,
-    RunState,
-    Schedule,
     ScpHead,
     TextCentroids,
+)
+from shoal.client.runs import (
+    Cluster,
+    Clustering,
+    ClusterList,
+    Duplicate,
+    DuplicateGroup,
+    Plan,
+    Run,
+    RunState,
+    Schedule,
     VectorSample,
 )
 from shoal.client.values import (

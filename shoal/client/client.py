@@ -36,7 +36,8 @@ from shoal.client.window import WINDOW, Window
 from shoal.v1 import embedder_pb2_grpc
 
 if TYPE_CHECKING:
-    from shoal.client.runs import Method, Run, RunOptions
+    from shoal.client.methods import Method, RunOptions
+    from shoal.client.runs import Run
 
 
 def _call(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:

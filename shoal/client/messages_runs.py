@@ -5,24 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from shoal.client.messages import from_hit, from_timestamp
-from shoal.client.runs import (
-    Cluster,
-    Clustering,
-    Duplicate,
-    DuplicateGroup,
+from shoal.client.methods import (
     EmbeddingVectors,
     GaussianMixture,
     Hdbscan,
     KMeans,
     Method,
     Naming,
-    Plan,
-    Run,
     RunOptions,
-    RunState,
-    Schedule,
     ScpHead,
     TextCentroids,
+)
+from shoal.client.runs import (
+    Cluster,
+    Clustering,
+    Duplicate,
+    DuplicateGroup,
+    Plan,
+    Run,
+    RunState,
+    Schedule,
 )
 from shoal.v1 import clusterer_pb2
 from shoal.values import Drift, Gates, Json, Lineage, LineageKind

@@ -33,7 +33,8 @@ from shoal.client.window import WINDOW, Window
 from shoal.v1 import embedder_pb2_grpc
 
 if TYPE_CHECKING:
-    from shoal.client.runs import Method, Run, RunOptions
+    from shoal.client.methods import Method, RunOptions
+    from shoal.client.runs import Run
 
 # Coroutine[object, ...] where others write Any: with Any, mypy takes what asyncio.gather gives back
 # of two such calls for Any too.

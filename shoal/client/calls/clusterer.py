@@ -7,15 +7,8 @@ import uuid
 from shoal.client import messages_runs
 from shoal.client.calls import CLUSTERING, COLLECTION, Call, Gathered, Pages, Stream
 from shoal.client.gathering import SampleGatherer
-from shoal.client.runs import (
-    Clustering,
-    DuplicateGroup,
-    Method,
-    Run,
-    RunOptions,
-    Schedule,
-    VectorSample,
-)
+from shoal.client.methods import Method, RunOptions
+from shoal.client.runs import Clustering, DuplicateGroup, Run, Schedule, VectorSample
 from shoal.v1 import clusterer_pb2
 
 
