@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from clusterer.heads.ensemble import Quality, quality
 from clusterer.heads.graph import from_onnx, to_onnx
@@ -21,6 +21,9 @@ from clusterer.heads.store import HeadManifest, sha256
 from clusterer.heads.training import JUDGED_BY, check_device
 from shoal.errors import NotEnoughPoints
 from shoal.vectors import Vectors
+
+if TYPE_CHECKING:
+    from clusterer.heads.loop import Training
 
 RATE: Final = 0.2
 """The learning rate as a share of a first training's (docs/heads.md)."""
@@ -57,15 +60,7 @@ def train_on(
         NotEnoughPoints: too few vectors to train with.
     """
     network = from_onnx(graph)
-    said = manifest.options
-    options = HeadOptions(
-        objective=cast("ObjectiveName", manifest.objective),
-        neighbours=said.get("neighbours", 0),
-        alpha=said.get("alpha"),
-        learning_rate=said.get("learning_rate", 0.0),
-        schedule=said.get("schedule", "cosine"),
-        seed=seed,
-    )
+    options = further_options(manifest, seed)
     found = retrain(network, vectors, options)
     if found.network is network:
         return manifest, graph
@@ -79,7 +74,7 @@ def train_on(
         graph_sha256=sha256(trained),
         created_at=time.time(),
         parent=manifest.id,
-        options={**said, "seed": seed, "learning_rate": options.learning_rate},
+        options={**manifest.options, "seed": seed, "learning_rate": options.learning_rate},
         metrics={
             **asdict(found.after),
             "agreement_before": found.before.agreement,
@@ -113,7 +108,7 @@ def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrain
         NotEnoughPoints: fewer vectors than clusters, or than neighbours.
     """
     device = check_device(options.device)
-    from clusterer.heads.loop import Training, train  # noqa: PLC0415 - torch, after the check
+    from clusterer.heads.loop import train  # noqa: PLC0415 - torch, after the check
 
     count = options.neighbours_among(len(vectors), network.outputs)
     least = max(network.outputs, JUDGED_BY, count) + 1
@@ -121,20 +116,10 @@ def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrain
         msg = f"training a head on needs at least {least} points, got {len(vectors)}"
         raise NotEnoughPoints(msg, points=str(len(vectors)))
     pairs = Pairs(vectors, len(vectors), nearest_neighbours(vectors, count))
-    row = OBJECTIVES[options.objective]
-    training = Training(
-        network.outputs,
-        objective=options.objective,
-        epochs=options.epochs or EPOCHS,
-        least_steps=1 if options.epochs else row.least_steps_again,
-        batch=options.batch,
-        learning_rate=RATE * (options.learning_rate or row.learning_rate),
-        schedule=options.schedule,
-        settings=row.settings(network.outputs, options.alpha),
-        device=device,
-    )
+    training = further_training(network.outputs, options, device)
+    resume = OBJECTIVES[options.objective].resume
     trained = [
-        train(pairs, row.resume(branch, vectors, training), replace(training, seed=seed))
+        train(pairs, resume(branch, vectors, training), replace(training, seed=seed))
         for seed, branch in enumerate(network.branches, start=options.seed)
     ]
     branches = tuple(branch for each in trained for branch in each.network.branches)
@@ -143,12 +128,50 @@ def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrain
     before, after = (
         quality(each.probabilities(vectors), vectors, judges) for each in (network, found)
     )
-    # Not by Quality.rank: one more cluster is no gain if neighbours agree less.
-    better = after.used >= before.used and after.agreement > before.agreement
     return Retrained(
-        found if better else network,
+        found if is_better(after, before) else network,
         before,
         after,
         terms=trained[0].terms,
         curves=tuple(each.curve for each in trained),
     )
+
+
+def further_options(manifest: HeadManifest, seed: int) -> HeadOptions:
+    """How a head is trained on: as it was trained first, as far as that still matters."""
+    said = manifest.options
+    return HeadOptions(
+        objective=cast("ObjectiveName", manifest.objective),
+        neighbours=said.get("neighbours", 0),
+        alpha=said.get("alpha"),
+        learning_rate=said.get("learning_rate", 0.0),
+        schedule=said.get("schedule", "cosine"),
+        seed=seed,
+    )
+
+
+def further_training(outputs: int, options: HeadOptions, device: str) -> Training:
+    """The training of a head that goes on: shorter than the first one, and at a lower rate."""
+    from clusterer.heads.loop import Training  # noqa: PLC0415 - torch
+
+    row = OBJECTIVES[options.objective]
+    return Training(
+        outputs,
+        objective=options.objective,
+        epochs=options.epochs or EPOCHS,
+        least_steps=1 if options.epochs else row.least_steps_again,
+        batch=options.batch,
+        learning_rate=RATE * (options.learning_rate or row.learning_rate),
+        schedule=options.schedule,
+        seed=options.seed,
+        settings=row.settings(outputs, options.alpha),
+        device=device,
+    )
+
+
+def is_better(after: Quality, before: Quality) -> bool:
+    """Whether neighbours agree more, in no fewer clusters.
+
+    Quality.rank would prefer one more cluster, which is no gain if neighbours agree less.
+    """
+    return after.used >= before.used and after.agreement > before.agreement

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from clusterer.heads.pairs import PairKind, Pairs
 from clusterer.heads.store import HeadManifest, HeadSeed, HeadVector, check_name, sha256
 from shoal.errors import ConfigError, FitFailed, InvalidArgument, NotEnoughPoints
 from shoal.values import VectorInfo
+
+if TYPE_CHECKING:
+    from clusterer.heads.loop import Training
 
 SeedProgress: TypeAlias = Callable[[int, int, int], None]
 """A listener that gets the number of the head in training (from 0), its epochs done, and all."""
@@ -181,33 +184,21 @@ def train_seeds(
     """The heads of ``options.seeds`` seeds, as ``train_head`` trains them, before any choice."""
     check_clusters(clusters)
     device = check_device(options.device)
-    from clusterer.heads.loop import Training, train  # noqa: PLC0415 - torch, after the check
+    from clusterer.heads.loop import train  # noqa: PLC0415 - torch, after the check
 
     pictures = pairs.vectors[: pairs.pictures]
     least = max(clusters, JUDGED_BY) + 1
     if len(pictures) < least:
         msg = f"k = {clusters}: expected at least {least} pictures, got {len(pictures)}"
         raise NotEnoughPoints(msg, points=str(len(pictures)))
-    row = OBJECTIVES[options.objective]
-    training = Training(
-        clusters,
-        objective=options.objective,
-        epochs=options.epochs or EPOCHS,
-        least_steps=1 if options.epochs else row.least_steps,
-        batch=options.batch,
-        learning_rate=options.learning_rate or row.learning_rate,
-        schedule=options.schedule,
-        settings=row.settings(clusters, options.alpha),
-        device=device,
-        amp=options.amp,
-    )
+    training = first_training(clusters, options, device)
     judges = pairs.nearest(JUDGED_BY)
     heads = []
     for number in range(options.seeds):
         own = replace(training, seed=options.seed + number)
         done = train(
             pairs,
-            row.new(pictures, own),
+            OBJECTIVES[options.objective].new(pictures, own),
             own,
             checkpoint=checkpoints / f"seed-{own.seed}.pt" if checkpoints else None,
             progress=functools.partial(progress, number),
@@ -220,6 +211,29 @@ def train_seeds(
         report = SeedReport(own.seed, last, quality(votes, pictures, judges), done.curve)
         heads.append(SeedHead(done.network, votes, report))
     return heads
+
+
+def first_training(clusters: int, options: HeadOptions, device: str) -> Training:
+    """The training of a new head, with the objective's defaults where ``options`` leave them open.
+
+    Its seed is the first head's.
+    """
+    from clusterer.heads.loop import Training  # noqa: PLC0415 - torch
+
+    row = OBJECTIVES[options.objective]
+    return Training(
+        clusters,
+        objective=options.objective,
+        epochs=options.epochs or EPOCHS,
+        least_steps=1 if options.epochs else row.least_steps,
+        batch=options.batch,
+        learning_rate=options.learning_rate or row.learning_rate,
+        schedule=options.schedule,
+        seed=options.seed,
+        settings=row.settings(clusters, options.alpha),
+        device=device,
+        amp=options.amp,
+    )
 
 
 def training_key(pairs: Pairs, clusters: int, options: HeadOptions) -> str:

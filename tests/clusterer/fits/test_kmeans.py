@@ -67,8 +67,8 @@ def test_kmeans_prefers_a_warm_start_of_equal_quality(digits: Vectors, ten: KMea
 
 
 def test_kmeans_ignores_a_warm_start_of_another_number_of_clusters(digits: Vectors) -> None:
-    """It is no start for k clusters."""
-    warm = fit(digits, KMeansOptions(9, n_init=1)).centroids
+    """Two more clusters would have the lower inertia, and are no start for k."""
+    warm = fit(digits, KMeansOptions(12, n_init=1)).centroids
     found = fit(digits, KMeansOptions(10, n_init=1, seed=1), warm=warm)
     assert not found.warm
     assert len(found.centroids) == 10

@@ -45,6 +45,17 @@ def test_lloyd_says_whether_it_settled() -> None:
     assert lloyd(vectors, start, most_steps=1, tolerance=0).inertia > whole.inertia
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_lloyd_takes_no_more_steps_than_it_may(steps: int) -> None:
+    """The start is moved once in any case, then once for each step."""
+    vectors, expected = circle(*range(0, 170, 2)), circle(0, 2, 4)
+    for _ in range(steps + 1):
+        nearest = (vectors @ expected.T).argmax(axis=1)
+        expected = unit([vectors[nearest == k].sum(axis=0) for k in range(3)])
+    found = lloyd(vectors, circle(0, 2, 4), most_steps=steps, tolerance=0)
+    np.testing.assert_allclose(found.centroids, expected, atol=1e-6)
+
+
 def test_lloyd_stops_where_a_step_hardly_helps() -> None:
     """With a tolerance, a step that lowers the inertia by less is the last."""
     vectors = circle(*range(0, 170, 2))

@@ -47,9 +47,8 @@ def test_centroids_are_the_directions_of_the_members_without_noise() -> None:
 
 def test_a_threshold_leaves_5_percent_of_the_members_outside() -> None:
     """By the nearest prototype of its own cluster, each cluster for itself."""
-    vectors = np.concatenate(
-        [blobs(200, centres=1, spread=0.1), -blobs(200, centres=1, spread=0.4)]
-    )
+    narrow, wide = blobs(200, centres=1, spread=0.1), -blobs(200, centres=1, spread=0.4)
+    vectors = np.concatenate([narrow, wide])
     of = np.repeat(np.arange(2, dtype=np.int32), 200)
     model = cover(vectors, of)
     for cluster in range(2):
@@ -57,6 +56,10 @@ def test_a_threshold_leaves_5_percent_of_the_members_outside() -> None:
         cosines = (vectors[of == cluster] @ own.T).max(axis=1)
         assert (cosines < model.thresholds[cluster]).sum() == 10
     assert model.thresholds[0] > model.thresholds[1] + 0.05
+    mixed = labels(200, 2)  # a point may be nearer to the other cluster's prototypes
+    model = cover(wide, mixed)
+    own = model.prototypes[model.owners == 0]
+    assert ((wide[mixed == 0] @ own.T).max(axis=1) < model.thresholds[0]).sum() == 5
 
 
 @pytest.mark.parametrize("threshold", [0.8, 0.0, -0.5])
