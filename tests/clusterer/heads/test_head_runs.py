@@ -27,6 +27,8 @@ from shoal.vectors import Vectors
 
 SPEC = VectorInfo("toy", DIM, "f" * 64)
 CENTRES = blobs(5, spread=0)
+in_memory = pytest.mark.parametrize("store", ["memory"], indirect=True)
+"""What a head does is the same on every store."""
 
 
 def network(centres: Vectors = CENTRES) -> Network:
@@ -71,6 +73,7 @@ print(len(set(labels.tolist())), "torch" in sys.modules)
     assert said.stdout.split() == ["5", "False"], said.stderr
 
 
+@in_memory
 def test_a_run_gives_every_point_the_heads_cluster(bench: Bench, tmp_path: Path) -> None:
     """Labels are the head's; a cluster that it never gives is none; the next run moves nothing."""
     keep(tmp_path)
@@ -90,6 +93,7 @@ def test_a_run_gives_every_point_the_heads_cluster(bench: Bench, tmp_path: Path)
     assert bench.labels() == labels
 
 
+@in_memory
 def test_newcomers_get_the_heads_cluster_without_its_file(bench: Bench, tmp_path: Path) -> None:
     """The head lies with the run: whatever becomes of its file, what comes in is assigned."""
     name = keep(tmp_path)

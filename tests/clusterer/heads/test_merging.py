@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from reclustering import DIM, blobs
 from sklearn.metrics import adjusted_rand_score
 
@@ -66,19 +65,18 @@ def test_a_grouped_network_adds_up_its_votes() -> None:
 @pytest.mark.parametrize("objective", ["scp", "temi"])
 def test_the_number_of_kinds_is_found(objective: str) -> None:
     """Trained with three times as many clusters as there are kinds, five are left."""
-    torch.set_num_threads(1)
-    vectors = blobs(500, spread=0.2)
+    vectors = blobs(300, spread=0.2)
     options = HeadOptions(
         objective=objective,  # type: ignore[arg-type]
         epochs={"scp": 12, "temi": 100}[objective],
-        batch=100,
+        batch=60,
         seeds=1,
         merge=True,
     )
     neighbours = nearest_neighbours(vectors, 10)
-    made = train_head(Pairs(vectors, 500, neighbours), 3 * KINDS, options)
+    made = train_head(Pairs(vectors, 300, neighbours), 3 * KINDS, options)
     network, report = made.network, made.report
     assert network.clusters == KINDS
     votes = network.probabilities(vectors)
-    assert adjusted_rand_score(np.arange(500) % KINDS, votes.argmax(axis=1)) > 0.9
+    assert adjusted_rand_score(np.arange(300) % KINDS, votes.argmax(axis=1)) > 0.9
     assert report.quality == quality(votes, vectors, neighbours)
