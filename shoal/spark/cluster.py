@@ -29,7 +29,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Progress = Callable[[int, int], object]
-"""Gets the numbers of tasks that are done, and of all."""
+"""A listener that gets the number of tasks that are done, and the number of all tasks."""
 
 _POLL_S = 0.1
 _DEPTH = 3
@@ -49,14 +49,14 @@ class SparkCluster:
 
     @property
     def session(self) -> Any:
-        """The SparkSession, for what needs data frames."""
+        """The SparkSession, for jobs on data frames."""
         from pyspark.sql import SparkSession  # noqa: PLC0415 - an extra
 
         return SparkSession(self.context)
 
     @property
     def parallelism(self) -> int:
-        """How many tasks run at once, as far as Spark knows by now; at least 1."""
+        """The number of tasks that run at once, as far as Spark knows by now; at least 1."""
         return max(1, int(self.context.defaultParallelism))
 
     def map(
@@ -67,10 +67,10 @@ class SparkCluster:
         check: Callable[[], object],
         progress: Progress | None = None,
     ) -> list[R]:
-        """``function`` of each of ``items``, a task each, in order.
+        """The results of ``function`` for ``items``, in their order; each item is a task.
 
         Both must be picklable. Spark repeats a task whose executor died, or that raised a
-        TransientError; ``check`` is called often, and what it raises stops the job.
+        TransientError. ``check`` is called often; an exception that it raises stops the job.
 
         Raises:
             ShoalError: a task raised it, or Spark failed.
@@ -95,7 +95,7 @@ class SparkCluster:
         check: Callable[[], object],
         progress: Progress | None = None,
     ) -> R:
-        """The results of ``function`` merged pairwise, in executors as far as that goes.
+        """The results of ``function`` for ``items``, merged pairwise, mostly in executors.
 
         The driver holds about as many at once as the cube root of their number. Raises as ``map``.
         """
@@ -116,7 +116,7 @@ class SparkCluster:
         check: Callable[[], object],
         progress: Progress | None = None,
     ) -> R:
-        """What ``job``, which may start any number of Spark jobs, returns.
+        """The result of ``job``, which may start any number of Spark jobs.
 
         Raises:
             ShoalError: of a task, or OperatorError where Spark itself failed.
@@ -150,7 +150,7 @@ class SparkCluster:
         return outcome.value  # type: ignore[return-value]
 
     def _tasks(self, group: str) -> tuple[int, int]:
-        """How many tasks of the last job of ``group`` are done, and of how many."""
+        """The number of tasks of the last job of ``group`` that are done, and of all of them."""
         tracker = self.context.statusTracker()
         jobs = tracker.getJobIdsForGroup(group)
         info = tracker.getJobInfo(max(jobs)) if jobs else None
@@ -159,7 +159,7 @@ class SparkCluster:
         return sum(s.numCompletedTasks for s in known), sum(s.numTasks for s in known)
 
     def close(self) -> None:
-        """Stop the application."""
+        """Stops the application."""
         self.context.stop()
         self._scratch.cleanup()
 
@@ -174,14 +174,14 @@ class SparkCluster:
 
 
 def shipped(name: str) -> Path:
-    """For a task: where the directory ``name`` that ``add_directory`` sent lies here."""
+    """The place in this executor of the directory ``name`` that ``add_directory`` sent."""
     from pyspark import SparkFiles  # noqa: PLC0415 - an extra
 
     return Path(SparkFiles.get(name))
 
 
 class _Outcome(Generic[R]):
-    """What a job's thread leaves behind."""
+    """The result of a job's thread, or its error."""
 
     value: R | None = None
     error: BaseException | None = None
@@ -207,7 +207,7 @@ def open_spark(config: SparkConfig, *, name: str) -> Iterator[SparkCluster]:
                 gateway = SparkContext._gateway or _launched(  # noqa: SLF001 - one a process
                     _conf(SparkConf(loadDefaults=False), config.master, settings), log
                 )
-                SparkContext._ensure_initialized(gateway=gateway)  # noqa: SLF001
+                SparkContext._ensure_initialized(gateway=gateway)  # noqa: SLF001 - as above
                 conf = _conf(SparkConf(), config.master, settings)  # with spark-submit's
                 conf.setAppName(name).setIfMissing("spark.master", "local[*]")
                 context = SparkContext(conf=conf, gateway=gateway)
@@ -223,7 +223,7 @@ def open_spark(config: SparkConfig, *, name: str) -> Iterator[SparkCluster]:
 
 
 def _launched(conf: Any, log: IO[bytes]) -> Any:
-    """Spark's Java process, as pyspark launches it, but for what is done between fork and exec.
+    """Spark's Java process, launched as pyspark does it, but with no Python between fork and exec.
 
     pyspark runs Python there, to keep Ctrl-C from Java; where gRPC has threads, the child dies of
     that now and then. A session of its own does the same without.
@@ -263,7 +263,7 @@ def _log_file(path: Path | None) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Spark takes SIGINT for itself when it starts; who opens it has rules of their own for it."""
+    """Gives the handler of SIGINT back, which Spark replaces when it starts."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT) if main else None
     try:
@@ -274,7 +274,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 def _tail(log: IO[bytes]) -> str:
-    """The first line that says what is wrong; stack traces say where."""
+    """The first line that names an error, without the lines of stack traces."""
     log.seek(0)
     lines = log.read().decode(errors="replace").splitlines()
     told = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("at ")]
@@ -289,7 +289,7 @@ def _unstarted(error: Exception, tail: str) -> str:
 
 
 def _translated(error: BaseException) -> BaseException:
-    """``error`` of a job as one of ours."""
+    """``error`` of a job as an error of Shoal's tree."""
     if isinstance(error, ShoalError) or not isinstance(error, Exception):
         return error
     text = str(error)
@@ -300,7 +300,7 @@ def _translated(error: BaseException) -> BaseException:
 
 
 def _first_line(error: Exception) -> str:
-    """What happened, out of Java's and Python's traces: the last line of Python's, if any."""
+    """The line that names the error in Java's and Python's traces, Python's if there is one."""
     text = str(error)
     python = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception|Exit)\b: .*$", text, re.MULTILINE)
     java = re.findall(r"^: (?:[\w.$]+: )?(.+)$", text, re.MULTILINE)

@@ -1,8 +1,8 @@
-"""How an error of ours gets from a Spark task to the driver: as a value, or marked in a trace.
+"""Brings an error of Shoal's tree from a Spark task to the driver: as a value, or in a trace.
 
-What would only happen again is a value, so that Spark does not repeat it; a TransientError is
-raised, so that Spark does. Of that the driver gets Java's text of Python's trace, in which a
-marked line holds what it was. Pure: knows no Spark.
+An error that would only happen again is a value, so that Spark does not repeat the task. A
+TransientError is raised, so that Spark does. The driver then gets Java's text of Python's trace, in
+which a marked line holds the error. Pure: knows no Spark.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TaskError(Exception):
 
 
 def guarded(function: Callable[[T], R]) -> Callable[[T], R | Failure]:
-    """``function`` for a task: errors of ours are values, or marked where Spark is to repeat."""
+    """``function`` for a task: its errors become values, or marked lines if Spark is to repeat."""
 
     def call(item: T) -> R | Failure:
         try:
@@ -54,7 +54,7 @@ def guarded(function: Callable[[T], R]) -> Callable[[T], R | Failure]:
 
 
 def merged(merge: Callable[[R, R], R]) -> Callable[[R | Failure, R | Failure], R | Failure]:
-    """``merge`` for results of which one may be a Failure, which then is the result."""
+    """``merge`` for results that may be Failures: the first Failure is then the result."""
 
     def call(first: R | Failure, second: R | Failure) -> R | Failure:
         if isinstance(first, Failure):

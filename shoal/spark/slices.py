@@ -1,4 +1,4 @@
-"""The store cut into equal ranges of ids, so that each Spark task scans one.
+"""Cuts the store into equal ranges of ids, of which each Spark task scans one.
 
 Ids are UUIDv5, that is hashes, so equal ranges hold equal numbers of points, give or take their
 square root, and any range is a uniform sample. A range is all that a task is told: it can be
@@ -29,24 +29,25 @@ class Slice:
 
     @property
     def first(self) -> str:
-        """The least id in it, which no point need have."""
+        """The least id in the slice; no point need have it."""
         return str(uuid.UUID(int=self.start))
 
     @property
     def beyond(self) -> str | None:
-        """The least id after it; None for the last slice."""
+        """The least id after the slice; None for the last slice."""
         return None if self.end >= _SPACE else str(uuid.UUID(int=self.end))
 
 
 def slices_of(parts: int) -> list[Slice]:
-    """The whole space of ids in ``parts`` equal slices."""
+    """The whole space of ids, cut into ``parts`` equal slices."""
     return _cut(0, _SPACE, parts)
 
 
 def window_of(share: float, parts: int, *, seed: int) -> list[Slice]:
     """About ``parts`` slices that hold a ``share`` (0 to 1) of all ids, from a random id on.
 
-    As the sample of a run in one process begins (ADR 2), it goes round the end once.
+    They begin where the sample of a run in one process does (ADR 2), and after the last id go on
+    from the first.
     """
     start = int.from_bytes(np.random.default_rng(seed).bytes(16), "big")
     end = start + min(_SPACE, int(share * _SPACE))

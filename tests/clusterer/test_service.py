@@ -13,7 +13,6 @@ from reclustering import DIM, Bench, blobs, fit_here
 from serving import serving
 
 from clusterer.config import ClustererConfig
-from clusterer.duplicates import DuplicateFinder
 from clusterer.service import ClustererService
 from shoal.errors import StoreUnavailable
 from shoal.rpc.status import from_rpc_error
@@ -523,16 +522,3 @@ def test_service_answers_for_a_clustering_whose_records_are_lost(
     assert (state.clusters, state.assigned) == (0, 50)
     assert not state.HasField("drift")
     assert len(stub.ListClusterings(pb.ListClusteringsRequest(collection="toys")).clusterings) == 1
-
-
-def test_duplicates_deleted_meanwhile_are_in_no_group(bench: Bench) -> None:
-    """A group whose first is gone, or all others, is not listed."""
-    vectors = np.repeat(blobs(3, spread=0.5), 2, axis=0)
-    ids = bench.put(vectors)
-    finder = DuplicateFinder(bench.store, "toys", "toy", 0.99, 64, lambda: None)
-    groups = finder.groups()
-    assert next(groups).size == 2
-    left = {one for group in finder.groups() for one in (m.id for m in group.members)}
-    assert left == set(ids)
-    bench.store.delete("toys", Filter((IdIn(ids),)))
-    assert list(groups) == []
