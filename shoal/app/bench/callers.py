@@ -25,7 +25,7 @@ _LEAVE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """How one client ingests: over so many streams, so many images in flight on all of them."""
+    """How one client ingests: its streams, and the images in flight on all of them together."""
 
     streams: int = 1
     window: int = WINDOW

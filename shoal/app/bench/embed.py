@@ -170,7 +170,7 @@ class Decoding:
 
 
 def decode_all(images: Sequence[bytes], decoding: Decoding, threads: int) -> list[float]:
-    """Decodes ``images`` in so many threads; no latencies."""
+    """Decodes ``images`` in a number of threads; no latencies."""
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(decoding, images):
             pass

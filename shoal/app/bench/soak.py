@@ -40,20 +40,23 @@ CALLERS = 4
 WARM_UP = 0.2
 """The share of the time after which memory is looked at."""
 STALLED_S = 60.0
-"""When one of the loads has no answer for so long, the server is taken to be stuck."""
+"""Time without an answer to one of the loads after which the server counts as stuck."""
 SAME_COSINE = 0.999
-"""At least so much between an image's vector and the one it had alone: 2.6 degrees, where batches
-of other sizes make less than 0.1."""
+"""Least cosine of an image's vector and the one that it had alone: 2.6 degrees. Batches of other
+sizes make less than 0.1."""
 OTHER_COSINE = 0.995
-"""At most so much between two images: 5.7 degrees, so that no vector passes for both."""
+"""Largest cosine of two images: 5.7 degrees, so that no vector passes for both."""
 LOOKED_UP = 64
 """Stored points that are compared at the end."""
 MEASURED_S = 900.0
-"""Memory's slope has a limit when it is measured for at least so long: a sound server's memory
-rises by 40 MiB and falls back every five minutes, a slope of up to 480 MiB/h over one of these and
-of up to 60 over three."""
+"""Least time over which the slope of memory is measured before it has a limit.
+
+The memory of a sound server rises by 40 MiB and falls back every five minutes: a slope of up to
+480 MiB/h over one such period, and of up to 60 over three.
+"""
 MAX_GROWTH_MIB_PER_HOUR = 100.0
-"""Above the 60 of that, and far below a leak of one vector (5 KB) per image: 880 at 50 images/s."""
+"""Above the 60 of a sound server, and far below a leak of one vector (5 KB) per image, which is 880
+at 50 images/s."""
 _SAMPLE_S = 0.5
 
 
@@ -117,7 +120,7 @@ _Load: TypeAlias = Callable[[_Plan, _Tally, random.Random], None]
 
 
 def bench_soak(images: Sequence[bytes], *, seconds: float, seed: int = 0) -> SoakResult:
-    """Loads a server with ``images`` (encoded files, no two alike) for so many seconds.
+    """Loads a server with ``images`` (encoded files, no two alike) for ``seconds``.
 
     Raises:
         OperatorError: an answer was lost, doubled or wrong, the server is stuck, or its memory

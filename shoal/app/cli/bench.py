@@ -62,7 +62,7 @@ bench.add_command(bench_heads)
     "--processes",
     type=click.IntRange(2),
     metavar="N",
-    help="Measure a server of so many processes too, with as many clients.",
+    help="Measure a server of this many processes too, with as many clients.",
 )
 @option(
     "--store-url",

@@ -114,7 +114,7 @@ def parse_fields(
     "--keys",
     type=click.Choice(["uri", "name", "content"]),
     default="uri",
-    help="What makes an image itself: its place, its name under PATH, or its bytes.",
+    help="What tells images apart: their place, their name under PATH, or their bytes.",
 )
 @option(
     "--field",
@@ -142,7 +142,8 @@ def parse_fields(
     "--streams",
     type=click.IntRange(1, 256),
     default=1,
-    help="Connections that share those: for an embedder of several processes, a few for each.",
+    help="Connections that share the images in flight. For an embedder of several processes: "
+    "a few for each process.",
 )
 @option(
     "--progress/--no-progress",
