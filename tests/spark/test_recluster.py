@@ -82,9 +82,9 @@ def test_second_run_keeps_the_ids_and_writes_next_to_nothing(
 ) -> None:
     """The same clusters found again, under another seed, keep their ids; both slots hold them."""
     ids = pond.put(POINTS)
-    first = pond.recluster(spark, KMeans(5, n_init=1))
+    first = pond.recluster(spark, KMeans(5))
     before = pond.of(ids)
-    second = pond.recluster(spark, KMeans(5, n_init=1), seed=1)
+    second = pond.recluster(spark, KMeans(5), seed=1)
     assert second.plan is not None
     assert {line.kind for line in second.plan.lineage} == {"continued"}
     assert second.plan.moved == sum(a != b for a, b in zip(before, pond.of(ids), strict=True))
