@@ -297,7 +297,7 @@ class Runner:
         with self._starting:  # a run that was about to start is under way by now
             self.cancel_all()
         with self._guard:
-            threads = [one.thread for one in self._live.values() if one.thread is not None]
+            threads = [run.thread for run in self._live.values() if run.thread is not None]
         for thread in threads:
             thread.join()
 

@@ -109,7 +109,7 @@ def fit_mllib(
 def _frame(cluster: SparkCluster, request: FitRequest) -> Any:
     """The different vectors of the sample, in one column of MLlib's own type."""
     from pyspark.ml.functions import array_to_vector  # noqa: PLC0415 - an extra
-    from pyspark.sql.functions import col  # noqa: PLC0415
+    from pyspark.sql.functions import col  # noqa: PLC0415 - an extra
 
     store, collection, options = request.store, request.collection, request.options
     parts = [(str(part.start), str(part.end)) for part in request.window]
@@ -164,7 +164,7 @@ def _warmed(frame: Any, options: KMeansOptions, warm: Vectors) -> tuple[float, V
         The cost, a sum of cosine distances as the newer interface has it, and the centroids.
     """
     from pyspark.mllib.clustering import KMeans, KMeansModel  # noqa: PLC0415 - an extra
-    from pyspark.mllib.linalg import Vectors as Old  # noqa: PLC0415
+    from pyspark.mllib.linalg import Vectors as Old  # noqa: PLC0415 - an extra
 
     vectors = frame.rdd.map(lambda row: Old.dense(row[0].toArray()))
     model = KMeans.train(
@@ -197,8 +197,8 @@ def _bisected(frame: Any, k: int, options: KMeansOptions) -> Fit:
 
 def _mixture(frame: Any, k: int, options: GmmOptions) -> Fit:
     from pyspark.ml.clustering import GaussianMixture  # noqa: PLC0415 - an extra
-    from pyspark.ml.feature import PCA  # noqa: PLC0415
-    from pyspark.ml.stat import Summarizer  # noqa: PLC0415
+    from pyspark.ml.feature import PCA  # noqa: PLC0415 - an extra
+    from pyspark.ml.stat import Summarizer  # noqa: PLC0415 - an extra
 
     mean = frame.select(Summarizer.mean(frame[_COLUMN]).alias("m")).first()["m"].toArray()
     pca = PCA(k=min(options.dim, len(mean)), inputCol=_COLUMN, outputCol="z").fit(frame)

@@ -94,6 +94,6 @@ def stability_index(expected: Mapping[int, int], got: Mapping[int, int]) -> floa
     n, m = p.sum(), q.sum()
     if not n or not m:
         return 0.0
-    p, q = ((one + 0.5) / (one + 0.5).sum() for one in (p, q))
+    p, q = ((counts + 0.5) / (counts + 0.5).sum() for counts in (p, q))
     by_chance = (len(keys) - 1) * (1 / n + 1 / m)
     return max(0.0, float(((q - p) * np.log(q / p)).sum()) - float(by_chance))

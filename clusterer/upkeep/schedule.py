@@ -105,7 +105,7 @@ def from_message(message: pb.Schedule, now: float) -> Schedule:
     match message.WhichOneof("when"):
         case "cron":
             fields = message.cron.split()
-            if len(fields) != 5 or not all(map(_FIELD.fullmatch, fields)):  # noqa: PLR2004
+            if len(fields) != 5 or not all(map(_FIELD.fullmatch, fields)):  # noqa: PLR2004 - cron's fields
                 msg = (
                     "cron: expected five fields of numbers, names, *, lists, ranges and steps, "
                     f"got {message.cron!r}"

@@ -81,9 +81,9 @@ class SparkCluster:
             check=check,
             progress=progress,
         )
-        for one in found:
-            if isinstance(one, Failure):
-                raise one.error()
+        for result in found:
+            if isinstance(result, Failure):
+                raise result.error()
         return list(found)
 
     def reduce(
@@ -254,7 +254,7 @@ def _conf(conf: Any, master: str, settings: Any) -> Any:
 @contextlib.contextmanager
 def _log_file(path: Path | None) -> Iterator[IO[bytes]]:
     try:
-        log = tempfile.TemporaryFile() if path is None else path.open("w+b")  # noqa: SIM115
+        log = tempfile.TemporaryFile() if path is None else path.open("w+b")  # noqa: SIM115 - closed below
     except OSError as exc:
         raise ConfigError(f"spark log {path}: cannot be written: {exc.strerror}") from exc
     with log:

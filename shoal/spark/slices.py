@@ -77,7 +77,7 @@ def scan_slice(store: Store, collection: str, part: Slice, options: Scan) -> Ite
     """The points of ``part`` that ``options`` select, as ``Store.scan`` gives them."""
     beyond = part.beyond
     for block in store.scan(collection, replace(options, start=part.first)):
-        kept = len(block) if beyond is None else sum(one < beyond for one in block.ids)
+        kept = len(block) if beyond is None else sum(point < beyond for point in block.ids)
         if kept == len(block):
             yield block
             continue
