@@ -78,7 +78,7 @@ def fit_mixture(vectors: Vectors, k: int, *, dim: int, seed: int) -> tuple[Mixtu
         FitFailed: a component has no direction.
     """
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - takes a second
-    from sklearn.mixture import GaussianMixture  # noqa: PLC0415
+    from sklearn.mixture import GaussianMixture  # noqa: PLC0415 - as above
 
     reduced = principal_components(vectors, dim, seed=seed)
     with warnings.catch_warnings():

@@ -148,7 +148,7 @@ def default_starts(n: int, k: int, *, warm: bool = False) -> int:
 def _start(vectors: Vectors, k: int, options: KMeansOptions, rng: np.random.Generator) -> LloydFit:
     """One start: k-means++ on a sample of the vectors, then Lloyd on all of them."""
     from sklearn.cluster import MiniBatchKMeans, kmeans_plusplus  # noqa: PLC0415 - takes a second
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - as above
 
     state = int(rng.integers(2**32))  # NumPy's old seeds are 32 bits
     seeds = max(_SEEDS_LEAST, _SEEDS_PER_CLUSTER * k)

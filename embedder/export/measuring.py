@@ -51,7 +51,7 @@ def read_sample(place: Path | None, *, most: int) -> Sample:
         raise ExportRefused(f"{place}: expected a folder or a tar of images: {exc}") from exc
     step = max(1, -(-len(found) // most))
     kept = found[::step]
-    if len(kept) < 20:  # noqa: PLR2004
+    if len(kept) < 20:  # noqa: PLR2004 - fewer say nothing
         raise ExportRefused(f"{place}: expected at least 20 images, got {len(kept)}")
     classes = [PurePosixPath(name).parent.name for name, _ in kept]
     several = len(set(classes)) > 1 and all(classes)

@@ -34,7 +34,7 @@ def make_mix(request: MixRequest) -> MixArtefact:
     mixes = "a mix cannot be mixed again; name its parts instead"
     parts = [read_encoder(part, mixes=mixes) for part in request.parts]
     names = [part.name for part in parts]
-    if len(parts) < 2 or len(set(names)) < len(names):  # noqa: PLR2004
+    if len(parts) < 2 or len(set(names)) < len(names):  # noqa: PLR2004 - one is no mix
         msg = f"mix: expected two or more artefacts of different names, got {names}"
         raise ExportRefused(msg)
     name = request.name or "-".join(names)[:64]

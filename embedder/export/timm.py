@@ -97,7 +97,7 @@ def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
     channels, height, width = config["input_size"]
     mode, interpolation = config.get("crop_mode", "center"), config["interpolation"]
     resized = int(np.floor(height / config["crop_pct"]))
-    if channels != 3 or height != width:  # noqa: PLR2004
+    if channels != 3 or height != width:  # noqa: PLR2004 - RGB
         msg = f"input_size: expected a square of 3 channels, got {config['input_size']}"
         raise ExportRefused(msg)
     if interpolation not in ("bicubic", "bilinear"):

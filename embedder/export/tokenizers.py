@@ -73,7 +73,7 @@ def _byte_pairs(tokenizer: Any) -> Tokenizer:
     made = Tokenizer(
         models.BPE(
             vocab=dict(tokenizer.encoder),
-            merges=[pair for pair in merges if len(pair) == 2],  # noqa: PLR2004
+            merges=[pair for pair in merges if len(pair) == 2],  # noqa: PLR2004 - a pair
             continuing_subword_prefix="",
             end_of_word_suffix=_END_OF_WORD,
         )

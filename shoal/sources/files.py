@@ -22,7 +22,7 @@ A file whose own path is given is always read, whatever its suffix is."""
 def is_image_name(name: str) -> bool:
     """True when a file called ``name`` inside a directory or tar counts as an image."""
     base = name.rpartition("/")[2]
-    return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+    return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - a tar's
 
 
 def absolute(path: Path) -> Path:

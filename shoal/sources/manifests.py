@@ -101,14 +101,14 @@ def _parse(line: bytes) -> Mapping[str, Any]:
         raise ValueError(msg) from exc
     if not isinstance(entry, dict):
         msg = f"expected a JSON object, got {type(entry).__name__}"
-        raise ValueError(msg)  # noqa: TRY004
+        raise ValueError(msg)  # noqa: TRY004 - as json's
     for field, value in entry.items():
         if field not in _TYPES:
             msg = f"expected the fields {', '.join(_TYPES)}, got {field!r}"
             raise ValueError(msg)
         if not isinstance(value, _TYPES[field]):
             msg = f"{field}: expected {_TYPES[field].__name__}, got {type(value).__name__}"
-            raise ValueError(msg)  # noqa: TRY004
+            raise ValueError(msg)  # noqa: TRY004 - as json's
     if not (entry.get("path") or entry.get("uri")):
         msg = 'expected "path" or "uri", got neither'
         raise ValueError(msg)

@@ -35,7 +35,8 @@ _CHUNK = 2_000
 _DIRECTIONS_PER_CLUSTER = 3
 """More groups than clusters: with as many, every start would find the same optimum."""
 _SPREAD = 0.045
-"""Of each component: members are at a cosine of about .7 to their direction at 512-d."""
+"""Standard deviation of each component: at 512-d, members have a cosine of about .7 to their
+direction."""
 FIT_POINTS = 50_000
 """Vectors of the fits: the sample that a run fits by default."""
 NEWCOMERS = 1_000

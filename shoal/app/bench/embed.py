@@ -45,12 +45,13 @@ _LOG = logging.getLogger(__name__)
 
 CALLERS = 16
 CONNECTIONS = 64
-"""Of each client of several, one call under way on each: 256 images wait at 4 processes."""
+"""Connections of each of several clients. Each has one call under way: 256 images wait at 4
+processes."""
 PER_CALL = 16
 """Images of a call of several; a quarter of the connections are used for those."""
 FLOW = Flow(streams=8, window=CONNECTIONS)
-"""Of each client of several, with as many images in flight as calls under way: with one stream
-each, the system would leave a third of the processes of a server without any."""
+"""Streams of each of several clients, with as many images in flight as there are calls otherwise.
+With one stream each, the system would leave a third of a server's processes without any."""
 DECODING = "decode only"
 NO_STORE = "http://127.0.0.1:1"
 """Embed needs no store: with this one, all that fails is readiness."""

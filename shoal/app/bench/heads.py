@@ -106,7 +106,8 @@ def load(file: Path) -> Labelled:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         msg = f"{file}: expected an .npz file with vectors and labels: {exc}"
         raise InvalidArgument(msg, field="file") from exc
-    if vectors.ndim != 2 or labels.shape != vectors.shape[:1] or views.shape[1:] != vectors.shape:  # noqa: PLR2004
+    flat = vectors.ndim == 2  # noqa: PLR2004 - (N, D)
+    if not flat or labels.shape != vectors.shape[:1] or views.shape[1:] != vectors.shape:
         msg = (
             f"{file}: expected vectors (N, D), labels (N,) and views (V, N, D), "
             f"got {vectors.shape}, {labels.shape} and {views.shape}"

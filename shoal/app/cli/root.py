@@ -119,7 +119,7 @@ class RootGroup(Group):
             raise DomainError(str(exc)) from exc
 
 
-def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's
     if value and not ctx.resilient_parsing:
         try:
             version = metadata.version("shoal")
