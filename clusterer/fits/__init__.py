@@ -128,7 +128,7 @@ def plan_from_json(data: Mapping[str, Any]) -> FitPlan:
 def choose_vector(
     name: str, options: MethodOptions, collection: Collection, heads: str
 ) -> VectorInfo:
-    """Which vector of ``collection`` to cluster: the one called ``name``, a head's, or the first.
+    """The vector of ``collection`` to cluster: the one called ``name``, a head's, or the first.
 
     A head's vector is known by its encoder, whatever the vector is called here.
 

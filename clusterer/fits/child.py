@@ -25,7 +25,7 @@ from shoal.vectors import Vectors
 
 
 class Fitter(Protocol):
-    """How a run gets its fit; services use :func:`fit_in_child`."""
+    """The function that gives a run its fit; services use :func:`fit_in_child`."""
 
     def __call__(
         self,

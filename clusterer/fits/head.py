@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HeadFitOptions:
-    """Which head to apply, and whether to train it on first.
+    """The head to apply, and whether it is trained on first.
 
     Attributes:
         head: A head's name, its id, or the beginning of its hash. A plan holds the id.

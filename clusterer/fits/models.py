@@ -217,7 +217,7 @@ class Head:
 def margin(
     best: npt.NDArray[np.float32], other: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """How much nearer the best cluster is than the next, float32 (B,), 0 to 1.
+    """The margin of the best cluster to the next, float32 (B,), 0 to 1.
 
     It is 1 - a/b, with the cosine distances a to the best and b to the next: the simplified
     silhouette of a point (Vendramin, Campello & Hruschka, "Relative clustering validity criteria",

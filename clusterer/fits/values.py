@@ -16,7 +16,7 @@ NO_DUPLICATES: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a service knows that a method may need beyond its options.
+    """The facts of a service that a method may need beyond its options.
 
     Attributes:
         heads: The place of trained heads; empty if there is none.

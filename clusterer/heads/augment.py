@@ -1,8 +1,8 @@
-"""Random views of a picture, as SCP trains on them. Pillow only; knows no encoder.
+"""Random views of a picture, for SCP's pairs. Pillow only; knows no encoder.
 
-RandomCrop and GaussianBlur, each with probability 0.5 (arXiv 2502.04226). Views are
-files again, so that they reach the encoder by the way of every other picture: its own decoding,
-resizing and normalisation.
+A view is cropped and blurred, each with probability 0.5 (arXiv 2502.04226). It is a file again: it
+reaches the encoder as every other picture does, by the encoder's own decoding, resizing and
+normalisation.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 PROBABILITY: Final = 0.5
-"""Of each of the two changes."""
+"""The probability of each of the two changes."""
 
 LEAST_AREA, MOST_AREA = 0.4, 0.9
-"""Share of the picture that a crop keeps, uniform in between; the paper does not say."""
+"""The range of the share of the picture that a crop keeps; the paper does not say."""
 
 MOST_BLUR: Final = 0.01
-"""Standard deviation of the blur, at most, as a share of the shorter side: 2.2 pixels of 224."""
+"""The largest standard deviation of the blur, as a share of the shorter side: 2.2 pixels of 224."""
 
 _QUALITY: Final = 95
 
 
 def random_view(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A crop of ``picture`` or not, blurred or not. ``picture`` stays as it is."""
+    """A new picture: ``picture``, perhaps cropped, perhaps blurred."""
     view = picture
     if rng.random() < PROBABILITY:
         view = _random_crop(view, rng)
@@ -37,7 +37,7 @@ def random_view(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _random_crop(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A part of ``picture`` of its own shape, anywhere in it."""
+    """A part of ``picture`` with the same shape, at a random place."""
     side = np.sqrt(rng.uniform(LEAST_AREA, MOST_AREA))
     width, height = (max(1, round(side * length)) for length in picture.size)
     left = int(rng.integers(picture.width - width + 1))
@@ -46,7 +46,11 @@ def _random_crop(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """The picture in a file's bytes, RGB, upright; Pillow's errors for what is none."""
+    """The picture in a file's bytes, RGB and upright.
+
+    Raises:
+        Exception: whatever Pillow raises for bytes that are no picture.
+    """
     with Image.open(io.BytesIO(data)) as file:
         return ImageOps.exif_transpose(file).convert("RGB")
 

@@ -1,8 +1,8 @@
-"""Which of several heads to trust, and one head of the best of them. Pure; no label comes near it.
+"""The quality of heads, and one head of the best of them. Pure; no label comes near it.
 
-Heads of different seeds differ (on CIFAR-10 by 6 points of accuracy, standard deviation). A head
-is judged by what it says of neighbours, which is not what it was trained on where the pairs are
-views; docs/heads.md has how well the criteria follow accuracy where classes are known.
+Heads of different seeds differ: on CIFAR-10 the standard deviation is 6 points of accuracy. A head
+is judged by its assignments of neighbours, which it was not trained on if its pairs are views.
+docs/heads.md tells how well the criteria follow accuracy where classes are known.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ CRITERIA: Final = ("agreement", "cohesion")
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What is known of a head without labels.
+    """The quality of a head, without labels.
 
     Attributes:
-        agreement: Mean over pictures and their neighbours of y_i . y_j, 0 to 1: the chance that
-            both draw one cluster.
-        cohesion: Mean cosine of centred vectors to their cluster's direction, -1 to 1.
-        used: Clusters that are the likeliest of at least one picture.
+        agreement: The mean over pictures and their neighbours of y_i . y_j, 0 to 1: the chance
+            that both draw one cluster.
+        cohesion: The mean cosine of centred vectors to their cluster's direction, -1 to 1.
+        used: The number of clusters that are the likeliest of at least one picture.
     """
 
     agreement: float
@@ -38,14 +38,17 @@ class Quality:
     used: int
 
     def rank(self, criterion: Criterion = "agreement") -> tuple[int, float]:
-        """Larger is better. A head that lost a cluster agrees easily, and comes last."""
+        """A key that is larger for better heads. A head that lost a cluster comes last.
+
+        Its neighbours agree easily.
+        """
         return self.used, self.agreement if criterion == "agreement" else self.cohesion
 
 
 def quality(assignments: Float32, vectors: Vectors, neighbours: npt.NDArray[np.int32]) -> Quality:
     """The quality of soft ``assignments`` (N, K) of ``vectors`` (N, D), unit length.
 
-    ``neighbours`` int32 (N, M) are the nearest others of each.
+    ``neighbours`` int32 (N, M) are the nearest other vectors of each.
     """
     labels = assignments.argmax(axis=1).astype(np.int32)
     agreement = np.mean(
@@ -62,16 +65,16 @@ def quality(assignments: Float32, vectors: Vectors, neighbours: npt.NDArray[np.i
 
 
 def best(qualities: Sequence[Quality], count: int, criterion: Criterion = "agreement") -> list[int]:
-    """The places of the ``count`` best by ``criterion``, best first."""
+    """The places of the ``count`` best ``qualities`` by ``criterion``, best first."""
     order = sorted(range(len(qualities)), key=lambda i: qualities[i].rank(criterion), reverse=True)
     return order[:count]
 
 
 def ensemble(networks: Sequence[Network], assignments: Sequence[Float32]) -> Network:
-    """One head that gives the mean of ``networks``' votes, in the clusters of the first.
+    """One head that gives the mean of the votes of ``networks``, in the clusters of the first.
 
-    ``assignments`` are their soft assignments (N, K) of the same vectors: clusters are aligned by
-    their overlap, sum_i y_ik y'_il (Hungarian).
+    ``assignments`` are the networks' soft assignments (N, K) of the same vectors. They align the
+    clusters by overlap, sum_i y_ik y'_il (Hungarian).
     """
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - takes half a second
 

@@ -1,7 +1,7 @@
 """A trained head as an ONNX graph, and back: vectors (N, D) in, soft assignments (N, K) out.
 
-Operator set 17, nothing but Sub, LpNormalization, Gemm, Relu, Softmax, Mean and MatMul: any
-runtime has them.
+The graph uses operator set 17, and only Sub, LpNormalization, Gemm, Relu, Softmax, Mean and MatMul,
+which any runtime has.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def from_onnx(graph: bytes) -> Network:
 
     Raises:
         ConfigError: the package onnx is not installed.
-        ArtefactError: it is another graph.
+        ArtefactError: Shoal did not write ``graph``.
     """
     try:
         import onnx  # noqa: PLC0415 - an extra
@@ -93,6 +93,8 @@ def from_onnx(graph: bytes) -> Network:
 
 
 class _Writer:
+    """The nodes and constants of a graph that is being written."""
+
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
@@ -110,7 +112,7 @@ class _Writer:
         return name
 
     def branch(self, number: int, branch: Branch) -> str:
-        """The nodes of a branch; returns the name of its soft assignments."""
+        """Writes the nodes of a branch; gives the name of its soft assignments."""
         at = f"branch{number}"
         x = self.node("Sub", [INPUT, self.constant(f"{at}.mean", branch.mean)], f"{at}.centred")
         if branch.unit:

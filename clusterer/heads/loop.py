@@ -39,7 +39,7 @@ over in milliseconds."""
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a head is trained. ``device`` says where; everything else decides the result.
+    """The training of one head. ``device`` is its place; everything else decides the result.
 
     Attributes:
         clusters: K.

@@ -1,8 +1,8 @@
-"""A trained head as numbers: what it consists of and what it gives. NumPy only.
+"""A trained head as numbers. NumPy only.
 
-A network is one or more branches, each a small perceptron with a softmax; it gives the mean of
-their assignments. An ensemble of heads is a network with their branches, clusters aligned. Where
-more clusters were trained than there are, ``groups`` says which are one.
+A network is one or more branches, each a small perceptron with a softmax; its assignments are the
+mean of theirs. An ensemble of heads is a network with all their branches, their clusters aligned.
+If too many clusters were trained, ``groups`` says which of them are one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shoal.vectors import Labels, Vectors
 Float32 = npt.NDArray[np.float32]
 
 _LEAST_LENGTH = 1e-12
-"""Below it a vector has no direction, and stays as it is."""
+"""The least length that is scaled to 1: a shorter vector has no direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Centre, perhaps scale to length 1, then layers with ReLU in between, then softmax.
+    """One perceptron: centred vectors, layers with ReLU in between, softmax.
 
     Attributes:
-        mean: float32 (D,).
-        unit: Whether what is centred is scaled to length 1.
+        mean: float32 (D,), the centre.
+        unit: True if centred vectors are scaled to length 1.
         layers: The last one gives the logits (B, K).
     """
 
@@ -49,9 +49,9 @@ class Network:
     """A head.
 
     Attributes:
-        branches: Of the same D and the same number L of outputs.
-        groups: int32 (L,), 0 to K - 1, each at least once: the cluster of each output, whose votes
-            are the sum of its outputs'. None: outputs are clusters.
+        branches: All have the same D and the same number L of outputs.
+        groups: int32 (L,), 0 to K - 1, each at least once: the cluster of each output. A cluster's
+            votes are the sum of its outputs'. None: each output is a cluster.
     """
 
     branches: tuple[Branch, ...]
@@ -73,7 +73,7 @@ class Network:
         return self.outputs if self.groups is None else int(self.groups.max()) + 1
 
     def grouping(self) -> Float32:
-        """``groups`` as a matrix (L, K) of zeros and ones; the identity, if there are none."""
+        """``groups`` as a matrix (L, K) of zeros and ones; without groups the identity."""
         groups = np.arange(self.outputs) if self.groups is None else self.groups
         return np.eye(self.clusters, dtype=np.float32)[groups]
 
@@ -95,7 +95,7 @@ def _branch_probabilities(branch: Branch, vectors: Vectors) -> Float32:
 
 
 def softmax(logits: Float32) -> Float32:
-    """exp(logits) (B, K), rows scaled to the sum 1."""
+    """exp(logits) (B, K), with rows that sum to 1."""
     grown = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(grown / grown.sum(axis=1, keepdims=True), dtype=np.float32)
 
@@ -103,9 +103,9 @@ def softmax(logits: Float32) -> Float32:
 def with_order(network: Network, order: npt.NDArray[np.integer]) -> Network:
     """The same head with its outputs in another order: the new k-th is the old ``order[k]``-th.
 
-    Only before they are grouped.
+    The head must have no groups yet.
     """
-    assert network.groups is None  # noqa: S101 - the order of outputs would be lost
+    assert network.groups is None  # noqa: S101 - a group's number would be lost
 
     def reordered(branch: Branch) -> Branch:
         last = branch.layers[-1]
@@ -118,5 +118,5 @@ def with_order(network: Network, order: npt.NDArray[np.integer]) -> Network:
 
 
 def together(networks: Sequence[Network]) -> Network:
-    """One head of several whose clusters are aligned: the mean of their soft votes."""
+    """One head of several with aligned clusters: it gives the mean of their votes."""
     return Network(tuple(branch for network in networks for branch in network.branches))

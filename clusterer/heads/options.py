@@ -1,4 +1,4 @@
-"""What a caller can choose about the training of a head. Imports neither NumPy nor PyTorch."""
+"""The options of a head's training. Imports neither NumPy nor PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPOCHS: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
-    """How a head is trained. 0 and None stand for the objective's measured defaults.
+    """The options of a training. 0 and None stand for the objective's measured defaults.
 
     Raises:
         ConfigError: a value is out of range.
@@ -45,7 +45,7 @@ class HeadOptions:
     """Adam's learning rate at the start. 0: 0.001 for scp, 0.01 for temi."""
 
     schedule: RatePlan = "cosine"
-    """What becomes of the learning rate: a cosine takes it down to 0, or it is constant."""
+    """The plan of the learning rate: a cosine takes it down to 0, or it is constant."""
 
     epochs: Annotated[int, Ge(0)] = 0
     """Passes over the points. 0: 30, or more where points are few.
@@ -72,7 +72,7 @@ class HeadOptions:
     """
 
     device: Annotated[str, Setting(metavar="cpu|cuda|auto")] = "auto"
-    """Where the training runs. auto: a GPU if there is one."""
+    """The device of the training. auto: a GPU if there is one."""
 
     amp: bool = False
     """Half precision (bfloat16) in matrix products."""
@@ -87,5 +87,5 @@ class HeadOptions:
                 raise ConfigError(f"{name}: expected a finite number, got {value}", field=name)
 
     def neighbours_among(self, points: int, clusters: int) -> int:
-        """How many of the nearest of ``points`` count as a point's own kind in ``clusters``."""
+        """The number of neighbours, among ``points`` in ``clusters``, of a point's own kind."""
         return self.neighbours or OBJECTIVES[self.objective].neighbours(points, clusters)

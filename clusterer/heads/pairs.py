@@ -67,7 +67,7 @@ class Pairs:
 
     @property
     def kind(self) -> PairKind:
-        """What makes a pair."""
+        """The kind of the pairs."""
         if self.neighbours is None:
             return "augment"
         return "both" if self.views >= _PAIR else "neighbours"

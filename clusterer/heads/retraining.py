@@ -138,7 +138,7 @@ def retrain(network: Network, vectors: Vectors, options: HeadOptions) -> Retrain
 
 
 def further_options(manifest: HeadManifest, seed: int) -> HeadOptions:
-    """How a head is trained on: as it was trained first, as far as that still matters."""
+    """The options of training a head on: those of its first training that still matter."""
     said = manifest.options
     return HeadOptions(
         objective=cast("ObjectiveName", manifest.objective),
@@ -170,7 +170,7 @@ def further_training(outputs: int, options: HeadOptions, device: str) -> Trainin
 
 
 def is_better(after: Quality, before: Quality) -> bool:
-    """Whether neighbours agree more, in no fewer clusters.
+    """True if neighbours agree more, in no fewer clusters.
 
     Quality.rank would prefer one more cluster, which is no gain if neighbours agree less.
     """

@@ -1,8 +1,8 @@
 """SCP: a small head on frozen features, and the losses that train it without labels.
 
 "Keep it Light! Simplifying Image Clustering via Text-Free Adapters" (arXiv 2502.04226): two views
-of a picture must get the same cluster, confidently, and all clusters must be used. Torch lives
-here, in ``temi`` and in ``scp_train``; what serves a trained head is ``network``.
+of a picture must get the same cluster, confidently, and all clusters must be used. PyTorch is used
+here, in ``temi`` and in ``loop``; a trained head is a ``network``, which needs none.
 
 Shapes: B pairs, D components of a vector, K clusters.
 """
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EPSILON = 1e-9
-"""Below this a probability counts as this: -log of it is 20.7, and has no gradient."""
+"""The least probability: a smaller one counts as this. Its -log is 20.7, without a gradient."""
 
 _LEAST_DEVIATION = 0.1
-"""Of a component that is scaled to 1, as a share of the mean one. One that hardly varies in the
-sample would otherwise be magnified until it decides alone, should it vary in what comes later."""
+"""The least deviation that is scaled to 1, as a share of the mean one. A component that hardly
+varies in the sample would otherwise be magnified, and decide alone if it varies later."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScpOptions:
-    """What is the objective's own.
+    """The objective's own options.
 
     Attributes:
-        alpha: Weight of the entropy: larger, more balanced clusters. 5 does for most; 10 from 100
-            clusters on; 2 where clusters are known to be of very unequal size.
+        alpha: The weight of the entropy: a larger one makes clusters more equal in size. 5 suits
+            most sets, 10 from 100 clusters on, 2 if sizes are known to be very unequal.
         width: Units of each hidden layer; the paper's width is not in the copy at hand.
-        layers: Linear layers; the paper's five.
+        layers: Linear layers; the paper has five.
     """
 
     alpha: float = 5.0
@@ -48,17 +48,17 @@ class ScpOptions:
 
 
 class ScpHead(nn.Module):
-    """Vectors (B, D) to logits (B, K): standardise, then linear, batch norm, ReLU; linear at last.
+    """Vectors (B, D) to logits (B, K): standardised; linear, batch norm, ReLU; then linear.
 
-    Without standardisation or batch norm unit vectors, whose components are all near
-    1 / sqrt(D), do not train at the usual rates.
+    All components of unit vectors are near 1 / sqrt(D). Without standardisation or batch norm they
+    do not train at the usual rates.
     """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(self, vectors: Tensor, clusters: int, options: ScpOptions) -> None:
-        """Random weights by torch's default generator; standardised by ``vectors`` (N, D)."""
+        """Draws weights from torch's default generator; ``vectors`` (N, D) set the scale."""
         super().__init__()
         self.register_buffer("mean", vectors.mean(dim=0))
         deviations = vectors.std(dim=0)
@@ -78,7 +78,7 @@ class ScpHead(nn.Module):
         return logits
 
     def blocks(self) -> list[tuple[nn.Linear, nn.BatchNorm1d]]:
-        """The hidden layers."""
+        """Each hidden layer's linear part and batch norm."""
         modules = list(self.hidden)
         found: list[tuple[nn.Linear, nn.BatchNorm1d]] = []
         for linear, norm in zip(modules[::3], modules[1::3], strict=True):
@@ -89,7 +89,7 @@ class ScpHead(nn.Module):
 
 
 class Scp:
-    """The objective (``loop.Objective``)."""
+    """SCP as an objective (``loop.Objective``)."""
 
     terms = ("total", "cross_entropy", "consistency", "entropy")
 
@@ -103,10 +103,10 @@ class Scp:
     @classmethod
     @torch.no_grad()
     def of(cls, branch: Branch, vectors: Tensor, alpha: float) -> Self:
-        """A trained head again as one that trains: for ``vectors`` (N, D) it gives what it gave.
+        """A trained head in training again: for ``vectors`` (N, D) it gives the same as before.
 
-        Batch norm was folded into the layers; it is made anew with the statistics of ``vectors``,
-        and weights that undo it.
+        Batch norm was folded into the layers. It is made anew with the statistics of ``vectors``,
+        and with weights that undo it.
         """
         *hidden, last = branch.layers
         width, clusters = last.weight.shape
@@ -135,15 +135,15 @@ class Scp:
         return made
 
     def loss(self, views: Tensor) -> Losses:
-        """The losses of B pairs, (2B, D): both views go through the head as one batch."""
+        """The losses of B pairs (2B, D): both views go through the head in one batch."""
         ya, yb = self.module(views).float().softmax(dim=1).chunk(2)  # each (B, K)
         return losses(ya, yb, self._alpha)
 
     def stepped(self) -> None:
-        """Nothing more to do."""
+        """Does nothing: the optimiser has done it all."""
 
     def network(self) -> Network:
-        """The head with batch norm and standardisation inside its linear layers."""
+        """The head; its linear layers contain batch norm and standardisation."""
         folded = [_folded(linear, norm) for linear, norm in self.module.blocks()]
         first = folded[0]
         folded[0] = Layer(numbers(self.module.scale)[:, None] * first.weight, first.bias)
@@ -152,7 +152,7 @@ class Scp:
 
 
 def _folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> Layer:
-    """``linear`` and then ``norm`` with its running statistics, as one layer."""
+    """One layer for ``linear`` and ``norm``, by the norm's running statistics."""
     assert norm.running_mean is not None  # noqa: S101 - for the type checker
     assert norm.running_var is not None  # noqa: S101
     gain = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -160,7 +160,7 @@ def _folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> Layer:
 
 
 def numbers(tensor: Tensor) -> npt.NDArray[np.float32]:
-    """``tensor`` as an array of its own."""
+    """A copy of ``tensor`` as a float32 array."""
     return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
 
 
@@ -185,25 +185,25 @@ def losses(ya: Tensor, yb: Tensor, alpha: float) -> Losses:
 def cross_entropy(ya: Tensor, yb: Tensor) -> Tensor:
     """L_e = -1/B sum_i sum_k ya_ik log yb_ik, the mean over both orders (equation 3).
 
-    Least when both views are sure of one and the same cluster.
+    It is least when both views are sure of the same cluster.
     """
     both = ya * yb.clamp_min(EPSILON).log() + yb * ya.clamp_min(EPSILON).log()  # (B, K)
     return -both.sum(dim=1).mean() / 2  # (3)
 
 
 def consistency(ya: Tensor, yb: Tensor) -> Tensor:
-    """L_con = -1/B sum_i log(ya_i . yb_i): the chance that both views draw one cluster (4).
+    """L_con = -1/B sum_i log(ya_i . yb_i), by the chance that both views draw one cluster (4).
 
-    As in TAC (Li et al., ICML 2024), which the paper follows.
+    It is that of TAC (Li et al., ICML 2024), which the paper follows.
     """
     return -(ya * yb).sum(dim=1).clamp_min(EPSILON).log().mean()  # (4): of (B,) to a scalar
 
 
 def entropy(ya: Tensor, yb: Tensor) -> Tensor:
-    """H(mean_i ya_i) + H(mean_i yb_i), 0 to 2 log K: all clusters are used (equation 5).
+    """H(mean_i ya_i) + H(mean_i yb_i), 0 to 2 log K: it is large if all clusters are used (5).
 
-    The sum of both views, not their mean: near the uniform assignment, where training begins, the
-    other two terms win over alpha H unless alpha is above 1.5 with the sum (3 with the mean).
+    It is the sum of both views. Training begins near the uniform assignment, and there the other
+    two terms win over alpha H unless alpha is above 1.5; with the mean of both it would be 3.
     """
     return sum((_entropy(y.mean(dim=0)) for y in (ya, yb)), ya.new_zeros(()))  # (5): of (K,) each
 

@@ -1,4 +1,4 @@
-"""Applies a head's graph with ONNX Runtime: the only module of the clusterer that knows it."""
+"""The application of a head's graph: the clusterer's only module that knows ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from shoal.vectors import Vectors
 
 _ROWS = 8192
-"""Vectors of one run: 16 MB of hidden units at a width of 512."""
+"""The most vectors of one call: 16 MB of hidden units at a width of 512."""
 
 
 class HeadSession:
     """A head, ready to be applied. Thread-safe."""
 
     def __init__(self, graph: bytes) -> None:
-        """Open ``graph``, on the CPU.
+        """Opens ``graph`` on the CPU.
 
         Raises:
             ConfigError: ONNX Runtime is not installed.
-            ArtefactError: it is not a head's graph.
+            ArtefactError: ``graph`` is not a head's graph.
         """
         try:
             import onnxruntime  # noqa: PLC0415 - an extra
@@ -36,12 +36,12 @@ class HeadSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_cores()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # what is wrong is raised
+        options.log_severity_level = 4  # errors are raised, and need no log
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as exc:  # ONNX Runtime's errors have no class of their own
+        except Exception as exc:  # ONNX Runtime raises errors of many classes
             msg = f"head: expected an ONNX graph, got one that cannot be opened: {exc}"
             raise ArtefactError(msg) from exc
         names = [each.name for each in self._session.get_inputs()]

@@ -1,8 +1,8 @@
-"""Trained heads where they are kept: a directory, or any place that fsspec knows.
+"""The place of trained heads: a directory, or any place that fsspec knows.
 
-A head is a directory ``NAME-HASH`` with ``head.onnx`` and ``head.json``. The hash is of both, so a
-head never changes; a newer one of the same name lies beside it. ``head.json`` is written last: what
-lacks it is not there.
+A head is a directory ``NAME-HASH`` with ``head.onnx`` and ``head.json``. The hash is that of both,
+so a head never changes; a newer one of the same name lies beside it. ``head.json`` is written last:
+a directory without it is no head.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from shoal.values import VectorInfo
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _HASH_DIGITS: Final = 12
 _LEAST_DIGITS: Final = 4
+"""The fewest digits that stand for a hash."""
+
 _ID: Final = re.compile(rf"{NAME.pattern}-[0-9a-f]{{{_HASH_DIGITS}}}")
 _GRAPH, _MANIFEST = "head.onnx", "head.json"
 
@@ -42,7 +44,7 @@ class HeadVector(BaseModel):
 
 
 class HeadSeed(BaseModel):
-    """One of the trainings that a head was made of: what was known of it, and whether it votes."""
+    """One of the trainings that a head was made of: its quality, and whether it votes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,10 +56,10 @@ class HeadSeed(BaseModel):
 
 
 class HeadManifest(BaseModel):
-    """What is known of a head.
+    """All that is known of a head.
 
-    ``curves`` hold, per seed and epoch, the mean of each term; ``seeds`` what the choice among
-    them was made by; ``parent`` is the head that this one was trained on from.
+    ``curves`` has the mean of each of the ``terms``, by seed and epoch. ``seeds`` has the qualities
+    by which some were chosen. ``parent`` is the id of the head that this one was trained on from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,13 +81,13 @@ class HeadManifest(BaseModel):
 
     @property
     def hash(self) -> str:
-        """The head's identity: of its graph and all that is said of it.
+        """The head's identity: a hash of its graph's hash and of the whole manifest.
 
-        Without a parent or seeds as if there were no such fields, which once there were not.
+        An empty parent and empty seeds do not count: older manifests have no such fields.
         """
-        unsaid = {name for name in ("parent", "seeds") if not getattr(self, name)}
-        said = self.model_dump_json(exclude=unsaid)
-        return hashlib.sha256(said.encode()).hexdigest()[:_HASH_DIGITS]
+        empty = {name for name in ("parent", "seeds") if not getattr(self, name)}
+        text = self.model_dump_json(exclude=empty)
+        return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
 
     @property
     def id(self) -> str:
@@ -93,7 +95,7 @@ class HeadManifest(BaseModel):
         return f"{self.name}-{self.hash}"
 
     def check(self, spec: VectorInfo) -> None:
-        """EncoderMismatch unless the head is for vectors such as ``spec``."""
+        """EncoderMismatch unless the head is for the vectors of ``spec``."""
         if (self.vector.dim, self.vector.fingerprint) != (spec.dim, spec.fingerprint):
             msg = (
                 f"head {self.id}: expected vectors of encoder {self.vector.name} "
@@ -107,7 +109,7 @@ class HeadStore:
     """The heads at one place."""
 
     def __init__(self, url: str | Path) -> None:
-        """The place ``url``: a directory, or ``s3://bucket/heads`` and the like.
+        """Opens ``url``: a directory, or ``s3://bucket/heads`` and the like.
 
         Raises:
             InvalidArgument: fsspec cannot reach it, or lacks the package for its scheme.
@@ -120,11 +122,11 @@ class HeadStore:
             raise InvalidArgument(msg, field="heads") from exc
 
     def put(self, manifest: HeadManifest, graph: bytes) -> str:
-        """Keeps a head; returns its id. The same one again changes nothing.
+        """Keeps a head; gives its id. The same one again changes nothing.
 
         Raises:
-            InvalidArgument: its name cannot be one.
-            ConfigError: nothing can be written there.
+            InvalidArgument: no head can be called so.
+            ConfigError: the place cannot be written to.
         """
         check_name(manifest.name)
         place = f"{self._root}/{manifest.id}"
@@ -133,19 +135,19 @@ class HeadStore:
             self._files.pipe_file(f"{place}/{_GRAPH}", graph)
             part = f"{place}/{_MANIFEST}.part"
             self._files.pipe_file(part, manifest.model_dump_json(indent=1).encode())
-            self._files.mv(part, f"{place}/{_MANIFEST}")  # whole or not there
+            self._files.mv(part, f"{place}/{_MANIFEST}")  # the manifest is whole or absent
         except OSError as exc:
             msg = f"heads: {self.url} cannot be written: {exc}"
             raise ConfigError(msg, field="heads") from exc
         return manifest.id
 
     def manifests(self) -> list[HeadManifest]:
-        """All heads that are whole, newest first; none if the place is not there."""
+        """All heads that are whole, newest first; none if the place does not exist."""
         return self.survey()[0]
 
     def survey(self) -> tuple[list[HeadManifest], dict[str, ArtefactError]]:
-        """The heads that are whole, newest first, and what is wrong with others, by their ids."""
-        # An object store lists from a cache: another process may have written since.
+        """The heads that are whole, newest first, and the errors of the others by their ids."""
+        # fsspec lists an object store from a cache: another process may have written since.
         self._files.invalidate_cache()
         if not self._files.isdir(self._root):
             return [], {}
@@ -162,7 +164,7 @@ class HeadStore:
         return sorted(found, key=lambda m: m.created_at, reverse=True), damaged
 
     def drop_retrained(self, name: str, *, keep: int) -> None:
-        """Removes heads called ``name`` that came of training another on, but the newest ``keep``.
+        """Removes retrained heads called ``name``, except the newest ``keep``.
 
         Raises:
             ConfigError: one cannot be removed.
@@ -171,21 +173,21 @@ class HeadStore:
         for manifest in retrained[keep:]:
             place = f"{self._root}/{manifest.id}"
             try:
-                self._files.rm_file(f"{place}/{_MANIFEST}")  # from here on it is not there
+                self._files.rm_file(f"{place}/{_MANIFEST}")  # from here on it is no head
                 self._files.rm(place, recursive=True)
-            except FileNotFoundError:  # an object store has no directories, or another was first
+            except FileNotFoundError:  # in an object store the directory goes with its last file
                 continue
             except OSError as exc:
                 msg = f"heads: {place} cannot be removed: {exc}"
                 raise ConfigError(msg, field="heads") from exc
 
     def find(self, reference: str) -> HeadManifest:
-        """The newest head called ``reference``, or the one of that id or beginning of a hash.
+        """The newest head called ``reference``, or the one with that id or beginning of a hash.
 
         Raises:
-            NotFound: there is none; the message names those that there are.
+            NotFound: there is no such head; the message names those that exist.
             InvalidArgument: several hashes begin so.
-            ArtefactError: one that it may mean is damaged. Others that are do not matter.
+            ArtefactError: a head that ``reference`` may mean is damaged. Other damage is ignored.
         """
         if _ID.fullmatch(reference):
             found = self._manifest(f"{self._root}/{reference}")
@@ -213,7 +215,7 @@ class HeadStore:
         """The ONNX graph of a head.
 
         Raises:
-            ArtefactError: it is not there, or not what the manifest says.
+            ArtefactError: it cannot be read, or its hash is not the manifest's.
         """
         file = f"{self._root}/{manifest.id}/{_GRAPH}"
         try:
@@ -228,10 +230,15 @@ class HeadStore:
         return graph
 
     def _manifest(self, place: str) -> HeadManifest | None:
+        """The manifest of the directory ``place``; None if there is none.
+
+        Raises:
+            ArtefactError: it is damaged, or belongs to another directory.
+        """
         file = f"{place}/{_MANIFEST}"
         try:
             data = self._files.cat_file(file)
-        except OSError:  # not a head, or not a whole one
+        except OSError:  # no head, or only a part of one
             return None
         try:
             found = HeadManifest.model_validate(json.loads(data))
@@ -245,7 +252,7 @@ class HeadStore:
 
 
 def sha256(graph: bytes) -> str:
-    """What a manifest says of its graph's bytes."""
+    """The hash of a graph's bytes, as manifests have it."""
     return hashlib.sha256(graph).hexdigest()
 
 
@@ -258,7 +265,7 @@ def _begins(digits: str, reference: str) -> bool:
 
 
 def check_name(name: str) -> str:
-    """``name``, or InvalidArgument if it cannot name a head."""
+    """``name``; InvalidArgument if no head can be called so."""
     if not NAME.fullmatch(name):
         msg = (
             f"head name {name!r}: expected 1 to 64 lower-case letters, digits, "

@@ -2,8 +2,8 @@
 
 "Exploring the Limits of Deep Image Clustering using Pretrained Models" (Adaloglou, Michels,
 Kalisch & Kollmann, BMVC 2023, arXiv 2303.17896). A student must draw the cluster that its slow
-teacher draws for a neighbour, and clusters that are drawn anyway count for less. Needs features
-only, like SCP with neighbours; the two are compared in docs/heads.md.
+teacher draws for a neighbour; clusters that are drawn often count for less. TEMI needs features
+only, like SCP with neighbours; docs/heads.md compares the two.
 
 Shapes: H heads, B pairs, D components of a vector, K clusters.
 """
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 EPSILON = 1e-9
 TEMPERATURE = 0.1
-"""Of both softmaxes; cosines of centred unit vectors are small."""
+"""The temperature of both softmaxes; cosines of centred unit vectors are small."""
+
 SHARES_MOMENTUM = 0.9
-"""Of the running shares of the clusters."""
+"""The share of the old value that stays, in each step, in the running shares and losses."""
 
 
 class LinearHeads(nn.Module):
@@ -37,7 +38,7 @@ class LinearHeads(nn.Module):
     mean: Tensor
 
     def __init__(self, mean: Tensor, heads: int, clusters: int) -> None:
-        """Random weights by torch's default generator; ``mean`` (D,) of the data."""
+        """Draws weights from torch's default generator; ``mean`` (D,) is that of the data."""
         super().__init__()
         self.register_buffer("mean", mean)
         self.heads, self.clusters = heads, clusters
@@ -51,9 +52,9 @@ class LinearHeads(nn.Module):
 
 
 def pair_weights(ta: Tensor, tb: Tensor) -> Tensor:
-    """The mean over heads of sum_k ta_k tb_k, (B,): how sure the teachers are of each pair.
+    """The weight of each pair, (B,): the mean over heads of sum_k ta_k tb_k.
 
-    A neighbour of another class counts for little.
+    It is small where the teachers doubt a pair: a neighbour of another class counts for little.
     """
     return (ta * tb).sum(dim=2).mean(dim=0)
 
@@ -64,9 +65,9 @@ def losses(student: Tensor, teacher: Tensor, shares: Tensor, beta: float) -> Ten
     L = -w log sum_k (s_k t'_k)^beta / p_k, the mean over both orders of a pair.
 
     Args:
-        student: assignments (H, 2B, K): those of the first of each pair, then of the second.
-        teacher: the same, of the teacher; without gradient.
-        shares: running mean (H, 1, K) of the teacher's assignments.
+        student: assignments (H, 2B, K) of the first of each pair, then of the second.
+        teacher: the teacher's assignments (H, 2B, K), without gradient.
+        shares: the running mean (H, 1, K) of the teacher's assignments.
         beta: 0.5 to 1: at 1 a few clusters win, at 0.5 all are of one size.
     """
     sa, sb = student.chunk(2, dim=1)
@@ -81,18 +82,21 @@ def losses(student: Tensor, teacher: Tensor, shares: Tensor, beta: float) -> Ten
 
 
 def _above_0(products: Tensor) -> Tensor:
-    """A power below 1 has an infinite gradient at 0, which two sure heads reach by underflow."""
+    """``products``, none of them 0: two sure heads reach 0 by underflow.
+
+    A power below 1 has an infinite gradient at 0.
+    """
     return products.clamp_min(torch.finfo(products.dtype).tiny)
 
 
 @dataclass(frozen=True, slots=True)
 class TemiOptions:
-    """What is the objective's own.
+    """The objective's own options.
 
     Attributes:
         heads: Linear heads that are trained together; the one with the lowest loss is kept.
         beta: As in ``losses``.
-        momentum: How much of the teacher stays in each step.
+        momentum: The share of the teacher that stays in each step.
     """
 
     heads: int = 16
@@ -101,7 +105,7 @@ class TemiOptions:
 
 
 class Temi:
-    """The objective (``loop.Objective``)."""
+    """TEMI as an objective (``loop.Objective``)."""
 
     terms = ("total", "best")
 
@@ -109,33 +113,33 @@ class Temi:
         """New heads for ``vectors`` (N, D) with weights by ``seed``."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)
-            self.module = _Both(LinearHeads(vectors.mean(dim=0), options.heads, clusters))
+            self.module = _Pair(LinearHeads(vectors.mean(dim=0), options.heads, clusters))
         self._options = options
 
     @classmethod
     @torch.no_grad()
     def of(cls, branch: Branch, vectors: Tensor, options: TemiOptions) -> Self:
-        """A trained head again as one that trains: teacher and student are what it was."""
+        """A trained head in training again: it is the teacher and the student."""
         layer = branch.layers[0]
         made = cls(vectors, layer.weight.shape[1], replace(options, heads=1), seed=0)
-        both = made.module
-        for heads in (both.student, both.teacher):
+        pair = made.module
+        for heads in (pair.student, pair.teacher):
             heads.mean.copy_(torch.from_numpy(branch.mean))
             heads.linear.weight.copy_(torch.from_numpy(layer.weight).T * TEMPERATURE)
             heads.linear.bias.copy_(torch.from_numpy(layer.bias) * TEMPERATURE)
-        both.shares.copy_(both.teacher(vectors).softmax(dim=2).mean(dim=1, keepdim=True))
+        pair.shares.copy_(pair.teacher(vectors).softmax(dim=2).mean(dim=1, keepdim=True))
         return made
 
     def loss(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss of the heads, and the least, of B pairs (2B, D)."""
-        both = self.module
-        student = both.student(views).float().softmax(dim=2)
+        """The mean loss of the heads on B pairs (2B, D), and the lowest one."""
+        pair = self.module
+        student = pair.student(views).float().softmax(dim=2)
         with torch.no_grad():
-            teacher = both.teacher(views).float().softmax(dim=2)
-            both.shares.lerp_(teacher.mean(dim=1, keepdim=True), 1 - SHARES_MOMENTUM)
-        each = losses(student, teacher, both.shares, self._options.beta)
+            teacher = pair.teacher(views).float().softmax(dim=2)
+            pair.shares.lerp_(teacher.mean(dim=1, keepdim=True), 1 - SHARES_MOMENTUM)
+        each = losses(student, teacher, pair.shares, self._options.beta)
         with torch.no_grad():
-            both.running.lerp_(each, 1 - SHARES_MOMENTUM)
+            pair.running.lerp_(each, 1 - SHARES_MOMENTUM)
         return each.mean(), each.min()
 
     @torch.no_grad()
@@ -146,7 +150,7 @@ class Temi:
             slow.lerp_(fast, 1 - self._options.momentum)
 
     def network(self) -> Network:
-        """The teacher's head whose loss is the lowest at the end."""
+        """The head of the teacher whose running loss is the lowest."""
         teacher = self.module.teacher
         best = int(self.module.running.argmin())
         rows = slice(best * teacher.clusters, (best + 1) * teacher.clusters)
@@ -157,8 +161,8 @@ class Temi:
         return Network((Branch(numbers(teacher.mean), unit=True, layers=(layer,)),))
 
 
-class _Both(nn.Module):
-    """Student and teacher, the shares (H, 1, K) of the clusters, the heads' running losses (H,)."""
+class _Pair(nn.Module):
+    """Student and teacher, with the clusters' shares (H, 1, K) and the heads' losses (H,)."""
 
     shares: Tensor
     running: Tensor

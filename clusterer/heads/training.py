@@ -60,14 +60,14 @@ class SeedHead:
 
 @dataclass(frozen=True, slots=True)
 class HeadReport:
-    """How a head came about.
+    """The training that a head comes from.
 
     Attributes:
-        seeds: What was trained.
+        seeds: The heads that were trained.
         kept: The seeds that the head is made of, best first.
         quality: The quality of the head itself.
-        terms: What the curves' columns are.
-        pairs: What made the pairs.
+        terms: The names of the curves' columns.
+        pairs: The kind of the pairs.
         pictures: N.
         views: V.
     """

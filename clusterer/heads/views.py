@@ -1,7 +1,7 @@
-"""The vectors of augmented views, made once and kept in a file that a later training goes on with.
+"""The vectors of augmented views, made once, and kept in a file for later trainings.
 
-Whoever trains says how a picture is read and how views become vectors; in service both are calls
-(``shoal train``). Knows neither gRPC nor an encoder.
+The caller says how a picture is read, and how views become vectors; for ``shoal train`` both are
+calls to a server. This module knows neither gRPC nor an encoder.
 """
 
 from __future__ import annotations
@@ -25,34 +25,37 @@ from shoal.vectors import Vectors
 _LOG = logging.getLogger(__name__)
 
 MOST_BYTES: Final = 8 * 1024**3
-"""Of a cache, and of all caches in one directory: 2 million views of 1024 components."""
+"""The most bytes of a cache, and of all caches in one directory: 2 million views, 1024-d."""
+
 _CHUNK: Final = 32
-"""Pictures between two moments at which what is done is noted."""
+"""Pictures whose views are made, and noted as done, together."""
 
 Read = Callable[[int], bytes]
-"""The file of a picture, by its row; ShoalError or OSError if it cannot be had."""
+"""Gives the file of a picture, by its row; raises ShoalError or OSError if it cannot be read."""
+
 Embed = Callable[[Sequence[bytes]], Sequence[npt.NDArray[np.float32] | None]]
-"""Files to vectors (D,), None for one that failed."""
+"""Gives the vector (D,) of each file, None for one that failed."""
+
 ViewProgress = Callable[[int, int], None]
 """A listener that gets the number of pictures that are done, and of all pictures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """``vectors`` float32 (V, N, D), and ``there`` bool (N,): pictures all of whose views exist."""
+    """``vectors`` float32 (V, N, D); ``there`` bool (N,): True if a picture has all its views."""
 
     vectors: npt.NDArray[np.float32]
     there: npt.NDArray[np.bool_]
 
 
 class ViewCache:
-    """V views of each of N pictures, in ``views.npy`` of a directory, and which are done."""
+    """V views of each of N pictures, in ``views.npy`` and ``done.npy`` of a directory."""
 
     def __init__(self, directory: Path, *, views: int, pictures: int, dim: int) -> None:
-        """Open or make the cache.
+        """Opens the cache, or makes it.
 
         Raises:
-            InvalidArgument: it would be larger than MOST_BYTES, or is of another shape.
+            InvalidArgument: it would be larger than MOST_BYTES, or has another shape.
         """
         size = 4 * views * pictures * dim
         if size > MOST_BYTES:
@@ -65,12 +68,12 @@ class ViewCache:
         os.utime(directory)
         shape = (views, pictures, dim)
         self._vectors = _mapped(directory / "views.npy", np.dtype(np.float32), shape)
-        # Per picture: 0 not yet, 1 done, 2 could not be read.
+        # The state of each picture: 0 not tried yet, 1 done, 2 cannot be read.
         self._done = _mapped(directory / "done.npy", np.dtype(np.uint8), (pictures,))
 
     def fill(self, read: Read, embed: Embed, *, seed: int, progress: ViewProgress) -> Views:
-        """Makes what is missing. A picture's views depend on ``seed`` and its row only."""
-        # Also what could not be had last time: it may be there now, or be looked for elsewhere.
+        """Makes the missing views. A picture's views depend on ``seed`` and its row only."""
+        # A picture that could not be read last time is tried again: it may be there now.
         missing = np.flatnonzero(self._done != 1)
         progress(len(self._done) - len(missing), len(self._done))
         for at in range(0, len(missing), _CHUNK):
@@ -88,7 +91,7 @@ class ViewCache:
                 picture = open_picture(read(row))
             except Exception as exc:  # noqa: BLE001 - decoders raise anything for a damaged file
                 _LOG.debug("picture %d: %s", row, exc)
-                continue  # counted: it is left out of the training
+                continue  # it is left out of the training, and counted
             rng = np.random.default_rng((seed, row))
             files += [to_file(random_view(picture, rng)) for _ in range(count)]
             readable.append(place)
@@ -104,7 +107,7 @@ class ViewCache:
 
 
 def _mapped(file: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.memmap:
-    """The array in ``file``, made with zeros if it is not there."""
+    """The array in ``file``; one of zeros is made if there is no file."""
     if not file.exists():
         with replacing(file) as fresh:
             np.lib.format.open_memmap(fresh, "w+", dtype, shape).flush()
@@ -116,9 +119,9 @@ def _mapped(file: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> 
 
 
 def drop_oldest(caches: Sequence[Path], *, most: int = MOST_BYTES) -> None:
-    """Removes what was used longest ago of these directories of caches, until the rest fit.
+    """Removes the caches that were used longest ago, until the other ones fit into ``most`` bytes.
 
-    A collection that lives has another sample, and another cache, whenever a head is trained.
+    Whenever a head is trained, a collection that grows has another sample, and another cache.
     """
     found = [(path.stat().st_mtime, path) for path in caches if path.is_dir()]
     total = 0
@@ -129,9 +132,9 @@ def drop_oldest(caches: Sequence[Path], *, most: int = MOST_BYTES) -> None:
 
 
 def with_views(vectors: Vectors, views: Views) -> tuple[Vectors, npt.NDArray[np.int64]]:
-    """The pictures that have all views: float32 ((V + 1) * M, D), and their rows (M,).
+    """The M pictures that have all views: float32 ((V + 1) * M, D), and their rows (M,).
 
-    As ``Pairs`` has it: view 0 is the picture as it is.
+    The order is that of ``Pairs``: view 0 is the unchanged picture.
     """
     rows = np.flatnonzero(views.there)
     first = vectors[rows][None]

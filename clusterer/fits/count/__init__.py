@@ -1,1 +1,1 @@
-"""How many clusters: as a caller asks, or as estimators vote."""
+"""The number of clusters: as a caller asks, or by the votes of estimators."""

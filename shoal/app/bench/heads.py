@@ -1,6 +1,6 @@
-"""Trained heads against k-means on labelled vectors: how good, and how well judged unseen.
+"""Trained heads against k-means on labelled vectors, and how well labelless criteria judge them.
 
-The labels are read here and nowhere else: training, choice and vote never get them.
+Only this module reads the labels: training, choice and vote never get them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Labels = npt.NDArray[np.int64]
 
 KINDS: Final[tuple[PairKind, ...]] = get_args(PairKind)
 _GROUPS: Final = 20
-"""Choices of seeds over which the vote of the best is averaged."""
+"""The number of choices of seeds over which the vote of the best is averaged."""
 
 
 class Scores(NamedTuple):
@@ -46,14 +46,14 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of clustering: its scores per seed, and the mean seconds of one."""
+    """One way of clustering: the scores of each seed, and the mean seconds of a seed."""
 
     name: str
     scores: tuple[Scores, ...]
     seconds: float
 
     def summary(self) -> tuple[Scores, Scores, Scores]:
-        """Mean, standard deviation, and the seed with the best accuracy (by labels!)."""
+        """Mean, standard deviation, and the seed whose accuracy, by labels, is the best."""
         every = np.array(self.scores)
         mean, deviation = every.mean(axis=0), every.std(axis=0)
         return Scores(*mean), Scores(*deviation), max(self.scores)
@@ -61,9 +61,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """How a criterion that sees no label follows accuracy over the seeds (Spearman's rho).
+    """How well a criterion that sees no label follows accuracy over the seeds (Spearman's rho).
 
-    None where either is the same for all seeds.
+    ``correlation`` is None if the criterion or the accuracy is the same for all seeds.
     """
 
     row: str
@@ -73,7 +73,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class HeadsResult:
-    """What was measured."""
+    """All that was measured."""
 
     machine: str
     points: int
@@ -96,7 +96,7 @@ def load(file: Path) -> Labelled:
     """The labelled vectors in ``file``.
 
     Raises:
-        InvalidArgument: it is not an .npz with ``vectors`` (N, D), ``labels`` (N,) and perhaps
+        InvalidArgument: ``file`` is no .npz with ``vectors`` (N, D), ``labels`` (N,) and perhaps
             ``views`` (V, N, D).
     """
     try:
@@ -118,7 +118,7 @@ def load(file: Path) -> Labelled:
 
 
 def scores(truth: Labels, labels: npt.NDArray[np.integer[Any]]) -> Scores:
-    """How well ``labels`` (N,) tell the classes ``truth`` (N,)."""
+    """The scores of ``labels`` (N,) for the classes ``truth`` (N,)."""
     counts = np.zeros((int(labels.max()) + 1, int(truth.max()) + 1), np.int64)
     np.add.at(counts, (labels, truth), 1)
     rows, columns = linear_sum_assignment(-counts)
@@ -137,13 +137,13 @@ def bench_heads(
     kinds: Sequence[PairKind] = (),
     alpha: float | None = None,
 ) -> HeadsResult:
-    """Every row, with K as many clusters as there are classes.
+    """Every row, with as many clusters as there are classes.
 
     Args:
         data: the labelled vectors.
-        seeds: of every row.
+        seeds: the number of seeds of every row.
         objectives: ``scp``, ``temi``.
-        kinds: of pairs; empty for all that there are vectors for.
+        kinds: the kinds of pairs; empty for all that the data has vectors for.
         alpha: SCP's weight of the entropy; None for its default.
 
     Raises:
@@ -172,9 +172,9 @@ def bench_heads(
 
 
 def _kmeans_rows(data: Labelled, clusters: int, seeds: int) -> Iterator[Row]:
-    """The best of 10 starts by inertia, on the vectors as they are and centred.
+    """k-means, the best of 10 starts by inertia, on the vectors unchanged and centred.
 
-    scikit-learn's, whose centroids are means, and ours, whose centroids are directions.
+    scikit-learn's centroids are means, and ours are directions.
     """
 
     def means(vectors: Vectors, seed: int) -> Labels:

@@ -1,7 +1,7 @@
-"""Training a head: the loop against the matrix products that it cannot do without.
+"""The training of a head against the matrix products that it cannot do without.
 
-The products alone are the floor: forward, and backward by input (but for the first layer) and by
-weights, of both views of each batch. What is above it is batch norm, losses, Adam and Python.
+The products alone are the floor: both views of each batch go forward, and backward by the inputs
+(except the first layer's) and by the weights. Batch norm, losses, Adam and Python come on top.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TrainBench:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Seconds of the training, of its products alone and of finding the neighbours."""
+    """Seconds of the training, of its products alone, and of the search for neighbours."""
 
     machine: str
     steps: int
@@ -47,14 +47,14 @@ class TrainResult:
 
     @property
     def ratio(self) -> float:
-        """How many times as long as its products the training takes."""
+        """The training's time, as a multiple of the time of its products."""
         return self.training_s / self.products_s
 
 
 def bench_train(config: TrainBench) -> TrainResult:
-    """Times one seed's training and its products, one after the other, on this machine.
+    """Times one seed's training, then its products, on this machine.
 
-    Neither is the first of its kind in the process: that one loads libraries, on a GPU for seconds.
+    Both run once before, untimed: the first run loads libraries, on a GPU for seconds.
     """
     vectors = _groups(config)
     began = time.perf_counter()
@@ -85,7 +85,7 @@ def bench_train(config: TrainBench) -> TrainResult:
 
 
 def _warm_up(config: TrainBench) -> None:
-    """Two steps' training, and the products of three: libraries are loaded and threads started."""
+    """Trains two steps and takes three steps' products: libraries load, threads start."""
     few = _groups(replace(config, points=min(2 * config.batch, config.points)))
     pairs = Pairs(few, len(few), nearest_neighbours(few, _NEIGHBOURS))
     training = Training(config.clusters, epochs=1, batch=config.batch, device=config.device)
@@ -94,7 +94,7 @@ def _warm_up(config: TrainBench) -> None:
 
 
 def _products(config: TrainBench, steps: int) -> tuple[float, float]:
-    """Seconds and GFLOP of the matrix products of ``steps`` steps."""
+    """The seconds and the GFLOP of the matrix products of ``steps`` steps."""
     options = ScpOptions()
     widths = [config.dim, *[options.width] * (options.layers - 1), config.clusters]
     rows = 2 * min(config.batch, config.points)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from clusterer.heads.training import HeadReport
 
 DEFAULT_HEADS = "shoal-data/heads"
-"""Where `shoal up` looks for them by default."""
+"""The place where `shoal up` looks for heads, unless told otherwise."""
 
 heads_option = option(
     "--heads", default=DEFAULT_HEADS, metavar="DIR|URL", help="Where heads are kept."
@@ -46,7 +46,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--overcluster",
         type=click.IntRange(min=0),
         default=0,
-        help="With -k auto: train so many clusters, and make one of those that neighbours "
+        help="With -k auto: train this number of clusters, then merge those that neighbours "
         "confuse. 0: estimators vote on the number before the training.",
     ),
     option(
@@ -70,21 +70,21 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--sample-size",
         type=click.IntRange(min=0),
         default=0,
-        help="Most points to train on. 0: the server's 50,000.",
+        help="The most points to train on. 0: the server's 50,000.",
     ),
     option("--views", type=click.IntRange(1, 16), default=4, help="Augmented views of an image."),
     option(
         "--images",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
         metavar="DIR",
-        help="Where the images are, if not where their URIs say.",
+        help="The directory of the images, if their URIs no longer lead to them.",
     ),
     option(
         "--work",
         type=click.Path(path_type=Path, file_okay=False),
         default=Path("shoal-data/train"),
         metavar="DIR",
-        help="Views and checkpoints: the same command again goes on from them.",
+        help="The directory of views and checkpoints: the same command again goes on from them.",
     ),
 )
 
@@ -113,9 +113,9 @@ def _options(objective: ObjectiveName, *, without: tuple[str, ...] = ()) -> Deco
 def scp(**given: Any) -> None:
     """Train a head with SCP's losses: a small network that gives vectors their clusters.
 
-    Trains several on a sample of the collection's vectors, without labels, and makes one of the
-    best, by what they say of neighbours. `shoal cluster --method scp --head NAME` applies it.
-    Interrupted, the same command goes on where it was.
+    Several heads are trained on a sample of the collection's vectors, without labels. Those that
+    put neighbours together best become one. `shoal cluster --method scp --head NAME` applies it.
+    After an interruption the same command goes on.
 
     Example:
       shoal train scp -k 10
@@ -128,9 +128,9 @@ def scp(**given: Any) -> None:
 @train.command(cls=Command)
 @_options("temi", without=("alpha",))
 def temi(**given: Any) -> None:
-    """Train a head with TEMI's loss: linear, on features only. Measured to be the best.
+    """Train a head with TEMI's loss: linear, on features only. It measured best.
 
-    All else is as with `shoal train scp`, the way it is applied too.
+    Everything else, also how it is applied, is as with `shoal train scp`.
 
     Example:
       shoal train temi -k 10
@@ -194,7 +194,7 @@ def _train(
 
 @contextlib.contextmanager
 def bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, if that is a terminal; it is told the number done and the total."""
+    """A bar on stderr, if that is a terminal; it gets the number done and the total."""
     with tqdm(desc=title, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty()) as shown:
 
         def progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The pictures behind stored points: read where their URIs say, or from a directory."""
+"""The pictures of stored points, read by their URIs or from a directory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 
 from shoal.errors import LocationUnavailable, NotFound
+from shoal.sources.files import to_path
 
 _OPEN_TARS = 8
 _MOST_BYTES = 64 * 1024**2
+"""The most bytes of a picture that are read."""
 
 
 class Pictures:
-    """Reads pictures by URI: files, members of tars, and what fsspec knows (https, s3, ...).
+    """Reads pictures by URI: files, members of tars, and all that fsspec knows (https, s3, ...).
 
-    With ``directory``, a URI's last parts are looked up there: pictures that were ingested from
-    somewhere else.
+    With ``directory``, pictures that were ingested elsewhere are looked up there by the last parts
+    of their URIs.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -31,7 +33,7 @@ class Pictures:
         """The bytes of the picture at ``uri``.
 
         Raises:
-            NotFound: nothing is there, or the URI is empty.
+            NotFound: there is no such picture, or ``uri`` is no URI.
             LocationUnavailable: it cannot be read.
         """
         parts = urlsplit(uri)
@@ -39,9 +41,9 @@ class Pictures:
             if self._directory is not None:
                 return self._below(self._directory, unquote(parts.path), unquote(parts.fragment))
             if parts.scheme == "file" and parts.fragment:
-                return self._member(Path(unquote(parts.path)), unquote(parts.fragment))
+                return self._member(to_path(uri), unquote(parts.fragment))
             if parts.scheme == "file":
-                return Path(unquote(parts.path)).read_bytes()
+                return to_path(uri).read_bytes()
             if not parts.scheme:
                 msg = f"picture: expected a URI, got {uri!r}"
                 raise NotFound(msg)
@@ -75,6 +77,6 @@ class Pictures:
         return found.read(_MOST_BYTES)
 
     def close(self) -> None:
-        """Close the tars."""
+        """Closes the tars."""
         while self._tars:
             self._tars.popitem()[1].close()

@@ -47,7 +47,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Where a person follows the training: ``talk`` shows a line, ``bar`` a title and a unit."""
+    """A person's view of the training: ``talk`` shows a line, ``bar`` a bar with title and unit."""
 
     talk: Callable[[str], None]
     bar: Callable[[str, str], AbstractContextManager[Progress]]
@@ -55,14 +55,14 @@ class Console:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to train.
+    """The head to train.
 
     Attributes:
         collection: The collection that holds the vectors.
         name: The head's name.
         clusters: The number of clusters, or the range in which estimators vote on it.
         options: How the head is trained.
-        pairs: What belongs together.
+        pairs: The kind of pairs that belong together.
         vector: The named vector, or several as ``A+B``; empty for the collection's first.
         sample_size: The most points to train on; 0 for the server's limit.
         views: Augmented views of a picture.
