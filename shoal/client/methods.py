@@ -6,8 +6,9 @@ server's default.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
@@ -91,6 +92,14 @@ class EmbeddingVectors:
     """Which layer, 0 the finest, or coarsest. Default: the most persistent."""
     min_cluster_size: Whole = 0
     """Fewest points of a cluster. 0: 5."""
+    coarsest: InitVar[bool] = False
+    """The old way to say ``layer="coarsest"``."""
+
+    def __post_init__(self, coarsest: bool) -> None:
+        """Takes the old way too."""
+        if coarsest:
+            _warn_of_the_old_way("coarsest=True", 'layer="coarsest"')
+            object.__setattr__(self, "layer", "coarsest")
 
 
 Method: TypeAlias = KMeans | Hdbscan | GaussianMixture | ScpHead | TextCentroids | EmbeddingVectors
@@ -137,3 +146,16 @@ class RunOptions:
     """Cut over even if the plan is past a gate."""
     naming: Annotated[Naming | None, INTERNAL] = None
     """Where the clusters' names come from."""
+    k_range: InitVar[tuple[int, int]] = (0, 0)
+    """The old way to give ``k_min`` and ``k_max``."""
+
+    def __post_init__(self, k_range: tuple[int, int]) -> None:
+        """Takes the old way too."""
+        if k_range != (0, 0):
+            _warn_of_the_old_way("k_range=(A, B)", "k_min=A, k_max=B")
+            for name, value in zip(("k_min", "k_max"), k_range, strict=True):
+                object.__setattr__(self, name, value)
+
+
+def _warn_of_the_old_way(old: str, new: str) -> None:
+    warnings.warn(f"{old} is written {new} now", DeprecationWarning, stacklevel=4)
