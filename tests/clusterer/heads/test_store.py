@@ -1,25 +1,18 @@
-"""Where heads are kept, and the views that they are trained on."""
+"""The place of heads: what is found there, what is damaged, what is removed."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
-import time
 import uuid
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from made_heads import made_manifest
-from PIL import Image
 
-from clusterer.heads.augment import open_picture, random_view, to_file
-from clusterer.heads.store import HeadManifest, HeadSeed, HeadStore
-from clusterer.heads.views import ViewCache, drop_oldest, with_views
-from shoal.errors import ArtefactError, EncoderMismatch, InvalidArgument, NotFound
+from clusterer.heads.store import HeadManifest, HeadSeed, HeadStore, check_name
+from shoal.errors import ArtefactError, ConfigError, EncoderMismatch, InvalidArgument, NotFound
 from shoal.values import VectorInfo
 
 SPEC = VectorInfo("toy", 3, "f" * 64)
@@ -136,80 +129,52 @@ def test_names_and_places_that_cannot_be(tmp_path: Path) -> None:
         HeadStore("nosuch://x")
 
 
-def picture(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (40, 60, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+def test_a_hash_may_be_shortened_to_four_digits(place: str) -> None:
+    """Fewer digits are no hash; a beginning that two heads share names both."""
+    store = HeadStore(place)
+    seen: dict[str, HeadManifest] = {}
+    made = 0
+    while True:  # by the birthday paradox some three hundred
+        made += 1
+        new = manifest(made=float(made))
+        if new.hash[:4] in seen:
+            break
+        seen[new.hash[:4]] = new
+    twin = seen[new.hash[:4]]
+    store.put(twin, b"graph")
+    assert store.find(twin.hash[:4]) == twin
+    with pytest.raises(NotFound):
+        store.find(twin.hash[:3])
+    store.put(new, b"graph")
+    with pytest.raises(InvalidArgument, match="expected one head, got") as refused:
+        store.find(new.hash[:4])
+    assert twin.id in refused.value.message
+    assert new.id in refused.value.message
+    assert store.find(new.hash) == new
 
 
-def test_a_view_is_a_part_of_the_picture() -> None:
-    """A crop keeps 0.4 to 0.9 of the area and the shape; half are not cropped; seeds decide."""
-    whole = open_picture(picture(0))
-    views = [random_view(whole, np.random.default_rng(seed)) for seed in range(200)]
-    cropped = [view for view in views if view.size != whole.size]
-    assert 70 <= len(cropped) <= 130
-    for view in cropped:
-        assert 0.35 <= view.width * view.height / (60 * 40) <= 0.95
-        assert view.width / view.height == pytest.approx(1.5, abs=0.06)
-    again = random_view(whole, np.random.default_rng(7))
-    assert again.tobytes() == views[7].tobytes()
-    assert open_picture(to_file(views[7])).size == views[7].size
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A file where the directory would be: the head is not kept, and the setting is named."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file/heads cannot be written"):
+        HeadStore(tmp_path / "file" / "heads").put(manifest(), b"graph")
 
 
-def test_caches_of_views_are_bounded_together(tmp_path: Path) -> None:
-    """The one that was used longest ago goes first, whichever was made first."""
-    size = {"views": 2, "pictures": 100, "dim": 10}
-    for name in ("one", "two", "three"):
-        ViewCache(tmp_path / name, **size)
-    for age, name in enumerate(("two", "three")):
-        os.utime(tmp_path / name, (time.time() - 100 + age,) * 2)
-    ViewCache(tmp_path / "two", **size)
-    drop_oldest(list(tmp_path.iterdir()), most=20_000)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
-    drop_oldest(list(tmp_path.iterdir()))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+@pytest.mark.parametrize("name", ["a", "a" * 64, "0", "a_b.c-d"])
+def test_names_that_can_be(name: str) -> None:
+    """1 to 64 letters, digits and signs, the first one no sign."""
+    assert check_name(name) == name
 
 
-def test_views_are_made_once_and_go_on_after_a_kill(tmp_path: Path) -> None:
-    """What was embedded stays; the same seed gives the same views; unreadable ones are left out."""
-    pictures, views, dim = 70, 2, 3
-    asked: list[int] = []
+@pytest.mark.parametrize("name", ["", "a" * 65, "A", ".a", "-a", "_a", "a/b", "a b", "a\n"])
+def test_names_that_cannot_be(name: str) -> None:
+    """They would leave the place, or not be found by their names."""
+    with pytest.raises(InvalidArgument, match="head name"):
+        check_name(name)
 
-    def embed(files: Sequence[bytes]) -> list[np.ndarray]:
-        asked.append(len(files))
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return [np.full(dim, sum(file) % 251, np.float32) for file in files]
 
-    def read(row: int) -> bytes:
-        if row == 5:
-            raise NotFound("gone")
-        return picture(row) if row != 6 else b"no picture"
-
-    def cache(name: str) -> ViewCache:
-        return ViewCache(tmp_path / name, views=views, pictures=pictures, dim=dim)
-
-    def read_later(row: int) -> bytes:
-        return picture(row)
-
-    silent = {"seed": 3, "progress": lambda _done, _of: None}
-    with pytest.raises(KeyboardInterrupt):
-        cache("a").fill(read, embed, **silent)  # type: ignore[arg-type]
-    found = cache("a").fill(read, embed, **silent)  # type: ignore[arg-type]
-    assert asked == [30 * views, 32 * views, 30 * views, 8 * views]
-    assert np.flatnonzero(~found.there).tolist() == [5, 6]
-    whole = cache("b").fill(read, embed, **silent)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(found.vectors, whole.vectors)
-    asked.clear()
-    assert cache("b").fill(read_later, embed, **silent).there.all()  # type: ignore[arg-type]
-    assert asked == [2 * views]  # only those that could not be had before
-    base = np.arange(pictures * dim, dtype=np.float32).reshape(pictures, dim)
-    every, rows = with_views(base, found)
-    assert every.shape == ((views + 1) * 68, dim)
-    np.testing.assert_array_equal(every[:68], base[rows])
-    np.testing.assert_array_equal(every[68 : 2 * 68], found.vectors[0][rows])
-    with pytest.raises(InvalidArgument, match="expected views of shape"):
-        ViewCache(tmp_path / "a", views=3, pictures=pictures, dim=dim)
-    with pytest.raises(InvalidArgument, match="at most 8 GiB"):
-        ViewCache(tmp_path / "c", views=16, pictures=10**6, dim=1280)
+def test_a_head_is_for_vectors_of_its_dimension() -> None:
+    """The same fingerprint with another number of components is another encoder."""
+    with pytest.raises(EncoderMismatch, match=r"3-d.*got toy .*4-d"):
+        manifest().check(replace(SPEC, dim=4))
+    manifest().check(replace(SPEC, name="renamed"))
