@@ -163,13 +163,25 @@ def test_views_are_made_by_the_server(shoal: Run, heads: str, stored: Path) -> N
     made = json.loads(done.stdout)
     assert made["id"].startswith("seen-")
     assert (made["metrics"]["views"], made["metrics"]["pictures"]) == (3, N)
-    moved = stored.rename(stored.parent / "moved")
-    Image.new("RGB", (8, 8)).save(moved / "other.png")
-    gone = shoal(*arguments, "--views", "3", "--heads", heads, *COLLECTION)
+    moved = stored.parent / "moved"
+    moved.mkdir()
+    names = sorted(file.name for file in stored.iterdir())
+    for name in names[:12]:
+        (stored / name).rename(moved / name)
+    half = shoal(*arguments, "--views", "3", "--heads", heads, "--json", *COLLECTION)
+    assert half.code == 0, half.stderr
+    assert "12 images cannot be read, and are left out" in half.stderr
+    assert json.loads(half.stdout)["metrics"]["pictures"] == 12
+    (stored / names[12]).rename(moved / names[12])
+    gone = shoal(*arguments, "--views", "4", "--heads", heads, *COLLECTION)
     assert gone.code == 1
-    assert "expected to read at least half of 24 images, got 0" in gone.stderr
-    found = shoal(*arguments, "--views", "3", "--images", "moved", "--heads", heads, *COLLECTION)
+    assert "expected to read at least half of 24 images, got 11" in gone.stderr
+    for name in names[13:]:
+        (stored / name).rename(moved / name)
+    Image.new("RGB", (8, 8)).save(moved / "other.png")
+    found = shoal(*arguments, "--views", "4", "--images", "moved", "--heads", heads, *COLLECTION)
     assert found.code == 0, found.stderr
+    assert "cannot be read" not in found.stderr
 
 
 @pytest.mark.usefixtures("stored")

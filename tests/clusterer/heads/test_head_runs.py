@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import time
@@ -15,13 +16,13 @@ from reclustering import DIM, Bench, blobs
 
 from clusterer.fits import FitPlan, Surroundings, plan_fit, run_fit
 from clusterer.fits.child import fit_in_child
-from clusterer.fits.head import HeadFitOptions
+from clusterer.fits.head import HeadFitOptions, missing_package
 from clusterer.fits.models import Head, pack, unpack
 from clusterer.heads.graph import to_onnx
 from clusterer.heads.network import Branch, Layer, Network
 from clusterer.heads.store import HeadStore
 from clusterer.runs.newcomers import Newcomers
-from shoal.errors import EncoderMismatch, InvalidArgument, NotFound, Unsupported
+from shoal.errors import EncoderMismatch, FitFailed, InvalidArgument, NotFound, Unsupported
 from shoal.values import VectorInfo
 from shoal.vectors import Vectors
 
@@ -143,3 +144,34 @@ def test_the_head_that_was_planned_is_the_one_that_runs(tmp_path: Path) -> None:
     keep(tmp_path, network(np.roll(CENTRES, 1, axis=0)))
     assert plan.options.head == first
     assert run_fit(plan, blobs(50), None).facts["head"] == first
+
+
+def test_a_cluster_without_a_direction_is_left_out(tmp_path: Path) -> None:
+    """Its vectors cancel out: they go to their next likeliest cluster; with no other it fails."""
+    weight = np.zeros((DIM, 2), np.float32)
+    weight[0] = (40, 0)  # the first cluster has what points along the first axis
+    layer = Layer(weight, np.array([0, 20], np.float32))
+    two = Network((Branch(np.zeros(DIM, np.float32), unit=False, layers=(layer,)),))
+    keep(tmp_path, two)
+    axes = np.eye(DIM, dtype=np.float32)
+    vectors = np.stack([axes[0], axes[1], -axes[1]])
+    fit = run_fit(replace(head_plan(tmp_path), duplicate_cosine=2), vectors, None)
+    assert isinstance(fit.model, Head)
+    assert fit.model.columns.tolist() == [0]
+    np.testing.assert_array_equal(fit.model.centroids, axes[:1])
+    assert fit.model.assign(vectors).labels.tolist() == [0, 0, 0]
+    with pytest.raises(FitFailed, match="cancel out"):
+        run_fit(replace(head_plan(tmp_path), duplicate_cosine=2), vectors[1:], None)
+
+
+def test_a_missing_package_of_training_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch first, then onnx; none where both are installed."""
+    assert missing_package() == ""
+    find = importlib.util.find_spec
+    for lacking, named in (({"onnx"}, "onnx"), ({"torch", "onnx"}, "torch")):
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, lacking=lacking: None if name in lacking else find(name),
+        )
+        assert missing_package() == named
