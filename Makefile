@@ -6,7 +6,7 @@ QUICK := .venv/.quick
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test check lint format stubs reference clean
+.PHONY: help demo quick test check lint format stubs reference mutants clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ stubs: $(STAMP) ## Regenerate shoal/v1 from proto/
 
 reference: $(STAMP) ## Rewrite docs/reference.md from options, metrics and errors
 	$(BIN)/python -m shoal.app.reference
+
+mutants: $(STAMP) ## Count the one-line sabotages that the tests notice, module by module
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
+	$(BIN)/python tests/mutants.py
 
 clean: ## Remove the environment and all caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

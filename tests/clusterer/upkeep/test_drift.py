@@ -173,3 +173,33 @@ def test_stability_index_without_points_on_a_side_is_zero(
 ) -> None:
     """There is nothing to compare."""
     assert stability_index(expected, got) == 0.0
+
+
+def test_a_run_without_noise_has_a_share_of_none() -> None:
+    """What is missing from the sizes counts as no point, on either side."""
+    drift = compare(Baseline({0: 10}, 0.5), {0: 20}, confidence=0.5)
+    assert (drift.run_noise_share, drift.noise_share) == (0, 0)
+    assert compare(Baseline({0: 0, 1: 10}, 0.5), {1: 10}, confidence=None).newcomers == 0
+
+
+def test_shares_of_one_point_are_whole() -> None:
+    """One point of noise is all of one point, in the run and since."""
+    drift = compare(Baseline({NOISE: 1}, 0.5), {NOISE: 2}, confidence=0.5)
+    assert (drift.run_noise_share, drift.noise_share) == (1, 1)
+
+
+def test_noise_must_be_more_than_ten_points_above_the_runs() -> None:
+    """Exactly ten points above is no sign."""
+    run = Baseline({0: 1000}, 0.5)
+    at, above = ({0: 1090, NOISE: 10}, {0: 1089, NOISE: 11})
+    assert compare(run, at, confidence=0.5).noise_share == 0.1
+    assert not any("noise" in sign for sign in compare(run, at, confidence=0.5).signs)
+    assert any("noise" in sign for sign in compare(run, above, confidence=0.5).signs)
+
+
+def test_stability_index_takes_a_missing_cluster_for_an_empty_one() -> None:
+    """On either side."""
+    whole = {0: 60, 1: 40, 2: 0}
+    assert stability_index({0: 60, 1: 40}, {0: 10, 2: 90}) == pytest.approx(
+        stability_index(whole, {0: 10, 1: 0, 2: 90})
+    )
