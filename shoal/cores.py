@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-"""The file with a container's quota (cgroup v2): microseconds of processor time, and the period of
-so many microseconds that they are for."""
+"""A container's quota (cgroup v2): microseconds of processor time, and of their period."""
 
 
 def usable_cores(quota_file: Path = _CPU_MAX) -> int:

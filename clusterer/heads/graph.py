@@ -100,13 +100,13 @@ class _Writer:
         self.constants: list[TensorProto] = []
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        from onnx import helper  # noqa: PLC0415
+        from onnx import helper  # noqa: PLC0415 - an extra
 
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
     def constant(self, name: str, values: npt.NDArray[np.float32]) -> str:
-        from onnx import numpy_helper  # noqa: PLC0415
+        from onnx import numpy_helper  # noqa: PLC0415 - an extra
 
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name

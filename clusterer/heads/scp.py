@@ -83,7 +83,7 @@ class ScpHead(nn.Module):
         found: list[tuple[nn.Linear, nn.BatchNorm1d]] = []
         for linear, norm in zip(modules[::3], modules[1::3], strict=True):
             assert isinstance(linear, nn.Linear)  # noqa: S101 - for the type checker
-            assert isinstance(norm, nn.BatchNorm1d)  # noqa: S101
+            assert isinstance(norm, nn.BatchNorm1d)  # noqa: S101 - for the type checker
             found.append((linear, norm))
         return found
 
@@ -154,7 +154,7 @@ class Scp:
 def _folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> Layer:
     """One layer for ``linear`` and ``norm``, by the norm's running statistics."""
     assert norm.running_mean is not None  # noqa: S101 - for the type checker
-    assert norm.running_var is not None  # noqa: S101
+    assert norm.running_var is not None  # noqa: S101 - for the type checker
     gain = norm.weight / (norm.running_var + norm.eps).sqrt()
     return Layer(numbers(linear.weight.T * gain), numbers(norm.bias - norm.running_mean * gain))
 

@@ -91,7 +91,7 @@ def _artefact_argument(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _list_heads(place: str, *, as_json: bool) -> None:
-    """Those that are whole; then what is wrong with others, as an error."""
+    """Prints the heads that are whole; damaged ones are an error at the end."""
     from clusterer.heads.store import HeadStore
 
     found, damaged = HeadStore(place).survey()

@@ -124,7 +124,7 @@ def _shipped_name(number: int) -> str:
 
 
 def _prove(backfill: Backfill) -> None:
-    """Opens everything once where the command runs, so that what is wrong is said once."""
+    """Opens everything once where the command runs, so that an error is told once."""
     _ingest(backfill, backfill.embedder.encoders, iter(()), Done())
 
 

@@ -85,7 +85,7 @@ class Request:
 def train_and_keep(
     client: Client, request: Request, store: HeadStore, console: Console
 ) -> tuple[HeadManifest, HeadReport]:
-    """Trains a head as asked and puts it into ``store``; says what is wrong before the work.
+    """Trains a head as asked and puts it into ``store``; errors are told before the work.
 
     Raises:
         InvalidArgument: the name, or the number of clusters; or too few pictures can be read.
