@@ -152,6 +152,19 @@ def test_no_descriptor_is_left_open(root: Path, name: str) -> None:
     assert len(list(descriptors.iterdir())) == before
 
 
+def test_file_is_looked_at_before_it_is_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device or a pipe would notice that it is opened; a child process gets no descriptor."""
+    really, flags = os.open, list[int]()
+
+    def opened(path: bytes, given: int) -> int:
+        flags.append(given)
+        return really(path, given)
+
+    monkeypatch.setattr(os, "open", opened)
+    read_now([root], (root / "sub").as_uri())
+    assert flags == [os.O_PATH | os.O_CLOEXEC]
+
+
 def test_whole_machine_may_be_a_root(root: Path) -> None:
     """A root that ends with a slash is no other."""
     uri = (root / "sub" / "a b#1.png").as_uri()

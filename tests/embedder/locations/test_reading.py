@@ -12,11 +12,19 @@ from typing import Any
 
 import pytest
 from places import Hanging, kinds, outcome, until
+from prometheus_client import REGISTRY
 
 from embedder.flow.admission import Capacity
 from embedder.locations.config import LocationsConfig
 from embedder.locations.reading import Locations
-from shoal.errors import LocationUnavailable, NotFound, ServiceUnavailable, ShoalError
+from embedder.locations.web import Web
+from shoal.errors import (
+    LocationUnavailable,
+    NotFound,
+    ServiceUnavailable,
+    ShoalError,
+    Unsupported,
+)
 
 
 def test_what_is_read_waits_for_memory_and_gives_it_back(root: Path) -> None:
@@ -211,3 +219,93 @@ def test_host_name_that_is_not_resolved_keeps_no_thread_of_others(
         asyncio.run(scenario())
     finally:
         go_on.set()
+
+
+def test_without_places_every_uri_is_told_to_send_bytes() -> None:
+    """Whoever did not configure any learns what to do instead."""
+
+    async def scenario() -> None:
+        locations = Locations(LocationsConfig())
+        for uri in ("file:///x", "https://a.test/x", "x"):
+            answer = await outcome(locations, uri)
+            assert isinstance(answer, Unsupported)
+            told = "image.uri: this server reads no locations; send the bytes in image.data"
+            assert (answer.message, answer.metadata["field"]) == (told, "image.uri")
+        await locations.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("uri", ["https://a.test/x", "s3://b/x", "x", "", "/photos/x", "fil"])
+def test_scheme_of_no_allowed_place_is_not_allowed(root: Path, uri: str) -> None:
+    """Whatever is allowed otherwise."""
+
+    async def scenario() -> None:
+        locations = Locations(LocationsConfig(roots=(root,)))
+        answer = await outcome(locations, uri)
+        assert isinstance(answer, Unsupported)
+        told = f"image.uri: expected a place that this server may read, got {uri!r}"
+        assert answer.message == told
+        await locations.close()
+
+    asyncio.run(scenario())
+
+
+def test_http_and_https_share_their_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are one kind of place: as many at a time as there are connections."""
+    reading: list[str] = []
+    may_end = asyncio.Event()
+
+    async def read(_: Web, uri: str, **__: Any) -> bytes:
+        reading.append(uri)
+        await may_end.wait()
+        return uri.encode()
+
+    monkeypatch.setattr(Web, "read", read)
+    config = LocationsConfig(hosts=("a.test",), allow_http=True, concurrency=1)
+
+    async def scenario() -> None:
+        locations = Locations(config)
+        uris = ["https://a.test/1", "http://a.test/2"]
+        tasks = [asyncio.create_task(outcome(locations, uri)) for uri in uris]
+        await until(lambda: bool(locations._slots["http"]._waiting))
+        assert reading == uris[:1]
+        may_end.set()
+        assert await asyncio.gather(*tasks) == [uri.encode() for uri in uris]
+        await locations.close()
+
+    asyncio.run(scenario())
+
+
+def test_closed_locations_close_their_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no host may be asked."""
+    closed: list[Web] = []
+
+    async def close(web: Web) -> None:
+        closed.append(web)
+
+    monkeypatch.setattr(Web, "close", close)
+
+    async def scenario() -> None:
+        locations = Locations(LocationsConfig())
+        await locations.close()
+        assert closed == [locations._web]
+
+    asyncio.run(scenario())
+
+
+def test_reads_are_timed(root: Path) -> None:
+    """Each one counts once, whatever comes of it."""
+
+    def count() -> float:
+        return REGISTRY.get_sample_value("shoal_embedder_read_seconds_count") or 0
+
+    async def scenario() -> None:
+        locations = Locations(LocationsConfig(roots=(root,)))
+        before = count()
+        await outcome(locations, (root / "sub" / "a b#1.png").as_uri())
+        await outcome(locations, (root / "absent").as_uri())
+        assert count() == before + 2
+        await locations.close()
+
+    asyncio.run(scenario())

@@ -211,6 +211,28 @@ def test_call_that_nobody_waits_for_hangs_only_after_a_while() -> None:
     run(scenario())
 
 
+def test_call_that_ends_in_time_never_hangs() -> None:
+    """Its patience runs out later, and means nothing then."""
+
+    async def scenario() -> None:
+        slots, calls = Slots("k", 1, patience_s=0.05), Calls()
+        left = calls.task(slots, "left")
+        await calls.have_begun("left")
+        left.cancel()
+        await asyncio.wait({left})
+        over = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.06, over.set)
+        calls.end("left")
+        await until(lambda: bool(slots._idle))
+        await over.wait()
+        assert not slots._abandoned
+        calls.end("again")
+        assert await calls.task(slots, "again") == "again"
+        slots.close()
+
+    run(scenario())
+
+
 def test_timeout_of_a_read_says_that_its_call_hangs() -> None:
     """At once, whatever the patience: the read has waited long enough."""
 
@@ -287,8 +309,8 @@ def test_closed_slots_are_given_to_nobody() -> None:
     run(scenario())
 
 
-def test_call_that_ends_after_its_loop_is_no_error() -> None:
-    """Nobody is left to hand its slot to."""
+def test_call_that_ends_after_its_loop_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is left to hand its slot to, and nothing is said of it."""
     calls = Calls()
 
     async def scenario() -> None:
@@ -305,3 +327,4 @@ def test_call_that_ends_after_its_loop_is_no_error() -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(30)
         assert not thread.is_alive()
+    assert not caplog.records
