@@ -120,10 +120,9 @@ def _mutmut(directory: Path, environment: dict[str, str], *arguments: str) -> st
 
 def _change(shown: str) -> str:
     """The lines that a mutant takes away and puts in."""
-    lines = [
-        line for line in shown.split("\n") if line[:1] in "+-" and line[:3] not in ("+++", "---")
-    ]
-    return "  ->  ".join(line[1:].strip() for line in lines)
+    lines = [line for line in shown.split("\n") if line[:1] in {"+", "-"}]
+    changed = [line[1:].strip() for line in lines if line[:3] not in {"+++", "---"}]
+    return "  ->  ".join(filter(None, changed))
 
 
 def main(modules: list[str]) -> int:
