@@ -270,8 +270,8 @@ def background(config: LocalConfig) -> Iterator[str]:
             ready.set()
 
     thread = threading.Thread(target=work, name="shoal-local")
-    thread.start()
     try:
+        thread.start()
         ready.wait()
         first = outcome[0]
         if isinstance(first, BaseException):
@@ -284,7 +284,8 @@ def background(config: LocalConfig) -> Iterator[str]:
         for call in wake:
             with contextlib.suppress(RuntimeError):  # its loop is closed: it has left
                 call()
-        thread.join()
+        if thread.is_alive():  # else it has not begun, and ends as soon as it does
+            thread.join()
 
 
 Build = Callable[[Store], AbstractAsyncContextManager[Service]]

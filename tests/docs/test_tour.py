@@ -55,7 +55,7 @@ def test_tour_prints_what_the_page_shows(tmp_path: Path) -> None:
         finally:
             if server is not None:
                 server.terminate()
-                server.wait(30)
+                server.communicate(timeout=60)  # also closes the pipe
 
 
 def test_tour_steps_are_read_with_their_output() -> None:
