@@ -32,6 +32,7 @@ from clusterer.fits.gmm import GmmOptions
 from clusterer.fits.hdbscan import HdbscanOptions, default_cluster_size
 from clusterer.fits.kmeans import KMeansOptions
 from clusterer.fits.models import Centroids, Head, Mixture, Prototypes, margin, pack, unpack
+from clusterer.fits.reduction import principal_components
 from shoal.errors import FitFailed, NotEnoughPoints
 from shoal.vectors import NOISE, Labels, Vectors
 
@@ -88,6 +89,21 @@ def test_gmm_labels_agree_with_scikit_learns(digits: Vectors) -> None:
     assert np.abs(model.assign(digits).confidence - posterior).mean() < 0.01
 
 
+def test_gmm_keeps_the_likeliest_of_three_starts() -> None:
+    """The fact is its mean log-likelihood; with this seed the first start is a worse one."""
+    vectors = blobs(200, spread=0.8)
+    z = principal_components(vectors, 4, seed=0).points
+    first, best = (
+        GaussianMixture(
+            8, covariance_type="diag", n_init=starts, reg_covar=1e-6, random_state=0
+        ).fit(z)
+        for starts in (1, 3)
+    )
+    found = fit(vectors, GmmOptions(8, dim=4))[1].facts["log_likelihood"]
+    assert found == pytest.approx(best.lower_bound_)
+    assert found > first.lower_bound_ + 0.01
+
+
 @pytest.mark.parametrize("mini_batch", [0, 512])
 def test_kmeans_labels_agree_with_scikit_learns(digits: Vectors, mini_batch: int) -> None:
     """Full and in batches: the same where there is one answer, and within its noise elsewhere."""
@@ -141,10 +157,16 @@ def test_evoc_takes_the_layer_that_the_package_finds_most_persistent(digits: Vec
     """Without a layer the labels are the package's own, noise included."""
     from evoc import EVoC  # noqa: PLC0415 - slow to import
 
-    labels, found = fit(digits, EvocOptions(min_cluster_size=10, seed=4))
+    labels, found = fit(digits, EvocOptions(min_cluster_size=60, seed=4))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = EVoC(base_min_cluster_size=10, random_state=4).fit(digits)
+        theirs, finer = (
+            EVoC(base_min_cluster_size=size, random_state=4).fit(digits) for size in (60, 5)
+        )
+    assert (
+        len(finer.cluster_layers_) != len(theirs.cluster_layers_)
+        or (finer.labels_ != theirs.labels_).any()
+    )
     np.testing.assert_array_equal(labels, theirs.labels_)
     np.testing.assert_array_equal(labels, theirs.cluster_layers_[found.facts["layer"]])
 
@@ -155,7 +177,9 @@ def test_evoc_needs_four_dimensions() -> None:
         fit(blobs(40)[:, :3], EvocOptions())
 
 
-@pytest.mark.parametrize("options", [{"reduction": "none"}, {"reduction": "pca", "dim": 16}])
+@pytest.mark.parametrize(
+    "options", [{"reduction": "none", "dim": 4}, {"reduction": "pca", "dim": 16}]
+)
 def test_hdbscan_of_vectors_that_are_not_reduced(options: dict[str, object]) -> None:
     """As the package has it on the vectors themselves, by its own min_samples if asked."""
     vectors = blobs(300, spread=0.3)
@@ -229,6 +253,44 @@ def test_near_duplicates_count_once_and_keep_together() -> None:
     labels, found = fit(vectors, config, duplicate_cosine=DUPLICATE_COSINE)
     assert set(labels[200:].tolist()) == {NOISE}
     assert found.facts["duplicates"] >= 299
+
+
+def test_copies_get_the_label_of_the_one_that_counted() -> None:
+    """Each of three copies, wherever they lie, of points that form groups."""
+    order = np.random.default_rng(2).permutation(600)
+    once, truth = blobs(200, centres=4, spread=0.2), np.arange(200) % 4
+    vectors, classes = np.repeat(once, 3, axis=0)[order], np.repeat(truth, 3)[order]
+    labels, found = fit(
+        vectors, HdbscanOptions(min_cluster_size=20), duplicate_cosine=DUPLICATE_COSINE
+    )
+    assert found.facts["duplicates"] == 400
+    member = labels != NOISE
+    assert member.mean() > 0.8
+    assert same(labels[member], classes[member]) > 0.9
+    by_point = np.empty(600, np.int32)
+    by_point[order] = labels
+    assert (by_point.reshape(200, 3) == by_point[::3, None]).all()
+
+
+@pytest.mark.parametrize("n", [5, 100])
+def test_principal_components_are_scikit_learns(n: int) -> None:
+    """As many as are asked for, or as there can be; centred, with orthonormal axes."""
+    vectors = blobs(n, spread=0.5) + np.float32(1)
+    found = principal_components(vectors, 8, seed=3)
+    expected = PCA(min(8, n), random_state=3).fit(vectors.astype(np.float64))
+    np.testing.assert_allclose(
+        found.points, expected.transform(vectors.astype(np.float64)), atol=1e-9
+    )
+    np.testing.assert_allclose(found.axes @ found.axes.T, np.eye(min(8, n)), atol=1e-9)
+    np.testing.assert_allclose(found.mean, vectors.astype(np.float64).mean(axis=0))
+
+
+def test_a_vector_on_the_threshold_is_a_member() -> None:
+    """The threshold is the least cosine of a member."""
+    axes = np.eye(2, dtype=np.float32)
+    owners, thresholds = np.array([0, 1], np.int32), np.ones(2, np.float32)
+    model = Prototypes(axes, axes, owners, thresholds)
+    assert model.assign(axes).labels.tolist() == [0, 1]
 
 
 def test_count_is_estimated_and_its_votes_are_kept() -> None:
