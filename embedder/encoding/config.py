@@ -73,12 +73,12 @@ class RuntimeConfig:
         return self.provider == "cpu"
 
     def bucket(self, rows: int) -> int:
-        """How many rows a batch of ``rows`` is run with.
+        """The number of rows that a batch of ``rows`` is filled up to.
 
-        On a GPU the next power of two up to 8, and from there the next multiple of 8: each new
-        shape costs memory that the arena keeps and a choice of algorithms, and each row that only
-        fills up costs as much as one that is asked for. With TensorRT it costs an engine, minutes
-        to build: always a power of two. A CPU takes any shape alike.
+        On a GPU that is the next power of two up to 8, and the next multiple of 8 beyond. Each new
+        shape costs a choice of algorithms and memory that the arena keeps; each row that fills up
+        costs as much as any other. With TensorRT a new shape costs an engine, which takes minutes
+        to build: there it is always a power of two. A CPU takes every shape as it is.
         """
         if self.on_cpu:
             return rows
@@ -88,16 +88,16 @@ class RuntimeConfig:
 
     @property
     def arena(self) -> str:
-        """The name of the arena that can be told to shrink; empty for providers without one."""
+        """The name of the memory arena that can shrink; empty for providers without one."""
         names = {"cpu": "cpu:0", "cuda": f"gpu:{self.device}", "tensorrt": f"gpu:{self.device}"}
         return names.get(self.provider, "")
 
     def options(self, graph: Path, *, half: bool = False) -> dict[str, object]:
-        """What ONNX Runtime is told of the provider, for ``graph``; ``half``: it is in float16.
+        """ONNX Runtime's options of the provider for ``graph``; ``half``: the graph is in float16.
 
-        The arenas grow by what is asked for and not by doubling, or an odd batch takes half of
-        a GPU for good. TensorRT computes in float16 only what was exported and measured so: other
-        vectors are another encoder's.
+        Arenas grow by the size that is needed: if they doubled, an odd batch would take half of a
+        GPU for good. TensorRT computes in float16 only if the graph was exported and measured in
+        float16: other vectors are another encoder's.
         """
         match self.provider:
             case "cpu":
@@ -110,7 +110,7 @@ class RuntimeConfig:
                     "do_copy_in_default_stream": True,
                 }
             case "tensorrt":
-                # Engines are of one graph: two of one name must not share them.
+                # An engine belongs to one graph: two graphs of one name must not share it.
                 cache = self.engine_cache and self.engine_cache / _identity(graph)
                 return {
                     "device_id": self.device,
@@ -131,6 +131,6 @@ class RuntimeConfig:
 
 
 def _identity(graph: Path) -> str:
-    """A name for the file ``graph`` as it is now."""
+    """A name for the file ``graph`` that changes when the file does."""
     facts = graph.stat()
     return f"{graph.parent.name}-{facts.st_size:x}-{facts.st_mtime_ns:x}"

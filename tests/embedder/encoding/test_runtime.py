@@ -161,15 +161,6 @@ def test_encoder_refuses_a_graph_with_other_tensors(encoder: Encoder) -> None:
         Encoder(encoder.artefact, [Other()])
 
 
-def test_gpu_batches_are_run_in_a_few_sizes() -> None:
-    """On a GPU a batch is filled up, to a power of two or a multiple of 8; on a CPU never."""
-    gpu, tensorrt = RuntimeConfig(provider="cuda"), RuntimeConfig(provider="tensorrt")
-    rows = (1, 2, 3, 5, 8, 9, 33, 64)
-    assert [gpu.bucket(n) for n in rows] == [1, 2, 4, 8, 8, 16, 40, 64]
-    assert [tensorrt.bucket(n) for n in rows] == [1, 2, 4, 8, 8, 16, 64, 64]
-    assert [CPU.bucket(n) for n in rows] == list(rows)
-
-
 def test_session_answers_what_it_was_asked_in_a_batch_that_was_filled_up(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,35 +181,3 @@ def test_session_answers_what_it_was_asked_in_a_batch_that_was_filled_up(
     padded = session.run({"pixels": pixels}, "embedding")
     assert ran == [4]
     np.testing.assert_allclose(padded, encoder.embed([pixels]), atol=1e-5)
-
-
-def test_gpu_options_bound_memory_and_keep_engines(tmp_path: Path) -> None:
-    """Arenas grow by what is asked for; TensorRT keeps engines where it is told.
-
-    It computes in float16 what was exported so, and nothing else.
-    """
-    graph = load_artefact(bundled_artefact()).image_model
-    cuda = RuntimeConfig(provider="cuda", device=1).options(graph)
-    assert (cuda["device_id"], cuda["arena_extend_strategy"]) == (1, "kSameAsRequested")
-    config = RuntimeConfig(provider="tensorrt", engine_cache=tmp_path)
-    tensorrt = config.options(graph)
-    assert not tensorrt["trt_fp16_enable"]
-    assert config.options(graph, half=True)["trt_fp16_enable"]
-    assert Path(str(tensorrt["trt_engine_cache_path"])).parent == tmp_path
-    assert CPU.options(graph) == {}
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"provider": "abacus"},
-        {"threads": -1},
-        {"device": -1},
-        {"require_gpu": True},
-        {"require_gpu": True, "provider": "openvino"},
-    ],
-)
-def test_runtime_config_refuses_what_cannot_be(bad: dict[str, object]) -> None:
-    """An unknown provider or a negative number is found before anything is loaded."""
-    with pytest.raises(ConfigError):
-        RuntimeConfig(**bad)  # type: ignore[arg-type]

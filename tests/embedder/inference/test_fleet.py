@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from encoders import NAME, mixed_encoder, other_encoder
 from prometheus_client import REGISTRY
+from timed_encoder import Timed
 
 from embedder.config import EmbedderConfig
 from embedder.encoding.artefact import Artefact, bundled_artefact, load_any_artefact
 from embedder.encoding.encoder import Encoder
 from embedder.encoding.runtime import RuntimeConfig
-from embedder.encoding.tuning import BUDGET_S, best_run_size, smallest_near_best, warm_up
 from embedder.flow.batching import Patience
 from embedder.images import decoding
 from embedder.inference.fleet import Fleet, _EncoderState, _run_size
@@ -429,10 +429,10 @@ def test_an_encoder_that_does_not_load_is_logged(
 
 def test_a_run_size_is_measured_once_for_each_encoder(others: Any) -> None:
     """When it is first opened; after that the encoder opens faster, and runs as it did."""
-    opened: list[_Timed] = []
+    opened: list[Timed] = []
 
     def timed(artefact: Artefact, _runtime: RuntimeConfig) -> Any:
-        opened.append(_Timed(lambda size: 0.01 + 0.001 * size))
+        opened.append(Timed(lambda size: 0.01 + 0.001 * size))
         opened[-1].name = artefact.name
         return opened[-1]
 
@@ -552,71 +552,12 @@ def test_a_text_goes_to_the_first_encoder_that_has_a_text_tower() -> None:
             fleet.with_text(name)
 
 
-def test_run_size_is_the_smallest_that_is_about_as_fast_as_any() -> None:
-    """The best time wins; a smaller batch that is within 3% of it answers sooner."""
-    assert smallest_near_best({1: 1.0, 2: 1.0, 4: 1.2, 8: 1.3}) == 1
-    assert smallest_near_best({1: 1.6, 2: 1.3, 4: 1.01, 8: 1.0}) == 4
-    assert smallest_near_best({1: 1.6, 2: 1.3, 4: 1.1, 8: 1.0}) == 8
-
-
-class _Timed:
-    """An encoder of 8 x 8 pixels whose runs take ``cost(size)`` seconds of a clock of its own."""
-
-    def __init__(self, cost: Callable[[int], float], *, has_text: bool = False) -> None:
-        crop = SimpleNamespace(height=8, width=8)
-        self.preprocessings = (SimpleNamespace(crop=crop),)
-        self.name, self.dim, self.fingerprint, self.provider = "timed", 8, "f" * 64, "none"
-        self.now = 0.0
-        self.runs: list[int] = []
-        self.texts: list[int] = []
-        self.has_text = has_text
-        self._cost = cost
-
-    def embed(self, pixels: Sequence[np.ndarray]) -> None:
-        self.runs.append(len(pixels[0]))
-        self.now += self._cost(len(pixels[0]))
-
-    def embed_texts(self, texts: Sequence[str]) -> None:
-        self.texts.append(len(texts))
-
-
-@pytest.mark.parametrize(
-    ("cost", "expected"),
-    [
-        (lambda size: 0.01 * size, 1),  # a larger batch gains nothing
-        (lambda size: 0.01 + 0.001 * size, 8),  # it gains much
-        (lambda size: 0.01 * size if size < 8 else 0.2, 1),  # it loses
-        (lambda size: 1.0 * size, 8),  # too slow to try
-    ],
-)
-def test_run_size_is_measured(cost: Callable[[int], float], expected: int) -> None:
-    """Sizes are tried with the model itself; one that would take too long gets the largest."""
-    encoder = _Timed(cost)
-    size = best_run_size(encoder, workers=1, most=8, clock=lambda: encoder.now)  # type: ignore[arg-type]
-    assert size == expected
-    assert encoder.now <= BUDGET_S + 8 * cost(1)
-
-
-def test_run_size_is_at_most_what_a_worker_takes() -> None:
-    """No size above the largest batch is tried."""
-    encoder = _Timed(lambda _: 0.01)
-    assert best_run_size(encoder, workers=1, most=3, clock=lambda: encoder.now) == 2  # type: ignore[arg-type]
-    assert max(encoder.runs) == 2
-
-
 def test_a_gpu_sees_every_size_before_a_caller_does() -> None:
-    """All the sizes that batches are filled up to, once each: the first run of one is slow."""
-    encoder = _Timed(lambda _: 0.01)
-    config = RuntimeConfig(provider="tensorrt")
-    assert warm_up(encoder, config, most=48) == [1, 2, 4, 8, 16, 32, 64]  # type: ignore[arg-type]
-    assert encoder.runs == [1, 2, 4, 8, 16, 32, 64]
-    of_gpu = _Timed(lambda _: 0.01)
-    assert _run_size(of_gpu, EmbedderConfig(runtime=config, max_batch=4)) == 4  # type: ignore[arg-type]
-    assert of_gpu.runs == [1, 2, 4]
-    assert encoder.texts == of_gpu.texts == []
-    of_both = _Timed(lambda _: 0.01, has_text=True)
-    assert warm_up(of_both, config, most=4) == [1, 2, 4]  # type: ignore[arg-type]
-    assert of_both.texts == [1, 2, 4]
+    """All the sizes that batches are filled up to, and then it takes all of a batch at once."""
+    encoder = Timed(lambda _: 0.01)
+    config = EmbedderConfig(runtime=RuntimeConfig(provider="tensorrt"), max_batch=4)
+    assert _run_size(encoder, config) == 4  # type: ignore[arg-type]
+    assert encoder.runs == [1, 2, 4]
 
 
 def test_pipeline_runs_the_model_in_pieces_of_the_run_size(images: Any) -> None:
