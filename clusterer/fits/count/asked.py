@@ -57,12 +57,11 @@ def fewest(count: AskedCount) -> int:
 def count_clusters(vectors: Vectors, count: AskedCount, *, seed: int) -> tuple[int, dict[str, Any]]:
     """The number of clusters for ``vectors`` (N, D), and how it was estimated, as facts.
 
-    An estimate is less than N, but never less than ``count.least``. A given number has no facts.
+    An estimate is at most N / 4, but never less than ``count.least``. A given number has no facts.
     """
     if not isinstance(count, Auto):
         return count, {}
     from clusterer.fits.count.vote import estimate_count  # noqa: PLC0415 - it imports scikit-learn
 
-    most = min(count.most, max(count.least, len(vectors) - 1))
-    found = estimate_count(vectors, least=count.least, most=most, seed=seed)
+    found = estimate_count(vectors, least=count.least, most=count.most, seed=seed)
     return found.k, {"count": asdict(found)}

@@ -5,6 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 from scipy.sparse import block_diag, csr_array
+from sklearn.metrics import silhouette_score
 
 from clusterer.fits.count.asked import AskedCount, Auto, check_count, count_clusters, fewest
 from clusterer.fits.count.estimators import (
@@ -126,6 +127,14 @@ def test_count_of_few_different_vectors_is_a_quarter_of_them_at_most() -> None:
     assert estimate_count(copies, least=1, most=50, seed=0).k <= 3
 
 
+def test_count_tells_the_reader_what_the_others_say(eight_counted: CountEstimate) -> None:
+    """All estimators vote, by name; the silhouette finds separate blobs too."""
+    votes = votes_of(eight_counted)
+    others = ["coding_length", "eigengap", "elbow", "hdbscan", "modularity", "silhouette"]
+    assert list(votes) == others
+    assert votes["silhouette"] == 8
+
+
 def test_count_shows_a_curve_that_falls_from_least_to_most(eight_counted: CountEstimate) -> None:
     """About 12 points, both ends among them, inertia falling and within 0 to N."""
     ks, inertia = zip(*eight_counted.elbow, strict=True)
@@ -176,6 +185,9 @@ def test_count_says_that_estimators_disagree_on_blobs_made_of_blobs() -> None:
     votes = votes_of(found)
     assert found.disagree
     assert votes["elbow"] == 4
+    assert votes["coding_length"] == 4
+    assert votes["hdbscan"] == 20  # the leaves of its tree, not the most persistent clusters
+    assert votes["silhouette"] == 20
     assert votes["eigengap"] == found.k == 20
 
 
@@ -208,8 +220,8 @@ def test_a_given_count_is_not_estimated() -> None:
     assert count_clusters(np.zeros((0, 3), np.float32), 7, seed=0) == (7, {})
 
 
-def test_an_estimated_count_has_facts_and_is_less_than_the_vectors(eight: Vectors) -> None:
-    """The facts are the estimate as JSON; eight vectors are seven clusters at most."""
+def test_an_estimated_count_has_facts_and_at_least_the_least(eight: Vectors) -> None:
+    """The facts are the estimate as JSON; few vectors support the least and no more."""
     k, facts = count_clusters(eight, Auto(2, 20), seed=0)
     assert k == facts["count"]["k"] == 8
     assert facts["count"].keys() == {"k", "votes", "disagree", "elbow"}
@@ -274,6 +286,13 @@ def test_neighbour_graph_is_the_symmetric_union_with_cosine_weights(eight: Vecto
     np.testing.assert_allclose(graph, np.where(near | near.T, cosines**4, 0), atol=1e-5)
 
 
+def test_neighbour_graph_keeps_edges_to_neighbours_however_far() -> None:
+    """Orthogonal vectors are neighbours of the least weight, 0.1 to the 4th."""
+    graph = neighbour_graph(np.eye(20, dtype=np.float32)).toarray()
+    assert set(np.round(graph[graph > 0], 9)) == {0.0001}
+    assert ((graph > 0).sum(axis=1) >= 15).all()
+
+
 @pytest.mark.parametrize(("k", "each"), [(3, 150), (25, 20), (40, 17), (2, 420)])
 def test_laplacian_spectrum_is_that_of_the_dense_matrix(k: int, each: int) -> None:
     """Few eigenvalues by Lanczos are the least of all, multiple ones as often as they are."""
@@ -313,6 +332,15 @@ def test_silhouette_of_a_sample_in_one_cluster_is_the_worst() -> None:
     two: Labels = np.repeat(np.arange(2, dtype=np.int32), 20)
     assert silhouette(vectors, one) == -1
     assert silhouette(vectors, two) > 0.8
+
+
+def test_silhouette_is_that_of_the_first_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time is quadratic: the others are not looked at."""
+    vectors = sphere_blobs(2, 20, spread=0.3)
+    labels: Labels = np.arange(40, dtype=np.int32) % 3
+    monkeypatch.setattr("clusterer.fits.count.estimators._SILHOUETTE_SAMPLE", 25)
+    expected = silhouette_score(vectors[:25], labels[:25])
+    assert silhouette(vectors, labels) == pytest.approx(expected)
 
 
 def test_density_clusters_of_separate_blobs(eight: Vectors) -> None:
