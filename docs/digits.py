@@ -34,6 +34,8 @@ def write_digits(directory: Path, count: int) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in {2, 3}:
+        raise SystemExit("expected: python docs/digits.py DIR [N]")
     folder = Path(sys.argv[1])
     written = write_digits(folder, int(sys.argv[2]) if len(sys.argv) > 2 else 1797)  # noqa: PLR2004 - argv
     print(f"{written} images in {folder}/, listed in {folder}/images.jsonl")  # noqa: T201 - a script

@@ -128,6 +128,8 @@ def _change(shown: str) -> str:
 def main(modules: list[str]) -> int:
     """Prints the scores of ``modules``, of all by default; 1 if one is too low."""
     low = False
+    for unknown in (module for module in modules if module not in OWNERS):
+        raise SystemExit(f"{unknown}: expected one of {', '.join(OWNERS)}")
     for module in modules or OWNERS:
         found = score(module)
         print(f"{module}: {found.killed} of {found.total} killed, {found.share:.1%}", flush=True)  # noqa: T201 - a script
