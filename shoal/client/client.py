@@ -106,7 +106,7 @@ class Client:
     Nothing is sent before the first call, so a wrong address is reported by that.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords, each with a default
         self,
         address: str = ADDRESS,
         *,
@@ -114,6 +114,7 @@ class Client:
         tls: bool = False,
         tls_ca: Path | None = None,
         timeout_s: float = TIMEOUT_S,
+        via_proxy: bool = False,
     ) -> None:
         """Connects on first use.
 
@@ -123,11 +124,20 @@ class Client:
             tls: Encrypt, and verify the server by the system's authorities.
             tls_ca: PEM file of the authority to verify the server by instead; implies ``tls``.
             timeout_s: Seconds that a call may take.
+            via_proxy: Go through the proxy that ``https_proxy`` or ``http_proxy`` names in the
+                environment; a loopback address is reached directly all the same.
 
         Raises:
             ConfigError: the file cannot be read, or a value is out of range.
         """
-        config = channel_config(address, token=token, tls=tls, tls_ca=tls_ca, timeout_s=timeout_s)
+        config = channel_config(
+            address,
+            token=token,
+            tls=tls,
+            tls_ca=tls_ca,
+            timeout_s=timeout_s,
+            via_proxy=via_proxy,
+        )
         self._address = address
         self._max_message_bytes = config.max_message_bytes
         self._connections = Connections(config)

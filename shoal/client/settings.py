@@ -12,8 +12,14 @@ ADDRESS = "localhost:7800"
 TIMEOUT_S = 60.0
 
 
-def channel_config(
-    address: str, *, token: str | None, tls: bool, tls_ca: Path | None, timeout_s: float
+def channel_config(  # noqa: PLR0913 - the clients' arguments
+    address: str,
+    *,
+    token: str | None,
+    tls: bool,
+    tls_ca: Path | None,
+    timeout_s: float,
+    via_proxy: bool,
 ) -> ChannelConfig:
     """The settings of the client's channels. A file of an authority implies TLS."""
     return ChannelConfig(
@@ -22,4 +28,5 @@ def channel_config(
         tls=tls or tls_ca is not None,
         tls_ca=tls_ca,
         timeout_s=timeout_s,
+        via_proxy=via_proxy,
     )

@@ -12,15 +12,13 @@ from collections.abc import Callable
 import grpc
 import grpc.aio
 
+from shoal.channels import ChannelOptions, channel_options
 from shoal.errors import ConfigError
 from shoal.rpc.address import Address
-from shoal.rpc.config import MAX_MESSAGE_BYTES, ChannelConfig, ChannelOptions
+from shoal.rpc.config import MAX_MESSAGE_BYTES, ChannelConfig
 from shoal.rpc.credentials import aio_interceptors, sync_interceptors
 
 __all__ = ["MAX_MESSAGE_BYTES", "ChannelConfig", "open_aio_channel", "open_channel"]
-
-KEEPALIVE_MS = 30_000
-"""The time between two pings of a client; the server permits one every 20 s (``config.py``)."""
 
 
 def open_channel(config: ChannelConfig, *stubs: Callable[[grpc.Channel], object]) -> grpc.Channel:
@@ -74,23 +72,15 @@ def _credentials(config: ChannelConfig) -> grpc.ChannelCredentials:
 
 
 def _options(config: ChannelConfig, address: Address) -> ChannelOptions:
-    options: ChannelOptions = [
+    # A loopback address is on this machine: no proxy is needed, and none would be the right one.
+    shared = channel_options(via_proxy=config.via_proxy and not address.is_loopback)
+    return [
+        *shared.items(),
         ("grpc.max_send_message_length", config.max_message_bytes),
         ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
         # A connection of its own: otherwise all channels of this process to one address share one,
         # and only several connections spread load over the processes behind a port.
         ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.http2.max_pings_without_data", 0),  # no limit: a silent stream must stay up
         # One connection stays with one replica; round_robin uses all addresses of the name.
         ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-        # A server that comes back is found within seconds, where gRPC's default is two minutes.
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
-        ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     ]
-    if address.is_loopback:
-        options.append(("grpc.enable_http_proxy", 0))  # no proxy is needed to reach this machine
-    return options

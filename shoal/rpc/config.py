@@ -10,6 +10,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 from pydantic import SecretStr
 
+from shoal.channels import ChannelOptions
 from shoal.errors import ConfigError
 from shoal.rpc.address import Address, parse_address, require_token
 from shoal.rpc.tokens import check_token
@@ -19,8 +20,6 @@ MAX_MESSAGE_BYTES = 64 * 2**20
 """The default limit of one message in either direction, on both ends: three images of 20 MiB."""
 _MAX_STREAMS = 1024
 """The most calls of one connection in progress at a time; more wait at the client."""
-
-ChannelOptions = list[tuple[str, str | int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class ServerConfig:
         return address
 
     def options(self) -> ChannelOptions:
-        """The gRPC options; the client's options in ``shoal.rpc.channel`` match them."""
+        """The gRPC options; the client's options in ``shoal.channels`` match them."""
         options: ChannelOptions = [
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
@@ -122,6 +121,12 @@ class ChannelConfig:
     """
     max_message_bytes: Annotated[int, Ge(1), INTERNAL] = MAX_MESSAGE_BYTES
     """Limit of one message, either direction."""
+    via_proxy: bool = False
+    """Go through the proxy that `https_proxy` or `http_proxy` names in the environment.
+
+    By default those, which are meant for the web, do not count. A loopback address is always
+    reached directly.
+    """
 
     def validate(self) -> Address:
         """The parsed address.

@@ -33,6 +33,11 @@ class StoreConfig:
     """The Qdrant server's API key. Send it over https only, or inside a trusted network."""
     grpc_port: Annotated[int, Interval(ge=1, le=65535), Setting("--store-grpc-port")] = 6334
     """The Qdrant server's gRPC port."""
+    via_proxy: Annotated[bool, Setting("--store-via-proxy")] = False
+    """Reach the Qdrant server through the proxy that `https_proxy` or `http_proxy` names.
+
+    By default those do not count.
+    """
     timeout_s: Annotated[float, Gt(0), Lt(math.inf), INTERNAL] = 30.0
     """Limit of one call to a server, rounded up to a whole second."""
 

@@ -18,6 +18,7 @@ from qdrant_client.common import client_warnings
 from qdrant_client.conversions.common_types import PointId
 from qdrant_client.http.models import QueryResponse
 
+from shoal.channels import channel_options
 from shoal.store.config import StoreConfig
 from shoal.vectors import Vectors
 
@@ -245,6 +246,8 @@ def open_server(config: StoreConfig) -> Backend:
         prefer_grpc=True,
         timeout=math.ceil(config.timeout_s),
         check_compatibility=False,  # else a background thread probes the server and warns
+        grpc_options=channel_options(via_proxy=config.via_proxy),
+        trust_env=False,  # its HTTP client is not used; a proxy of a kind unknown to it would raise
     )
     return Backend("server", engine, nullcontext())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.channels import channel_options
 from shoal.rpc.address import Address
 from shoal.rpc.channel import _options
 from shoal.rpc.config import ChannelConfig, ServerConfig
@@ -53,19 +54,20 @@ def test_connections_have_an_age_if_they_are_given_one(age_s: float, age_ms: int
 
 
 @pytest.mark.parametrize(
-    ("host", "direct"), [("localhost", True), ("::1", True), ("10.0.0.1", False), ("search", False)]
+    ("host", "local"), [("localhost", True), ("::1", True), ("10.0.0.1", False), ("search", False)]
 )
-def test_proxy_is_for_other_machines(host: str, *, direct: bool) -> None:
-    """A loopback address is reached directly, whatever the environment says."""
-    assert of_client(host).get("grpc.enable_http_proxy") == (0 if direct else None)
+@pytest.mark.parametrize("via_proxy", [False, True])
+def test_proxy_is_for_other_machines_and_only_if_told(
+    host: str, *, local: bool, via_proxy: bool
+) -> None:
+    """A loopback address is reached directly, whatever the environment and the caller say."""
+    through = of_client(host, via_proxy=via_proxy)["grpc.enable_http_proxy"]
+    assert through == int(via_proxy and not local)
 
 
 def test_client_spreads_its_calls_and_finds_a_server_again() -> None:
-    """All addresses of a name, a connection of its own, and seconds between two tries."""
+    """All addresses of a name, a connection of its own, and the options that all channels share."""
     options = of_client()
     assert options["grpc.service_config"] == '{"loadBalancingConfig": [{"round_robin": {}}]}'
     assert options["grpc.use_local_subchannel_pool"] == 1
-    for name in ("max_reconnect_backoff_ms", "dns_min_time_between_resolutions_ms"):
-        assert int(options[f"grpc.{name}"]) <= 5_000
-    first, longest = "grpc.initial_reconnect_backoff_ms", "grpc.max_reconnect_backoff_ms"
-    assert int(options[first]) < int(options[longest])
+    assert channel_options().items() <= options.items()

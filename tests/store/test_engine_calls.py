@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from pydantic import SecretStr
-from qdrant_client import models
+from qdrant_client import QdrantClient, models
+from stand_in import start_stand_in
 
+from shoal.channels import channel_options
 from shoal.errors import NotFound, StoreUnavailable
 from shoal.store import (
     EVERYWHERE,
@@ -309,15 +313,62 @@ def test_server_is_opened_with_the_settings(monkeypatch: pytest.MonkeyPatch) -> 
     url = "http://qdrant:6333"
     for config in (
         StoreConfig(url=url, grpc_port=7, timeout_s=2.1, api_key=SecretStr("hush")),
-        StoreConfig(url=url, timeout_s=3.0),
+        StoreConfig(url=url, timeout_s=3.0, via_proxy=True),
     ):
         backend = engines.open_server(config)
         assert backend.kind == "server"
-    common = {"url": url, "prefer_grpc": True, "check_compatibility": False}
+    common = {"url": url, "prefer_grpc": True, "check_compatibility": False, "trust_env": False}
+    direct, proxied = channel_options(), channel_options(via_proxy=True)
     assert made == [
-        {**common, "grpc_port": 7, "timeout": 3, "api_key": "hush"},
-        {**common, "grpc_port": 6334, "timeout": 3, "api_key": None},
+        {**common, "grpc_port": 7, "timeout": 3, "api_key": "hush", "grpc_options": direct},
+        {**common, "grpc_port": 6334, "timeout": 3, "api_key": None, "grpc_options": proxied},
     ]
+
+
+def test_channel_of_a_server_has_the_options_that_all_channels_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They arrive at gRPC, whatever lies between: the server is found again within 2 s."""
+    made: list[dict[str, Any]] = []
+    opening = grpc.insecure_channel
+
+    def noting(target: str, options: Any, compression: Any) -> grpc.Channel:
+        made.append(dict(options))
+        return opening(target, options, compression)
+
+    monkeypatch.setattr(grpc, "insecure_channel", noting)
+    with open_store(StoreConfig(url="http://127.0.0.1:1", grpc_port=1)) as opened:
+        with pytest.raises(StoreUnavailable):
+            opened.collections()
+    assert made
+    for options in made:
+        assert channel_options().items() <= options.items()
+
+
+def test_server_that_comes_back_answers_on_the_same_channel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a restart on its port, with what it had before; no proxy comes in between."""
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    kept = QdrantClient(location=":memory:")
+    first, port = start_stand_in(client=kept)
+    with open_store(StoreConfig(url="http://127.0.0.1:1", grpc_port=port)) as opened:
+        opened.create_collection("photos", [TINY])
+        first.stop(None).wait()
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                opened.count("photos")
+        second, _ = start_stand_in(port=port, client=kept)
+        found: list[int] = []
+        while not found:
+            with contextlib.suppress(StoreUnavailable):
+                found.append(opened.count("photos"))
+        second.stop(None).wait()
+    assert found == [0]
 
 
 def test_store_is_closed_at_the_end_of_its_block() -> None:

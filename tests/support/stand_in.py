@@ -32,16 +32,16 @@ def qdrant_server() -> Iterator[tuple[str, int]]:
     server.stop(None).wait()
 
 
-def start_stand_in() -> tuple[grpc.Server, int]:
-    """A started server and its port."""
+def start_stand_in(*, port: int = 0, client: QdrantClient | None = None) -> tuple[grpc.Server, int]:
+    """A started server and its port; ``client`` has the points, which outlive the server."""
     client_warnings.SEEN_MESSAGES.update(
         ("create-local-payload-indexes", "local_query_points_search_params_ignored")
     )
-    client, lock = QdrantClient(location=":memory:"), RLock()
+    client, lock = client or QdrantClient(location=":memory:"), RLock()
     server = grpc.server(futures.ThreadPoolExecutor(4))
     wire.add_CollectionsServicer_to_server(_Collections(client, lock), server)
     wire.add_PointsServicer_to_server(_Points(client, lock), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     return server, port
 

@@ -124,7 +124,7 @@ class AsyncClient:
     its stream.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keywords, each with a default
         self,
         address: str = ADDRESS,
         *,
@@ -132,6 +132,7 @@ class AsyncClient:
         tls: bool = False,
         tls_ca: Path | None = None,
         timeout_s: float = TIMEOUT_S,
+        via_proxy: bool = False,
     ) -> None:
         """Connects on first use; the arguments are those of ``Client``.
 
@@ -139,7 +140,14 @@ class AsyncClient:
             ConfigError: a value is out of range. That the file cannot be read is raised by the
                 first call.
         """
-        config = channel_config(address, token=token, tls=tls, tls_ca=tls_ca, timeout_s=timeout_s)
+        config = channel_config(
+            address,
+            token=token,
+            tls=tls,
+            tls_ca=tls_ca,
+            timeout_s=timeout_s,
+            via_proxy=via_proxy,
+        )
         self._max_message_bytes = config.max_message_bytes
         self._connections = AsyncConnections(config)
 

@@ -38,6 +38,7 @@ class Target:
             tls=self.channel.tls,
             tls_ca=self.channel.tls_ca,
             timeout_s=self.channel.timeout_s,
+            via_proxy=self.channel.via_proxy,
         )
 
 

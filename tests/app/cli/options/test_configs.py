@@ -63,6 +63,7 @@ STORE = (
     Row("--store-url", "url", None, ["http://q"], "http://q"),
     Row("--store-api-key", "api_key", None, ["s"], "s"),
     Row("--store-grpc-port", "grpc_port", 6334, ["65535"], 65535),
+    Row("--store-via-proxy", "via_proxy", False, [], True),
 )
 GATES = (
     Row("--max-moved-share", "gates.max_moved_share", None, ["0"], 0.0),
@@ -97,6 +98,7 @@ TARGET = (
     Row("--tls", "channel.tls", False, [], True),
     Row("--tls-ca", "channel.tls_ca", None, ["ca"], Path("ca")),
     Row("--timeout", "channel.timeout_s", 60.0, ["0.5"], 0.5),
+    Row("--via-proxy", "channel.via_proxy", False, [], True),
     Row("--collection", "collection", "images", ["c"], "c"),
     Row("--clustering", "clustering", "default", ["d"], "d"),
 )
@@ -247,18 +249,21 @@ def test_search_reaches_the_embedder_with_all_that_it_was_told() -> None:
 
 
 def test_client_is_told_all_of_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Address, token, TLS, authority and timeout."""
+    """Address, token, TLS, authority, timeout and proxy."""
     told: list[Any] = []
     monkeypatch.setattr(
         "shoal.app.cli.options.target.Client", lambda *args, **kwargs: told.append((args, kwargs))
     )
     authority = Path("ca.pem")
-    Target(ChannelConfig("a:1", SecretStr("t"), True, authority, 2.5)).connect()
+    Target(ChannelConfig("a:1", SecretStr("t"), True, authority, 2.5, via_proxy=True)).connect()
     Target().connect()
     assert told == [
-        (("a:1",), {"token": "t", "tls": True, "tls_ca": authority, "timeout_s": 2.5}),
+        (
+            ("a:1",),
+            {"token": "t", "tls": True, "tls_ca": authority, "timeout_s": 2.5, "via_proxy": True},
+        ),
         (
             ("localhost:7800",),
-            {"token": None, "tls": False, "tls_ca": None, "timeout_s": 60.0},
+            {"token": None, "tls": False, "tls_ca": None, "timeout_s": 60.0, "via_proxy": False},
         ),
     ]
