@@ -9,6 +9,9 @@ ChannelOptions = list[tuple[str, str | int]]
 KEEPALIVE_MS: Final = 30_000
 """The time between two pings of a client; Shoal's servers permit one every 20 s."""
 
+PING_TIMEOUT_MS: Final = 10_000
+"""The longest wait for the answer to a ping, after which the connection counts as dead."""
+
 RECONNECT_MS: Final = 1_000
 """The longest pause between two tries to connect; gRPC adds up to a fifth at random.
 
@@ -22,10 +25,11 @@ def channel_options(*, via_proxy: bool = False) -> dict[str, str | int]:
     With ``via_proxy`` the environment's ``https_proxy``, ``http_proxy`` and ``no_proxy`` count.
     """
     return {
-        # A connection whose other end vanished without a word fails its calls: those that wait for
-        # an acknowledgement after the timeout, those that wait for an answer after both times.
+        # A connection whose other end vanished without a word fails its calls.
         "grpc.keepalive_time_ms": KEEPALIVE_MS,
-        "grpc.keepalive_timeout_ms": 10_000,
+        "grpc.keepalive_timeout_ms": PING_TIMEOUT_MS,
+        # gRPC pings with a call's data too, and keeps other pings back until the answer: 60 s.
+        "grpc.http2.ping_timeout_ms": PING_TIMEOUT_MS,
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.max_pings_without_data": 0,  # no limit: a silent stream must stay up
         "grpc.initial_reconnect_backoff_ms": 100,

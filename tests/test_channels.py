@@ -32,13 +32,14 @@ def test_connection_that_died_without_a_word_is_noticed() -> None:
     """Pings go on in silence and without calls, and their answers are awaited for seconds."""
     options = channel_options()
     assert int(options["grpc.keepalive_time_ms"]) <= 30_000
-    assert int(options["grpc.keepalive_timeout_ms"]) <= 10_000
+    for ping in ("grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"):
+        assert int(options[ping]) <= 10_000
     assert options["grpc.keepalive_permit_without_calls"] == 1
     assert options["grpc.http2.max_pings_without_data"] == 0
 
 
 @pytest.mark.parametrize("via_proxy", [False, True])
 def test_proxy_of_the_environment_counts_only_if_told(*, via_proxy: bool) -> None:
-    """gRPC would go by ``http_proxy`` unasked."""
+    """Unasked, gRPC would go by ``http_proxy``."""
     assert channel_options(via_proxy=via_proxy)["grpc.enable_http_proxy"] == int(via_proxy)
     assert channel_options()["grpc.enable_http_proxy"] == 0

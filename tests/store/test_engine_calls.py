@@ -337,9 +337,9 @@ def test_channel_of_a_server_has_the_options_that_all_channels_share(
         return opening(target, options, compression)
 
     monkeypatch.setattr(grpc, "insecure_channel", noting)
-    with open_store(StoreConfig(url="http://127.0.0.1:1", grpc_port=1)) as opened:
-        with pytest.raises(StoreUnavailable):
-            opened.collections()
+    config = StoreConfig(url="http://127.0.0.1:1", grpc_port=1)
+    with open_store(config) as opened, pytest.raises(StoreUnavailable):
+        opened.collections()
     assert made
     for options in made:
         assert channel_options().items() <= options.items()
