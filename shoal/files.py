@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+FRESH = ".shoal-new"
+"""The end of the name of a file that is being written, before it takes the place of another."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write a file at; at the end it takes the place of ``path``.
 
     Whoever reads ``path`` finds the old file or the new one, whole. If the block raises, the old
-    one stays. One writer at a time: the path to write at is always the same.
+    one stays. One writer at a time: the path to write at is always the same, and has a name that
+    nobody else gives to a file.
     """
-    fresh = path.with_name(path.name + ".new")
+    fresh = path.with_name(path.name + FRESH)
     try:
         yield fresh
         put_in_place(fresh, path)

@@ -35,6 +35,17 @@ def test_replacing_leaves_the_new_file_only(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_replacing_leaves_other_files_alone(tmp_path: Path) -> None:
+    """A file that somebody called NAME.new is not written over."""
+    (tmp_path / "state.json.new").write_text("theirs")
+    with replacing(tmp_path / "state.json") as fresh:
+        fresh.write_text("new")
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {
+        "state.json": "new",
+        "state.json.new": "theirs",
+    }
+
+
 def test_replacing_makes_a_file_that_was_not_there(tmp_path: Path) -> None:
     """No old file is needed."""
     with replacing(tmp_path / "first") as fresh:

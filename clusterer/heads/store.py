@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -115,6 +116,9 @@ class HeadStore:
             InvalidArgument: fsspec cannot reach it, or lacks the package for its scheme.
         """
         self.url = str(url)
+        if not self.url:
+            msg = "heads: expected a directory or a URL that fsspec knows, got an empty text"
+            raise InvalidArgument(msg, field="heads")
         try:
             self._files, self._root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as exc:
@@ -174,12 +178,16 @@ class HeadStore:
             place = f"{self._root}/{manifest.id}"
             try:
                 self._files.rm_file(f"{place}/{_MANIFEST}")  # from here on it is no head
-                self._files.rm(place, recursive=True)
-            except FileNotFoundError:  # in an object store the directory goes with its last file
+                self._files.rm_file(f"{place}/{_GRAPH}")
+            except FileNotFoundError:  # another process was faster
                 continue
             except OSError as exc:
                 msg = f"heads: {place} cannot be removed: {exc}"
                 raise ConfigError(msg, field="heads") from exc
+            # In an object store the directory goes with its last file. One that holds other
+            # people's files stays.
+            with suppress(OSError):
+                self._files.rmdir(place)
 
     def find(self, reference: str) -> HeadManifest:
         """The newest head called ``reference``, or the one with that id or beginning of a hash.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ import numpy.typing as npt
 
 from clusterer.heads.augment import open_picture, random_view, to_file
 from shoal.errors import InvalidArgument
-from shoal.files import replacing
+from shoal.files import FRESH, replacing
+from shoal.ownership import remove_directory
 from shoal.vectors import Vectors
 
 _LOG = logging.getLogger(__name__)
@@ -29,6 +29,10 @@ MOST_BYTES: Final = 8 * 1024**3
 
 _CHUNK: Final = 32
 """Pictures whose views are made, and noted as done, together."""
+
+_VIEWS, _DONE = "views.npy", "done.npy"
+_FILES: Final = {_VIEWS, _DONE, _VIEWS + FRESH, _DONE + FRESH}
+"""The names of the files of a cache."""
 
 Read = Callable[[int], bytes]
 """Gives the file of a picture, by its row; raises ShoalError or OSError if it cannot be read."""
@@ -67,9 +71,9 @@ class ViewCache:
         directory.mkdir(parents=True, exist_ok=True)
         os.utime(directory)
         shape = (views, pictures, dim)
-        self._vectors = _mapped(directory / "views.npy", np.dtype(np.float32), shape)
+        self._vectors = _mapped(directory / _VIEWS, np.dtype(np.float32), shape)
         # The state of each picture: 0 not tried yet, 1 done, 2 cannot be read.
-        self._done = _mapped(directory / "done.npy", np.dtype(np.uint8), (pictures,))
+        self._done = _mapped(directory / _DONE, np.dtype(np.uint8), (pictures,))
 
     def fill(self, read: Read, embed: Embed, *, seed: int, progress: ViewProgress) -> Views:
         """Makes the missing views. A picture's views depend on ``seed`` and its row only."""
@@ -118,17 +122,23 @@ def _mapped(file: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> 
     return found
 
 
-def drop_oldest(caches: Sequence[Path], *, most: int = MOST_BYTES) -> None:
+def drop_oldest(directories: Sequence[Path], *, most: int = MOST_BYTES) -> None:
     """Removes the caches that were used longest ago, until the other ones fit into ``most`` bytes.
 
-    Whenever a head is trained, a collection that grows has another sample, and another cache.
+    Whenever a head is trained, a collection that grows has another sample, and another cache. A
+    directory that holds anything but a cache's files is none, and stays.
     """
-    found = [(path.stat().st_mtime, path) for path in caches if path.is_dir()]
+    found = [(path.stat().st_mtime, path) for path in directories if _is_cache(path)]
     total = 0
     for _, path in sorted(found, reverse=True):
         total += sum(file.stat().st_size for file in path.iterdir())
         if total > most:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_directory(path, parts=_FILES)
+
+
+def _is_cache(path: Path) -> bool:
+    """Whether ``path`` is a directory with files of a cache, and nothing else."""
+    return path.is_dir() and {_VIEWS} <= {each.name for each in path.iterdir()} <= _FILES
 
 
 def with_views(vectors: Vectors, views: Views) -> tuple[Vectors, npt.NDArray[np.int64]]:

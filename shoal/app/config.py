@@ -27,7 +27,8 @@ class LocalConfig:
     """All of Shoal in one process."""
 
     data: Annotated[Path, Setting(path="directory")] = Path("shoal-data")
-    """Directory of the store; made if absent. One process at a time owns it."""
+    """Directory of the store: a new one, an empty one, or one that Shoal made. One process at a
+    time owns it."""
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
     """Settings of the embedder."""
     server: ServerConfig = field(default_factory=ServerConfig)
@@ -42,7 +43,7 @@ class LocalConfig:
 
     @property
     def scratch(self) -> Path:
-        """The directory of fits: what a killed process left there is removed at the next start."""
+        """The directory of fits: each process makes a directory of its own in it."""
         return self.data / "scratch"
 
     @property

@@ -15,17 +15,15 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from shoal.app.config import LocalConfig, ServeConfig
-from shoal.errors import ConfigError
+from shoal.app.data_directory import check_data_directory, scratch_in
 from shoal.rpc.address import Address, parse_address
 from shoal.rpc.channel import ChannelConfig, open_aio_channel
 from shoal.rpc.server import RpcServer, ServerConfig, Service, run_until
@@ -35,8 +33,6 @@ from shoal.telemetry import start_metrics
 
 if TYPE_CHECKING:
     import grpc.aio
-
-    from clusterer.config import ClustererConfig
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,39 +58,39 @@ async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
     """The three services on one port, started; stopped and closed on leaving.
 
     Raises:
-        ConfigError: a setting is wrong; no port was opened.
+        ConfigError: a setting is wrong, or the data directory is somebody else's; no port was
+            opened.
         StoreLocked: another process owns the directory.
         ArtefactError, SelfTestFailed: the encoder is damaged.
     """
     # These import the runtimes, which only a process that serves pays for.
+    from clusterer.config import ClustererConfig
     from clusterer.service import ClustererService
     from embedder.service import EmbedderService
     from search.config import SearchConfig
     from search.service import SearchService
 
+    check_data_directory(config.data)
     async with _server_and_store(
         config.server, StoreConfig(path=config.store), metrics_address=config.metrics_address
     ) as (server, store):
         log_config(config)
         embedder = EmbedderService(config.embedder, store)
         server.add(embedder)
-        server.add(ClustererService(_clusterer_config(config), store))
-        async with _channel_to(embedder, server, config.server) as channel:
-            server.add(SearchService(SearchConfig(), store, channel))
-            await server.start()
-            flushing = asyncio.create_task(_flush_regularly(store), name="flush")
-            try:
-                yield server
-            finally:
-                flushing.cancel()
-                await asyncio.gather(flushing, return_exceptions=True)
-                await server.stop()
-
-
-def _clusterer_config(config: LocalConfig) -> ClustererConfig:
-    from clusterer.config import ClustererConfig
-
-    return ClustererConfig(scratch=_emptied(config.scratch), heads=str(config.heads))
+        # From here on the store's lock says that this process owns the data directory.
+        with scratch_in(config.data, config.scratch) as scratch:
+            clusterer = ClustererConfig(scratch=scratch, heads=str(config.heads))
+            server.add(ClustererService(clusterer, store))
+            async with _channel_to(embedder, server, config.server) as channel:
+                server.add(SearchService(SearchConfig(), store, channel))
+                await server.start()
+                flushing = asyncio.create_task(_flush_regularly(store), name="flush")
+                try:
+                    yield server
+                finally:
+                    flushing.cancel()
+                    await asyncio.gather(flushing, return_exceptions=True)
+                    await server.stop()
 
 
 async def _flush_regularly(store: Store) -> None:
@@ -113,8 +109,6 @@ async def _server_and_store(
 ) -> AsyncIterator[tuple[RpcServer, Store]]:
     """A server that is bound but not started, and an open store; metrics are served meanwhile."""
     config.validate()
-    if store_config.path is not None:
-        _make_directory(store_config.path)
     with contextlib.ExitStack() as stack:
         store = open_store(store_config)
         stack.callback(store.close)
@@ -128,21 +122,6 @@ async def _server_and_store(
             yield server, store
         finally:
             await server.stop()  # a second stop changes nothing
-
-
-def _emptied(path: Path) -> Path:
-    """The directory ``path``, empty. The lock of the store beside it says who may do this."""
-    shutil.rmtree(path, ignore_errors=True)
-    _make_directory(path)
-    return path
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        msg = f"data directory {path}: cannot be made: {exc.strerror}"
-        raise ConfigError(msg, path=str(path)) from exc
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,7 @@ from qdrant_client.conversions.common_types import PointId
 from qdrant_client.http.models import QueryResponse
 
 from shoal.errors import Conflict, NotFound, StoreUnavailable
-from shoal.files import sync_tree
+from shoal.ownership import mark
 from shoal.store import edge_files as files
 from shoal.store import edge_models as convert
 from shoal.store.edge_shard import Shard
@@ -59,9 +59,10 @@ class EdgeEngine:
         self._lock = RLock()
         self._shards: dict[str, Shard] = {}
         self._closed = False
-        self._owner = files.take_lock(root)
+        self._lock_file = files.take_lock(root)
         try:
-            for directory in files.collection_dirs(root):
+            self._id = mark(root)
+            for directory in files.collection_dirs(root, owner=self._id):
                 metadata = files.read_metadata(directory)
                 with engine_errors(f"store {root}: collection {directory.name!r}"):
                     engine = edge.EdgeShard.load(str(directory / "shard"))
@@ -74,7 +75,7 @@ class EdgeEngine:
         """Flushes and closes every shard, then gives up the directory. Idempotent."""
         with self._lock, ExitStack() as last_first:  # one that fails does not stop the others
             self._closed = True
-            last_first.callback(self._owner.close)
+            last_first.callback(self._lock_file.close)
             for shard in self._shards.values():
                 last_first.callback(shard.close)
             self._shards.clear()
@@ -107,19 +108,19 @@ class EdgeEngine:
         vectors_config: Mapping[str, models.VectorParams],
         metadata: dict[str, Any],
     ) -> None:
-        """Makes a collection; it exists once its metadata is on disk."""
+        """Makes a collection; it exists once its directory has its name."""
         with self._lock:
             self._check_open()
             if collection_name in self._shards:
                 raise Conflict(f"collection {collection_name!r} already exists")
-            directory = self._root / "collections" / collection_name
-            if directory.exists():  # debris of a creation that failed in this process
-                files.remove_collection(directory)
-            shard = directory / "shard"
-            shard.mkdir(parents=True)
-            engine = edge.EdgeShard.create(str(shard), convert.to_config(vectors_config))
-            sync_tree(directory)
-            files.write_metadata(directory, metadata)
+            directory = files.collection_dir(self._root, collection_name)
+            with files.new_collection(directory, owner=self._id) as fresh:
+                shard = fresh / "shard"
+                shard.mkdir()
+                # The engine keeps the paths of its files: it is opened again where they end up.
+                edge.EdgeShard.create(str(shard), convert.to_config(vectors_config)).close()
+                files.write_metadata(fresh, metadata)
+            engine = edge.EdgeShard.load(str(directory / "shard"))
             self._shards[collection_name] = Shard(directory, metadata, engine)
 
     def update_collection(self, collection_name: str, *, metadata: dict[str, Any]) -> None:
@@ -134,7 +135,7 @@ class EdgeEngine:
         with self._lock, self._entry(collection_name) as entry:
             del self._shards[collection_name]
             entry.close(flush=False)
-            files.remove_collection(entry.directory)
+            files.remove_collection(entry.directory, owner=self._id)
 
     def create_payload_index(
         self, collection_name: str, field_name: str, *, field_schema: IndexSchema, wait: bool = True

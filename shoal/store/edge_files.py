@@ -1,10 +1,14 @@
-"""The embedded store's directory: one owner, and files that are whole or absent.
+"""The embedded store's directory: one owner, and collections that are whole or absent.
 
     PATH/LOCK                               flock held by the owner; contains its process id
-    PATH/collections/NAME/collection.json   written last: without it the rest is debris
+    PATH/shoal.json                         the id that names of directories for a time contain
+    PATH/collections/NAME/collection.json   the metadata
     PATH/collections/NAME/shard/            the engine's own files
+    PATH/collections/.new-ID-...            a collection that is being made
+    PATH/collections/.dropped-ID-...        a collection that is being deleted
 
-Knows no engine.
+A collection is made and deleted by renaming its directory. The next start deletes what a killed
+process left of the last two kinds, and nothing else. Knows no engine.
 """
 
 from __future__ import annotations
@@ -12,16 +16,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shoal.errors import ConfigError, OperatorError, StoreLocked
-from shoal.files import replacing, sync
+from shoal.errors import ConfigError, Conflict, InvalidArgument, OperatorError, StoreLocked
+from shoal.files import FRESH, put_in_place, replacing, sync
+from shoal.ownership import leave_alone, remove_directory, remove_temporary, temporary
+from shoal.store.model import check_collection_name, records_name
 
 FORMAT = 1
 """The version of ``collection.json`` that this module writes and reads."""
+
+_METADATA = "collection.json"
+_PARTS = (_METADATA, _METADATA + FRESH, "shard")
+"""The entries of a collection's directory that Shoal makes."""
 
 
 def take_lock(root: Path) -> BinaryIO:
@@ -59,19 +69,62 @@ def take_lock(root: Path) -> BinaryIO:
     return lock
 
 
-def collection_dirs(root: Path) -> Iterator[Path]:
-    """The whole collections under ``root``, by name; debris of a crash is removed."""
-    for each in sorted((root / "collections").iterdir()):
-        if (each / "collection.json").is_file():
-            shutil.rmtree(each / "shard" / "temp_segments", ignore_errors=True)
+def collection_dir(root: Path, name: str) -> Path:
+    """The directory of the collection ``name`` in the store at ``root``."""
+    return root / "collections" / name
+
+
+def collection_dirs(root: Path, *, owner: str) -> Iterator[Path]:
+    """The collections of the store at ``root``, whose id is ``owner``, by name.
+
+    Deletes what a killed process left half made or half deleted. Warns of everything else that is
+    no collection, and leaves it as it is.
+    """
+    for each in remove_temporary(root / "collections", owner=owner, parts=_PARTS):
+        if not _is_name(each.name):
+            leave_alone(each, "its name is not that of a collection")
+        elif (each / _METADATA).is_file():
             yield each
-        elif each.is_dir():
-            shutil.rmtree(each)
+        else:
+            leave_alone(each, "it has no collection.json, so it is no collection, or a damaged one")
+
+
+def _is_name(name: str) -> bool:
+    """Whether a collection or a companion can have this name."""
+    try:
+        check_collection_name(name.removesuffix(records_name("")))
+    except InvalidArgument:
+        return False
+    return True
+
+
+@contextmanager
+def new_collection(directory: Path, *, owner: str) -> Iterator[Path]:
+    """A directory to make a collection in, which becomes ``directory`` at the end of the block.
+
+    Raises:
+        Conflict: there is something at ``directory``.
+    """
+    if directory.exists() or directory.is_symlink():
+        msg = (
+            f"collection {directory.name!r} cannot be made: {directory} is there, and is no "
+            "collection that was found at the start; move it away, or restore its files and start "
+            "again"
+        )
+        raise Conflict(msg, collection=directory.name, path=str(directory))
+    fresh = temporary(directory.parent, owner=owner, purpose="new")
+    fresh.mkdir()
+    try:
+        yield fresh
+        put_in_place(fresh, directory)
+    except BaseException:
+        remove_directory(fresh, parts=_PARTS)
+        raise
 
 
 def read_metadata(directory: Path) -> dict[str, Any]:
     """What ``directory``'s collection notes about itself; OperatorError if it is damaged."""
-    path = directory / "collection.json"
+    path = directory / _METADATA
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
@@ -85,13 +138,13 @@ def read_metadata(directory: Path) -> dict[str, Any]:
 def write_metadata(directory: Path, metadata: dict[str, Any]) -> None:
     """Replaces what ``directory``'s collection notes about itself, in one durable step."""
     body = json.dumps({"format": FORMAT, "metadata": metadata}, indent=1, sort_keys=True)
-    with replacing(directory / "collection.json") as fresh:
+    with replacing(directory / _METADATA) as fresh:
         fresh.write_text(body, encoding="utf-8")
 
 
-def remove_collection(directory: Path) -> None:
-    """Deletes ``directory``. Cut short at any point, it leaves debris or nothing."""
-    (directory / "collection.json").unlink(missing_ok=True)
-    sync(directory)
-    # Files that cannot be removed now are debris: the next start removes them.
-    shutil.rmtree(directory, ignore_errors=True)
+def remove_collection(directory: Path, *, owner: str) -> None:
+    """Deletes ``directory``. Cut short at any point, it leaves all of it or no collection."""
+    dropped = temporary(directory.parent, owner=owner, purpose="dropped")
+    directory.rename(dropped)
+    sync(directory.parent)
+    remove_directory(dropped, parts=_PARTS)

@@ -26,8 +26,7 @@ def raw_engine(root: Path, collection: str) -> Iterator[Callable[[Query], Callab
         StoreLocked: another process owns the directory.
     """
     with files.take_lock(root):
-        directory = next(d for d in files.collection_dirs(root) if d.name == collection)
-        shard = edge.EdgeShard.load(str(directory / "shard"))
+        shard = edge.EdgeShard.load(str(files.collection_dir(root, collection) / "shard"))
         try:
 
             def prepare(query: Query) -> Callable[[], int]:

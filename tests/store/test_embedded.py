@@ -20,6 +20,7 @@ from qdrant_client import models
 
 from shoal.errors import (
     ConfigError,
+    Conflict,
     NotFound,
     OperatorError,
     ShoalError,
@@ -231,56 +232,116 @@ def test_lock_file_names_its_owner_only(root: Path, store: Store) -> None:
         assert (root / "LOCK").read_text() == f"{os.getpid()}\n"
 
 
-def test_drop_cut_short_leaves_debris_and_no_collection(
+def names_in(root: Path) -> list[str]:
+    return sorted(each.name for each in (root / "collections").iterdir())
+
+
+PAIR = ["photos", "photos--records"]
+
+
+def test_drop_cut_short_leaves_no_collection(
     root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The metadata goes first: a collection that is half gone is none."""
+    """A collection is gone in one step; the next start deletes what a killed process left."""
     with monkeypatch.context() as patched:
         patched.setattr("shutil.rmtree", lambda *_, **__: None)
         store.drop_collection("photos")
-    assert (root / "collections" / "photos" / "shard").is_dir()
-    assert not (root / "collections" / "photos" / "collection.json").exists()
+    assert [name.partition("-")[0] for name in names_in(root)] == [".dropped", ".dropped"]
     store.close()
     with reopen(root) as again:
         assert again.collections() == []
-        assert list((root / "collections").iterdir()) == []
+        assert names_in(root) == []
 
 
-def test_debris_of_a_creation_cut_short_is_removed(root: Path, store: Store) -> None:
-    """A directory without metadata is no collection: it goes, and the name is free."""
+def test_creation_cut_short_leaves_no_collection(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection is there in one step; the next start deletes what a killed process left."""
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda *_, **__: None)
+        patched.setattr("shoal.store.edge_files.put_in_place", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.create_collection("half", [TINY])
+    assert [name for name in names_in(root) if name.startswith(".new-")]
     store.close()
-    (root / "collections" / "photos" / "collection.json").unlink()
-    (root / "collections" / "half" / "shard").mkdir(parents=True)
-    (root / "collections" / "stray").write_text("not ours")
+    with reopen(root) as again:
+        assert names_in(root) == PAIR
+        again.create_collection("half", [TINY])
+        again.upsert("half", points(1))
+        assert again.count("half") == 1
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_creation_that_fails_leaves_nothing(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error on the way to a collection leaves no directory behind."""
+    with monkeypatch.context() as patched:
+        patched.setattr("shoal.store.edge_files.put_in_place", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.create_collection("half", [TINY])
+    assert names_in(root) == PAIR
+
+
+def test_strange_entries_are_left_alone_and_reported(
+    root: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever this store did not make stays as it is, and a warning has its path."""
+    store.upsert("photos", points(1))
+    store.close()
+    place = root / "collections"
+    (place / "photos" / "collection.json").rename(root / "saved")
+    other = f".dropped-{'0' * 32}-{'0' * 16}"  # as another store would name it
+    for name in ("notes", "photos copy", other):
+        (place / name).mkdir()
+        (place / name / "collection.json").write_text("theirs")
+    (place / "notes" / "collection.json").unlink()
+    (place / "stray").write_text("theirs")
+    mine = (root / "shoal.json").read_text()
+    link = place / f".new-{json.loads(mine)['id']}-{'0' * 16}"
+    link.symlink_to(root)
+    before = [each for each in place.rglob("*") if "shard" not in each.parts]
     with reopen(root) as again:
         assert again.collections() == []
-        assert not (root / "collections" / "half").exists()
-        assert (root / "collections" / "stray").exists()
-        again.create_collection("photos", [TINY])
-        again.upsert("photos", points(1))
+        strange = ("notes", "photos copy", "photos", "stray", other, link.name)
+        reported = {vars(r)["path"] for r in caplog.records if r.message.startswith("left alone")}
+        assert reported == {str(place / name) for name in strange}
+        with pytest.raises(Conflict, match=f"{place / 'photos'} is there"):
+            again.create_collection("photos", [TINY])
+        (root / "saved").rename(place / "photos" / "collection.json")
+    with reopen(root) as again:
         assert again.count("photos") == 1
+    link.unlink()
+    assert {each for each in before if each != link} <= set(place.rglob("*"))
+
+
+def test_dropping_deletes_only_what_the_store_made(
+    root: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody's file in a collection's directory outlives the collection, and is reported."""
+    (root / "collections" / "photos" / "notes.txt").write_text("theirs")
+    store.drop_collection("photos")
+    (kept,) = (root / "collections").iterdir()
+    assert [each.name for each in kept.iterdir()] == ["notes.txt"]
+    assert [vars(r)["path"] for r in caplog.records] == [str(kept)]
+    store.create_collection("photos", [TINY])
+    store.close()
+    with reopen(root):
+        assert (kept / "notes.txt").read_text() == "theirs"
 
 
 def test_metadata_is_replaced_whole(root: Path, store: Store) -> None:
     """A crash before the replacement leaves the old metadata; leftovers do not matter."""
     store.close()
     directory = root / "collections" / "photos"
-    (directory / "collection.json.new").write_text('{"form')
+    (directory / "collection.json.shoal-new").write_text('{"form')
     with reopen(root) as again:
         assert again.collection("photos").vectors == (TINY,)
         assert again.ensure_clustering("photos", "colour").clusterings == ("colour", "default")
     assert sorted(p.name for p in directory.iterdir()) == ["collection.json", "shard"]
-
-
-def test_leftovers_of_an_optimisation_are_cleared(root: Path, store: Store) -> None:
-    """What a killed optimisation left behind is removed before the shard is loaded."""
-    store.upsert("photos", points(1))
-    store.close()
-    leftover = root / "collections" / "photos" / "shard" / "temp_segments" / "x"
-    leftover.mkdir(parents=True)
-    with reopen(root) as again:
-        assert not leftover.exists()
-        assert again.count("photos") == 1
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 2}', "\xff"])
@@ -488,22 +549,24 @@ def test_call_that_waited_finds_its_collection_gone(
 def test_collection_is_on_disk_before_it_exists(
     store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut leaves a whole collection or debris: its metadata is written last."""
-    fsync, synced = os.fsync, list[Path]()
+    """A power cut leaves a whole collection or none: its directory gets its name last."""
+    directory = root / "collections" / "more"
+    fsync, synced = os.fsync, list[tuple[str, bool]]()
 
     def record(handle: int) -> None:
-        synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        if not path.is_relative_to(directory.with_name("more--records")):
+            synced.append((path.name, directory.exists()))
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", record)
     store.create_collection("more", [TINY])
-    directory = root / "collections" / "more"
-    metadata = synced.index(directory / "collection.json.new")
-    assert {directory / "shard", directory, directory.parent} <= set(synced[:metadata])
-    assert directory in synced[metadata:]
+    before = {name for name, there in synced if not there}
+    assert {"collection.json", "edge_config.json", "shard", "segments", "wal"} <= before
+    assert ("collections", True) in synced
     synced.clear()
     store.drop_collection("more")
-    assert directory in synced
+    assert ("collections", False) in synced
 
 
 def test_indexes_that_are_there_are_not_made_again(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from clusterer.heads.views import ViewCache, drop_oldest, with_views
 from shoal.app.jobs.pictures_of_points import Pictures
 from shoal.client import Client, VectorSample
 from shoal.errors import InvalidArgument
+from shoal.ownership import remove_directory
 from shoal.store.model import JOINT
 from shoal.values import VectorInfo
 from shoal.vectors import Vectors, joined
@@ -115,7 +115,7 @@ def train_and_keep(
     spec = VectorInfo(sample.vector, head.network.dim, sample.fingerprint)
     manifest = head.manifest(request.name, spec)
     store.put(manifest, head.graph)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    remove_directory(checkpoints, parts=[each.name for each in checkpoints.glob("seed-*.pt")])
     return manifest, head.report
 
 

@@ -22,7 +22,7 @@ from shoal.app.local import background
 from shoal.client import Client
 from shoal.errors import Unauthenticated
 from shoal.rpc.config import ServerConfig
-from shoal.store import StoreConfig, open_store
+from shoal.store import StoreConfig, VectorInfo, open_store
 
 Run = Callable[..., Any]
 LOOPBACK = ServerConfig(address="127.0.0.1:0")
@@ -220,6 +220,40 @@ def test_up_stops_cleanly_and_leaves_the_store_usable(start_server: Any, tmp_pat
         assert "Traceback" not in server.log.read_text()
     with open_store(StoreConfig(path=data / "store")) as store:
         assert store.collections() == []
+
+
+def test_up_leaves_other_peoples_files_alone(in_process: Run, tmp_path: Path) -> None:
+    """A directory that is not Shoal's is refused, and so is no name at all; nothing is changed."""
+    notes = tmp_path / "scratch" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("theirs")
+    line = error_line(in_process("up", "--data", str(tmp_path), "--log-level", "error"))
+    assert line.startswith(f"shoal: error: data directory {tmp_path}: expected an empty directory")
+    assert "'scratch'" in line
+    for command in (["up"], ["demo"]):
+        refused = in_process(*command, "--data", "")
+        assert refused.code == 2
+        assert "--data" in refused.stderr
+        assert "expected a path, got an empty text" in refused.stderr
+    assert list(tmp_path.rglob("*")) == [notes.parent, notes]
+    assert notes.read_text() == "theirs"
+
+
+def test_up_marks_a_directory_of_an_earlier_version(tmp_path: Path) -> None:
+    """One without a marker goes on working, and gets it; foreign files in it stay."""
+    with open_store(StoreConfig(path=tmp_path / "store")) as store:
+        store.create_collection("photos", [VectorInfo("tiny", 8, "ab" * 32)])
+    (tmp_path / "store" / "shoal.json").unlink()
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "notes.txt").write_text("theirs")
+    with (
+        background(LocalConfig(tmp_path, server=LOOPBACK)) as address,
+        Client(address) as client,
+    ):
+        assert [each.name for each in client.collections()] == ["photos"]
+    assert (tmp_path / "shoal.json").is_file()
+    assert (tmp_path / "store" / "shoal.json").is_file()
+    assert [each.name for each in (tmp_path / "scratch").iterdir()] == ["notes.txt"]
 
 
 def test_up_masks_secrets_in_its_log(told: Any, in_process: Run, run_shoal: Run) -> None:

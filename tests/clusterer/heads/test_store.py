@@ -100,6 +100,26 @@ def test_heads_of_training_on_do_not_pile_up(place: str) -> None:
         store.graph(retrained[0])
 
 
+def test_files_beside_a_head_outlive_it(tmp_path: Path) -> None:
+    """A head that makes room goes alone: a directory with somebody's notes stays with them."""
+    store = HeadStore(tmp_path)
+    for made, notes in enumerate((True, False, False), start=1):
+        head = manifest("h", made=float(made)).model_copy(update={"parent": "x"})
+        place = tmp_path / store.put(head, b"graph")
+        if notes:
+            (place / "notes.txt").write_text("theirs")
+    store.drop_retrained("h", keep=1)
+    kept = {file.name for each in tmp_path.iterdir() for file in each.iterdir()}
+    assert (len(list(tmp_path.iterdir())), kept) == (2, {"notes.txt", "head.onnx", "head.json"})
+    assert len(store.manifests()) == 1
+
+
+def test_no_place_is_refused() -> None:
+    """An empty text is no place of heads: it would be the working directory."""
+    with pytest.raises(InvalidArgument, match="got an empty text"):
+        HeadStore("")
+
+
 def test_a_head_of_before_there_were_parents_keeps_its_id() -> None:
     """A field that is new says nothing of heads that were made without it."""
     made = manifest()

@@ -52,6 +52,16 @@ def test_caches_of_views_are_bounded_together(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
+def test_directory_of_somebody_else_is_no_cache(tmp_path: Path) -> None:
+    """A directory with another file in it stays, however large it is; so does an empty one."""
+    ViewCache(tmp_path / "views-holiday", views=2, pictures=10, dim=100)
+    (tmp_path / "views-holiday" / "beach.jpg").write_bytes(b"theirs")
+    (tmp_path / "views-empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    drop_oldest(list(tmp_path.iterdir()), most=1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_views_are_made_once_and_go_on_after_a_kill(tmp_path: Path) -> None:
     """What was embedded stays; the same seed gives the same views; unreadable ones are left out."""
     pictures, views, dim = 70, 2, 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -17,6 +18,15 @@ class EnvOption(click.Option):
         super().__init__(*args, **{"show_default": True, "show_envvar": True, **attributes})
         longest = max(self.opts, key=len)
         self.envvar = "SHOAL_" + longest.lstrip("-").replace("-", "_").upper()
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """``value`` as the option's type; an empty path is refused, not read as ``.``."""
+        if isinstance(self.type, click.Path):
+            given = value if isinstance(value, (list, tuple)) else (value,)
+            if any(os.fspath(each) == "" for each in given if each is not None):
+                msg = 'expected a path, got an empty text; "." is the current directory'
+                raise click.BadParameter(msg, ctx=ctx, param=self)
+        return super().type_cast_value(ctx, value)
 
 
 def option(*declarations: str, **attributes: Any) -> Decorator:
