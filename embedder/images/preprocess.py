@@ -30,6 +30,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -38,9 +39,10 @@ from PIL import (
     features,
 )
 
+from embedder.images.jpeg import Jpeg, parse
 from embedder.images.limits import FORMATS, ImageLimits
 from embedder.images.resizing import Resizing, resize
-from embedder.images.structure import check_run_lengths, check_structure
+from embedder.images.structure import check_run_lengths, pixel_parts
 from shoal.errors import (
     ImageCorrupt,
     ImageEmpty,
@@ -160,10 +162,11 @@ def decode_for(
         msg = f"image: expected at most {limits.max_bytes} bytes, got {len(data)}"
         raise ImageTooLarge(msg, max_bytes=str(limits.max_bytes), bytes=str(len(data)))
     kind = _sniff(data, limits)
-    check_structure(kind, data)
+    jpeg = parse(data) if kind == JPEG else None
+    pixels = pixel_parts(kind, data) if jpeg is None else jpeg.data
     try:
-        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-            return _prepare(image, data, limits, specs)
+        with Image.open(io.BytesIO(pixels), formats=(kind,)) as image:
+            return _prepare(image, jpeg or pixels, limits, specs)
     except ShoalError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
@@ -207,9 +210,15 @@ def _sniff(data: bytes, limits: ImageLimits) -> str:
 
 
 def _prepare(
-    image: Image.Image, data: bytes, limits: ImageLimits, specs: Sequence[Preprocessing]
+    image: ImageFile.ImageFile,
+    source: Jpeg | bytes,
+    limits: ImageLimits,
+    specs: Sequence[Preprocessing],
 ) -> tuple[UInt8, ...]:
-    """The pixels for each of ``specs`` of the opened ``image``. Pillow's errors pass through."""
+    """The pixels for each of ``specs`` of the opened ``image``. Pillow's errors pass through.
+
+    ``source``: the picture of a JPEG, or the bytes of another image.
+    """
     pixels = image.width * image.height
     if pixels > limits.max_pixels:
         msg = (
@@ -218,9 +227,9 @@ def _prepare(
         )
         raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels), pixels=str(pixels))
     _check_tile(image, limits)
-    _check_scans(image, data, limits)
+    _check_scans(image, source, limits)
     check_run_lengths(image)
-    covered = _load(image, max(spec.resize.size for spec in specs))
+    covered = _load(image, source, max(spec.resize.size for spec in specs))
     # Read after the load: loading turns a TIFF upright, and a PNG may have its EXIF at the end.
     orientation = _orientation(image)
     decoded = _to_rgb_or_grey(image)
@@ -260,26 +269,26 @@ def _check_tile(image: Image.Image, limits: ImageLimits) -> None:
         raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels))
 
 
-def _check_scans(image: Image.Image, data: bytes, limits: ImageLimits) -> None:
+def _check_scans(image: Image.Image, source: Jpeg | bytes, limits: ImageLimits) -> None:
     """Refuses a JPEG, or a TIFF of JPEGs, whose scans together pass over too many pixels."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
+    if isinstance(source, Jpeg):
+        scans, area = len(source.scans), source.area
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         if tags.get(TIFF_COMPRESSION) not in TIFF_JPEG:
             return
         rows = min(int(tags.get(TIFF_ROWS_PER_STRIP, image.height)), image.height)
         area = int(tags.get(TIFF_TILE_WIDTH, image.width)) * int(tags.get(TIFF_TILE_LENGTH, rows))
-    elif isinstance(image, JpegImagePlugin.JpegImageFile):
-        area = image.width * image.height
+        scans = source.count(START_OF_SCAN)
     else:
         return
-    scans = data.count(START_OF_SCAN)
     if scans * area > FULL_SCANS * limits.max_pixels:
         most = FULL_SCANS * limits.max_pixels // area
         msg = f"{image.format} image: expected at most {most} scans at this size, got {scans}"
         raise ImageUnsupportedFormat(msg, scans=str(scans))
 
 
-def _load(image: Image.Image, target: int) -> tuple[float, float]:
+def _load(image: ImageFile.ImageFile, source: Jpeg | bytes, target: int) -> tuple[float, float]:
     """Decodes the pixels; returns the width and height that the image covers, in decoded pixels.
 
     A large JPEG is decoded at reduced size. ``target``: the shortest edge that is needed, pixels.
@@ -295,7 +304,10 @@ def _load(image: Image.Image, target: int) -> tuple[float, float]:
             # image.size would be wrong: it is the reduced size rounded up to whole pixels.
             extent = drafted[1][2:]
     before = image.size
-    image.load()
+    if isinstance(source, Jpeg):
+        source.load(image)
+    else:
+        image.load()
     # Loading a sideways TIFF changes its size.
     return extent if image.size == before else image.size
 

@@ -1,34 +1,34 @@
-"""Limits on the number of parts of a file, checked before Pillow reads it.
+"""The parts of a file that decide its pixels; limits on the number of parts.
 
-Pillow reads the parts around the pixels in loops in Python. Their time depends on the number of
-parts, not on the pixels: 20 MiB of padding before a JPEG of 32 x 32 take 20 s of a core, with the
-GIL held. Here the parts are counted, in a hundredth of that time, and a file with more parts than
-any camera or tool writes is refused. A malformed file is left for the decoder to refuse.
+Two things around the pixels are kept from Pillow. It reads metadata, and refuses the whole file if
+a profile or a text is damaged or large: here the metadata that nobody reads is left out. And it
+reads parts in loops in Python, whose time depends on the number of parts, not on the pixels: 20 MiB
+of padding before a JPEG of 32 x 32 take 20 s of a core, with the GIL held. Here the parts are
+counted, in a hundredth of that time, and a file with more parts than any camera or tool writes is
+refused. A malformed file is left for the decoder to refuse.
+
+JPEG has a module of its own, ``jpeg``.
 """
 
 from __future__ import annotations
 
-import re
 import struct
+import zlib
 from typing import TYPE_CHECKING, Final
 
-from PIL import BmpImagePlugin, Image, JpegImagePlugin
+from PIL import BmpImagePlugin, Image
 
 from shoal.errors import ImageUnsupportedFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_SEGMENTS: Final = 10_000
-"""The most segments of a JPEG before its first scan. 20 MiB of metadata fit into 320 full ones."""
-MAX_RESOURCES: Final = 10_000
-"""The most Photoshop resources in a JPEG. Photoshop writes about fifty."""
 MAX_JUNK_BYTES: Final = 65_536
-"""The most bytes of a JPEG or a GIF that are between its parts and belong to none."""
+"""The most bytes of a GIF that are between its blocks and belong to none."""
 MAX_CHUNKS: Final = 50_000
 """The most chunks of a PNG. libpng writes 8 KiB of pixels into each."""
-MAX_SUB_BLOCKS: Final = 4_096
-"""The most sub-blocks of a GIF's extensions before its first image: 1 MiB of metadata."""
+MAX_SUB_BLOCKS: Final = 100_000
+"""The most sub-blocks of a GIF's extensions before its first image. 20 MiB fit into 82,000."""
 MAX_STRIPS: Final = 65_536
 """The most strips or tiles of a TIFF."""
 MAX_ENTRIES: Final = 65_535
@@ -37,28 +37,43 @@ MAX_ENTRIES: Final = 65_535
 MAX_RUN_LENGTH_PIXELS: Final = 2_100_000
 """The most pixels of a run-length BMP: a screen of 1920 x 1080, which such files show."""
 
-_MARKER: Final = re.compile(rb"\xff[^\x00\xff]")
-_SCAN: Final = 0xDA
-_RESOURCE: Final = b"8BIM"
+MAX_PNG_TEXT: Final = 2**20
+"""The most bytes of a PNG's text that is read for its orientation; Pillow refuses more."""
+MIN_CHUNK: Final = 8
+"""The bytes of a PNG's chunk from its type to its CRC if there are no data."""
+_PNG_TRANSPARENCY: Final = b"tRNS"
+_PNG_ORIENTATIONS: Final = {
+    b"eXIf": b"",
+    b"tEXt": b"Raw profile type exif\0",
+    b"zTXt": b"Raw profile type exif\0",
+    b"iTXt": b"XML:com.adobe.xmp\0",
+}
+"""The kinds of chunk in which Pillow finds an orientation, and how their data begin."""
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_END = b",!;"
+_GIF_CONTROL: Final = 0xF9
+"""The extension that says which colour is transparent."""
 _STRIP_OFFSETS, _TILE_OFFSETS = 273, 324
 _BIG_TIFF: Final = 43
 _RUN_LENGTHS: Final = "bmp_rle"
 """Pillow's decoder of run lengths. It is written in Python and takes up to 1 us for a pixel."""
 
 
-def check_structure(kind: str, data: bytes) -> None:
-    """Refuses a file with so many parts that reading around the pixels would take seconds.
+def pixel_parts(kind: str, data: bytes) -> bytes:
+    """The file ``data`` without the metadata that nobody reads and that Pillow may refuse.
 
-    ``kind`` is Pillow's name of the format. JPEG, PNG, GIF and TIFF are checked; the parts of other
-    formats are read in C.
+    ``kind`` is Pillow's name of the format. PNG and GIF are shortened, and TIFF is checked; the
+    metadata of other formats is read in C, or when it is asked for.
 
     Raises:
         ImageUnsupportedFormat: the file has too many of one kind of part; names the kind.
     """
-    check = {"JPEG": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "TIFF": _check_tiff}
-    if kind in check:
-        check[kind](data)
+    if kind == "PNG":
+        return _of_png(data)
+    if kind == "GIF":
+        return _of_gif(data)
+    if kind == "TIFF":
+        _check_tiff(data)
+    return data
 
 
 def check_run_lengths(image: Image.Image) -> None:
@@ -79,51 +94,66 @@ def _refuse(kind: str, most: int, what: str) -> ImageUnsupportedFormat:
     return ImageUnsupportedFormat(f"{kind} image: expected at most {most} {what}, got more")
 
 
-def _check_jpeg(data: bytes) -> None:
-    """Counts segments (ITU T.81, B.1.1) as Pillow reads them: byte by byte up to a marker."""
-    at, junk = 2, 0
-    for _ in range(MAX_SEGMENTS):
-        end = min(at + MAX_JUNK_BYTES + 3 - junk, len(data))
-        found = _MARKER.search(data, at, end)
-        junk += (found.start() if found else end) - at
-        if junk > MAX_JUNK_BYTES:
-            raise _refuse("JPEG", MAX_JUNK_BYTES, "bytes between its segments")
-        if found is None:
-            return
-        at = found.end()
-        code = data[at - 1]
-        known = JpegImagePlugin.MARKER.get(0xFF00 | code)
-        if code == _SCAN or known is None:
-            if data.count(_RESOURCE, 0, at) > MAX_RESOURCES:
-                raise _refuse("JPEG", MAX_RESOURCES, "Photoshop resources")
-            return
-        if known[2] is not None:  # the segment begins with its length
-            at += max(2, int.from_bytes(data[at : at + 2], "big"))
-    raise _refuse("JPEG", MAX_SEGMENTS, "segments before its first scan")
+def _of_png(data: bytes) -> bytes:
+    """The chunks (PNG, 5.3: length, type, data and CRC) of the pixels and the orientation.
 
-
-def _check_png(data: bytes) -> None:
-    """Counts chunks (PNG, 5.3): length, type, data and CRC."""
-    at = 8
+    The frames of an animation after the first are left out too: they have chunks of their own kind.
+    """
+    at, start = 8, 0
+    kept, orientations = list[bytes](), set[bytes]()
     for _ in range(MAX_CHUNKS):
         if at >= len(data):
-            return
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
+            kept.append(data[start:])
+            return b"".join(kept)
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        # The first letter of a chunk that a reader must understand is a capital.
+        if kind[:1].isupper() or kind == _PNG_TRANSPARENCY or end > len(data):
+            pass
+        elif kind not in orientations and _says_orientation(kind, data[at + 4 : end]):
+            orientations.add(kind)
+        else:
+            kept.append(data[start:at])
+            start = end
+        at = end
     raise _refuse("PNG", MAX_CHUNKS, "chunks")
 
 
-def _check_gif(data: bytes) -> None:
-    """Counts the sub-blocks of the extensions before the first image (GIF89a, 15 to 26)."""
+def _says_orientation(kind: bytes, chunk: bytes) -> bool:
+    """Whether a chunk, from its type to its CRC, may say how a PNG lies, and Pillow can read it."""
+    if kind not in _PNG_ORIENTATIONS or not MIN_CHUNK <= len(chunk) <= MAX_PNG_TEXT:
+        return False
+    keyword, body = _PNG_ORIENTATIONS[kind], chunk[4:-4]
+    if not body.startswith(keyword):
+        return False
+    if zlib.crc32(chunk[:-4]) != int.from_bytes(chunk[-4:], "big"):
+        return False
+    rest = body[len(keyword) :]
+    if kind == b"zTXt":
+        return _unpacks(rest[1:])
+    if kind == b"iTXt" and rest[:1] != b"\0":  # compressed: flags, language, keyword, text
+        return _unpacks(rest[2:].split(b"\0", 2)[-1])
+    return True
+
+
+def _unpacks(packed: bytes) -> bool:
+    try:
+        return len(zlib.decompressobj().decompress(packed, MAX_PNG_TEXT + 1)) <= MAX_PNG_TEXT
+    except zlib.error:
+        return False
+
+
+def _of_gif(data: bytes) -> bytes:
+    """The file without the extensions before the first image (GIF89a, 15 to 26)."""
     if len(data) < 13:  # noqa: PLR2004 - header and screen descriptor
-        return
+        return data
     flags = data[10]
     at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
-    blocks = junk = 0
+    kept, blocks, junk = [data[:at]], 0, 0
     while at < len(data):
-        kind = data[at]
-        at += 1
+        kind, start = data[at], at
         if kind in (_GIF_IMAGE, _GIF_END):
-            return
+            break
+        at += 1
         if kind != _GIF_EXTENSION:
             junk += 1
             if junk > MAX_JUNK_BYTES:
@@ -138,6 +168,9 @@ def _check_gif(data: bytes) -> None:
                 raise _refuse("GIF", MAX_SUB_BLOCKS, "sub-blocks before its first image")
             if not size:
                 break
+        if data[start + 1 : start + 2] == bytes((_GIF_CONTROL,)):
+            kept.append(data[start:at])
+    return b"".join((*kept, data[at:]))
 
 
 def _check_tiff(data: bytes) -> None:

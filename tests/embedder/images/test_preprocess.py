@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from sklearn.datasets import load_sample_image
 
 from embedder.encoding.artefact import bundled_artefact, load_artefact
@@ -240,6 +240,41 @@ def test_broken_exif_is_ignored(flower: Image.Image, spec: Preprocessing) -> Non
     image = flower.resize((320, 214))
     data = encode(image, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert difference(decode(data, limits=LIMITS, spec=spec), plain(image)) <= ROUNDING
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"icc_profile": bytes(3 * 2**20)},
+        {"exif": b"Exif\0\0II*\0\x08\0\0\0\1\0" + bytes(2**20)},
+        {"xmp": b"<x>" * 2**20},
+    ],
+)
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "TIFF", "PNG"])
+def test_metadata_costs_no_picture(
+    flower: Image.Image, spec: Preprocessing, kind: str, options: dict[str, Any]
+) -> None:
+    """Large or damaged profiles, EXIF and XMP change nothing, whatever the format."""
+    if kind == "TIFF":
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tag, value = {"icc_profile": 34675, "exif": 33723, "xmp": 700}, options.popitem()
+        tags[tag[value[0]]] = value[1]
+        options = {"tiffinfo": tags}
+    image = flower.resize((80, 60))
+    expected = decode(encode(image, kind), limits=LIMITS, spec=spec)
+    got = decode(encode(image, kind, **options), limits=LIMITS, spec=spec)
+    assert difference(got, expected) <= ROUNDING
+
+
+@pytest.mark.parametrize("kind", sorted(ALL_FORMATS))
+@pytest.mark.parametrize("behind", [b"\0" * 5000, b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 99])
+def test_what_follows_a_file_costs_no_picture(
+    flower: Image.Image, spec: Preprocessing, kind: str, behind: bytes
+) -> None:
+    """A film or padding behind the end of the picture is not looked at."""
+    data = encode(flower.resize((80, 60)), kind)
+    expected = decode(data, limits=LIMITS, spec=spec)
+    np.testing.assert_array_equal(decode(data + behind, limits=LIMITS, spec=spec), expected)
 
 
 def test_empty(spec: Preprocessing) -> None:
