@@ -12,7 +12,6 @@ that follows it: a decoder that still waits for pixels then lacks some.
 from __future__ import annotations
 
 import re
-import struct
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -163,7 +162,8 @@ class _Frame:
             msg = f"JPEG image: expected 1, 3 or 4 components, got {body[5]}"
             raise ImageUnsupportedFormat(msg)
         self.progressive = code == _PROGRESSIVE
-        self.height, self.width = struct.unpack_from(">HH", body, 1)
+        self.height = int.from_bytes(body[1:3], "big")
+        self.width = int.from_bytes(body[3:5], "big")
         parts = [body[at : at + 3] for at in range(6, 6 + 3 * body[5], 3)]
         self._sampling = {
             part[0]: (part[1] >> 4 or 1, part[1] & 15 or 1) for part in parts if len(part) > 1
