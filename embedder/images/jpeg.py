@@ -62,7 +62,7 @@ _PROGRESSIVE: Final = 0xC2
 _BITS: Final = 8
 _LAYERS: Final = (1, 3, 4)
 _FRAME_BYTES: Final = 6
-"""Of a frame header: bits, height, width and the number of components."""
+"""The bytes of a frame header's bits, height, width and number of components."""
 _MARKER: Final = re.compile(rb"\xff[^\x00\xff]")
 """In coded data, 0xff is followed by zero."""
 _AFTER_RESTARTS: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
