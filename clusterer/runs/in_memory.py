@@ -195,7 +195,7 @@ class InMemoryEngine:
                 self._writer.write(
                     [block.ids[i] for i in at],
                     dict.fromkeys(slots, label),
-                    *writeback.as_read([block.payloads[i] for i in at]),
+                    unless=writeback.replaced_since([block.payloads[i] for i in at]),
                 )
                 done.points += len(at)
         return done

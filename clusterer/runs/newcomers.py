@@ -12,7 +12,7 @@ import numpy as np
 from clusterer.fits.models import Assigned, Centroids, Model, unpack
 from clusterer.runs.matching import named
 from clusterer.runs.points import UNASSIGNED
-from clusterer.runs.writeback import SlotWriter, as_read, slot_labels
+from clusterer.runs.writeback import Seal, SlotWriter, replaced_since, slot_labels
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
 from shoal.store.model import Empty, Equals, Filter, VectorBlock, VectorScan
@@ -66,8 +66,8 @@ class Newcomers:
         The other slot gets the cluster that the previous run would have given, so that a rollback
         finds the point assigned. It gets none while a run is under way, which then owns that slot,
         or if the previous run clustered another vector; after a rollback the next look fills it.
-        A point that was given a cluster or another vector meanwhile keeps what it has: the writes
-        are conditional.
+        A point that got another vector meanwhile, or a label of a run that began meanwhile, keeps
+        what it has: the writes are conditional. Two that look at once write the same.
 
         Returns:
             How many points there were.
@@ -86,7 +86,10 @@ class Newcomers:
             fields=("clusters", "ingested_at"),
             block_size=block_size,
         )
-        writer = SlotWriter(self._store, self._collection, self._clustering, block_size, check)
+        seal = Seal(state.lease.fence, sealing=False)
+        writer = SlotWriter(
+            self._store, self._collection, self._clustering, block_size, check, seal
+        )
         seen = _Seen()
         try:
             for block in self._store.scan(self._collection, options):
@@ -130,9 +133,8 @@ class Newcomers:
                 values.append((state.pointer.inactive_slot, int(other[i])))
             groups[tuple(values)].append(i)
         for slots, rows in groups.items():
-            fields = (state.active_field, state.inactive_field)[: len(slots)]
-            conditions = (*map(Empty, fields), *as_read([block.payloads[i] for i in rows]))
-            writer.write([block.ids[i] for i in rows], dict(slots), *conditions)
+            replaced = replaced_since([block.payloads[i] for i in rows])
+            writer.write([block.ids[i] for i in rows], dict(slots), unless=replaced)
         seen.add(found)
 
     def _other(self, state: State, vectors: Vectors, active: Labels) -> Labels | None:

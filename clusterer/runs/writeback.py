@@ -19,6 +19,7 @@ from shoal.errors import Conflict
 from shoal.store.clusterings import FENCE, State, cluster_of
 from shoal.store.gateway import Store
 from shoal.store.model import (
+    ARRIVED,
     SLOTS,
     Condition,
     Empty,
@@ -42,13 +43,14 @@ Ids: TypeAlias = list[str] | npt.NDArray[np.void]
 class Seal:
     """Protects labels from a run that sleeps, loses its lease, and wakes with a write to send.
 
-    No write of a run reaches a point that a later run has sealed. A run seals every point if the
-    run before it began to write and did not end (``State.unsettled``). If that run only sleeps, its
-    late writes find every point sealed, also once readers follow the slot.
+    A write seals the points that it labels with the fence of the run's lease, and reaches no point
+    that a later run has sealed. A run writes, and so seals, every point if the run before it began
+    to write and did not end (``State.unsettled``). If that run only sleeps, its late writes find
+    every point sealed, also once readers follow the slot.
 
     Attributes:
         fence: The fence of the run's lease.
-        sealing: Whether the run writes every point, and seals it.
+        sealing: Whether the run writes every point, and not only those whose label changes.
     """
 
     fence: int
@@ -88,8 +90,7 @@ class Written:
 class SlotWriter:
     """Writes the slots of one clustering, ``chunk`` points in an operation.
 
-    ``check`` is called before every operation and may raise. ``seal`` is None for a writer that
-    holds no lease.
+    ``check`` is called before every operation and may raise.
     """
 
     store: Store
@@ -97,27 +98,25 @@ class SlotWriter:
     clustering: str
     chunk: int
     check: Callable[[], None]
-    seal: Seal | None = None
+    seal: Seal
 
     def write(
         self,
         ids: Ids,
         values: Mapping[str, int],
-        *conditions: Condition,
+        *,
         unless: tuple[Condition, ...] = (),
         done: Callable[[int], object] | None = None,
     ) -> None:
-        """Sets the slots in ``values`` of the points ``ids``.
+        """Sets the slots in ``values`` of the points ``ids``, and seals them.
 
-        Only points that meet every condition, and none of ``unless``, are written. ``done`` gets
-        the number of ids of each operation after it.
+        Points that meet a condition of ``unless``, or that a later run has sealed, stay as they
+        are. ``done`` gets the number of ids of each operation after it.
         """
-        written: Payload = {**values}
-        if self.seal is not None and self.seal.sealing:
-            written[FENCE] = self.seal.fence
+        written: Payload = {**values, FENCE: self.seal.fence}
         key = f"clusters.{self.clustering}"
         for chunk in self._chunks(ids):
-            where = Filter((IdIn(chunk), *conditions), must_not=(*unless, *self._sealed))
+            where = Filter((IdIn(chunk),), must_not=(*unless, self._sealed))
             self.store.set_payload(self.collection, dict(written), where=where, key=key)
             if done is not None:
                 done(len(chunk))
@@ -126,7 +125,7 @@ class SlotWriter:
         """Empties ``slot`` of the points ``ids``."""
         emptied = [slot_field(self.clustering, slot)]
         for chunk in self._chunks(ids):
-            where = Filter((IdIn(chunk),), must_not=self._sealed)
+            where = Filter((IdIn(chunk),), must_not=(self._sealed,))
             self.store.delete_fields(self.collection, emptied, where=where)
 
     def _chunks(self, ids: Ids) -> Iterator[list[str]]:
@@ -137,11 +136,9 @@ class SlotWriter:
             yield chunk if isinstance(chunk, list) else unpack_ids(chunk)
 
     @property
-    def _sealed(self) -> tuple[Condition, ...]:
+    def _sealed(self) -> Condition:
         """The condition that a later run has sealed the point."""
-        if self.seal is None:
-            return ()
-        return (Range(slot_field(self.clustering, FENCE), gt=self.seal.fence),)
+        return Range(slot_field(self.clustering, FENCE), gt=self.seal.fence)
 
 
 def written_slots(state: State) -> tuple[str, ...]:
@@ -165,9 +162,8 @@ def write_differences(  # noqa: PLR0913 - what is wanted and where, and whom to 
 
     Points that came in after ``began`` are left out: the run catches up with them.
     """
-    sealing = writer.seal is not None and writer.seal.sealing
-    stale = np.nonzero((table.inactive != wanted) | sealing)[0]
-    since = (Range("ingested_at", gt=began),)
+    stale = np.nonzero((table.inactive != wanted) | writer.seal.sealing)[0]
+    since = (Range(ARRIVED, gt=began),)
     written = Written(labels=count_labels(wanted))
 
     def count(points: int) -> None:
@@ -207,8 +203,8 @@ def verify(
     mended = 0
     for _ in range(VERIFY_ROUNDS):
         wrong = list(_wrong(writer, table, wanted, state))
-        for label, ids, read in wrong:
-            writer.write(ids, {state.pointer.inactive_slot: label}, *read)
+        for label, ids, replaced in wrong:
+            writer.write(ids, {state.pointer.inactive_slot: label}, unless=replaced)
         if not wrong:
             return mended
         mended += sum(len(ids) for _, ids, _ in wrong)
@@ -262,7 +258,7 @@ def _wrong(
 ) -> Iterator[tuple[int, list[str], tuple[Condition, ...]]]:
     """The points whose inactive slot holds another label than the wanted one, by wanted label.
 
-    Each group comes with the condition that its points are still those that were read.
+    Each group comes with the condition that a point was replaced after it was read.
     """
     if not len(table):
         return
@@ -275,18 +271,19 @@ def _wrong(
         rows = table.find(block.ids)
         wrong = np.nonzero((rows >= 0) & (held != wanted[rows]))[0]
         for label, at in by_label(wanted[rows], wrong):
-            yield label, [block.ids[i] for i in at], as_read([block.payloads[i] for i in at])
+            payloads = [block.payloads[i] for i in at]
+            yield label, [block.ids[i] for i in at], replaced_since(payloads)
 
 
-def as_read(payloads: Sequence[Payload]) -> tuple[Condition, ...]:
-    """The condition that a point was not replaced since the ``payloads`` were read.
+def replaced_since(payloads: Sequence[Payload]) -> tuple[Condition, ...]:
+    """The condition that a point was replaced after the ``payloads`` were read.
 
     A label for the old vector must not end up on the new one. Without a time in every payload there
     is no condition.
     """
     times = [payload.get("ingested_at") for payload in payloads]
     known = [time for time in times if isinstance(time, int | float)]
-    return (Range("ingested_at", lte=max(known)),) if known and len(known) == len(times) else ()
+    return (Range(ARRIVED, gt=max(known)),) if known and len(known) == len(times) else ()
 
 
 def slot_labels(payloads: Sequence[Payload], clustering: str, slot: str) -> Labels:

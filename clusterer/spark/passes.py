@@ -20,11 +20,11 @@ from clusterer.runs.writeback import (
     Seal,
     SlotWriter,
     Written,
-    as_read,
     by_label,
     clear_those_without,
     count_labels,
     labelled,
+    replaced_since,
     slot_labels,
     written_slots,
 )
@@ -200,7 +200,8 @@ class _Waiting:
 
     def _write(self, label: int) -> None:
         ids, times = self._ids.pop(label), self._times.pop(label)
-        self._writer.write(ids, dict.fromkeys(self._slots, label), *as_read(times))
+        values = dict.fromkeys(self._slots, label)
+        self._writer.write(ids, values, unless=replaced_since(times))
 
 
 def _write(

@@ -24,7 +24,7 @@ from embedder.ingest.items import Item, Outcome, Remote, Status, to_item
 from embedder.ingest.points import Patch, Points
 from embedder.locations.reading import Locations
 from shoal.errors import EncoderMismatch, NotFound
-from shoal.store import Payload, Point, VectorInfo, point_id
+from shoal.store import Payload, Point, VectorInfo, arrival, point_id
 
 _SERVERS_FIELDS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
 """The payload fields that Shoal writes; all others are the sender's."""
@@ -131,7 +131,7 @@ class Ingestor:
             **item.fields,
             "key": item.key,
             "content_hash": item.content_hash,
-            "ingested_at": time.time(),
+            **arrival(time.time()),
         }
         await self._points.write(to.collection, Point(item.id, vectors, payload))
 

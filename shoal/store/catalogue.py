@@ -6,9 +6,9 @@ is noted in the engine's metadata (``schema``).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from shoal.errors import Conflict, InvalidArgument, NotFound
 from shoal.store import schema
@@ -28,12 +28,21 @@ _TRUSTED_S = 5.0
 """How long a collection is assumed not to change: another process may drop it and make another."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A collection as it was read at ``read_at``; ``indexed`` are its fields with an index."""
+
+    read_at: float
+    collection: Collection
+    indexed: frozenset[str]
+
+
 class Catalogue:
     """The collections of a store. Thread-safe."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._known: dict[str, tuple[float, Collection]] = {}
+        self._known: dict[str, _Known] = {}
 
     def create(self, name: str, vectors: Sequence[VectorInfo]) -> Collection:
         """The collection ``name`` with ``vectors``, made with its companion if it is not there.
@@ -71,24 +80,38 @@ class Catalogue:
 
     def get(self, name: str) -> Collection:
         """The collection called ``name``; NotFound names those that exist."""
-        shown = check_collection_name(name.removesuffix(records_name("")))
-        try:
-            collection = schema.parse_metadata(name, self._info(name).config.metadata)
-        except NotFound as exc:
-            self._known.pop(name, None)
-            known = ", ".join(other.name for other in self.list_all()) or "none"
-            raise NotFound(
-                f"collection {shown!r} does not exist; existing: {known}", collection=shown
-            ) from exc
-        self._known[name] = (time.monotonic(), collection)
-        return collection
+        return self._read(name).collection
 
     def require(self, name: str) -> Collection:
         """The collection ``name`` as it was read within the last ``_TRUSTED_S`` seconds."""
-        read_at, collection = self._known.get(name, (-math.inf, None))
-        if collection is None or time.monotonic() - read_at > _TRUSTED_S:
-            return self.get(name)
-        return collection
+        return self._recent(name).collection
+
+    def check_conditions(self, name: str, fields: frozenset[str]) -> None:
+        """Refuses a write to ``name`` whose condition looks at a field that has a payload index.
+
+        Engines note such a write as its filter, and apply the filter again when they start after a
+        crash. The index may be ahead of the payload by then, and the write would be lost
+        (qdrant#9424; servers note the points instead from 1.19 on, qdrant#9678).
+
+        Indexes of records that an earlier version made are dropped.
+
+        Raises:
+            InvalidArgument: a field has an index.
+        """
+        indexed = self._recent(name).indexed
+        if is_records_name(name) and fields & indexed & schema.RETIRED_INDEXES:
+            for field in sorted(indexed & schema.RETIRED_INDEXES):
+                with self._session.engine(name) as engine:
+                    engine.delete_payload_index(name, field, wait=True)
+            indexed = self._read(name).indexed
+        if fields & indexed:
+            got = ", ".join(sorted(fields & indexed))
+            msg = (
+                f"collection {name!r}: expected the condition of a write on fields without a "
+                f"payload index, got {got}: a crash could undo the write. "
+                "Write to ids, or drop the index"
+            )
+            raise InvalidArgument(msg, field="where")
 
     def list_all(self) -> list[Collection]:
         """Every collection that Shoal made, by name; companions are not listed."""
@@ -116,6 +139,31 @@ class Catalogue:
             if self._look(each) is not None:
                 with self._session.engine(each) as engine:
                     engine.delete_collection(each)
+
+    def _read(self, name: str) -> _Known:
+        """The collection called ``name``, read now."""
+        shown = check_collection_name(name.removesuffix(records_name("")))
+        try:
+            info = self._info(name)
+            collection = schema.parse_metadata(name, info.config.metadata)
+        except NotFound as exc:
+            self._known.pop(name, None)
+            known = ", ".join(other.name for other in self.list_all()) or "none"
+            raise NotFound(
+                f"collection {shown!r} does not exist; existing: {known}", collection=shown
+            ) from exc
+        # The in-memory engine tells no indexes: those that the collection should have count too.
+        indexed = {*info.payload_schema, *schema.indexes(name, collection.clusterings)}
+        read = _Known(time.monotonic(), collection, frozenset(indexed))
+        self._known[name] = read
+        return read
+
+    def _recent(self, name: str) -> _Known:
+        """The collection called ``name``, read within the last ``_TRUSTED_S`` seconds."""
+        known = self._known.get(name)
+        if known is None or time.monotonic() - known.read_at > _TRUSTED_S:
+            return self._read(name)
+        return known
 
     def _info(self, name: str) -> CollectionInfo:
         with self._session.engine(f"collection {name!r}") as engine:

@@ -146,6 +146,13 @@ class EdgeEngine:
             collection_name, _Op.create_field_index(field_name, convert.to_index(field_schema))
         )
 
+    def delete_payload_index(
+        self, collection_name: str, field_name: str, *, wait: bool = True
+    ) -> None:
+        """Drops the index of a payload field."""
+        del wait  # applied when the call returns
+        self._write(collection_name, _Op.delete_field_index(field_name))
+
     def upsert(
         self,
         collection_name: str,
@@ -288,15 +295,14 @@ class EdgeEngine:
     def delete(
         self,
         collection_name: str,
-        points_selector: models.Filter,
+        points_selector: list[PointId],
         *,
         wait: bool = True,
         ordering: models.WriteOrdering = models.WriteOrdering.STRONG,
     ) -> None:
-        """Deletes the points."""
+        """Deletes the points with these ids."""
         del wait, ordering  # applied, in order, when the call returns
-        where = convert.to_filter(points_selector) or edge.Filter()
-        self._write(collection_name, _Op.delete_points_by_filter(where))
+        self._write(collection_name, _Op.delete_points([str(i) for i in points_selector]))
 
     def _check_open(self) -> None:
         if self._closed:

@@ -117,6 +117,9 @@ class Engine(Protocol):
     ) -> object:
         """Indexes a payload field."""
 
+    def delete_payload_index(self, collection_name: str, field_name: str, *, wait: bool) -> object:
+        """Drops the index of a payload field."""
+
     def upsert(
         self,
         collection_name: str,
@@ -205,12 +208,12 @@ class Engine(Protocol):
     def delete(
         self,
         collection_name: str,
-        points_selector: models.Filter,
+        points_selector: list[PointId],
         *,
         wait: bool,
         ordering: models.WriteOrdering,
     ) -> object:
-        """Deletes the points."""
+        """Deletes the points with these ids."""
 
     def close(self) -> None:
         """Releases the engine's files or connection."""

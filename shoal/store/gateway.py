@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self, overload
 
 from qdrant_client import models
+from qdrant_client.conversions.common_types import PointId
 
 from shoal.errors import InvalidArgument, Unsupported
 from shoal.store import points as convert
@@ -26,6 +27,7 @@ from shoal.store.model import (
     Collection,
     Filter,
     Hit,
+    IdIn,
     Payload,
     Point,
     Query,
@@ -240,8 +242,11 @@ class Store:
         A top-level field of ``payload`` replaces the field of that name; None removes it. Checking
         the condition and writing are one step: of two writers, each of whose writes ends the
         other's condition, one wins. That no point meets the condition is no error.
+
+        Raises:
+            InvalidArgument: the condition looks at a field with a payload index.
         """
-        self._catalogue.require(name)
+        self._catalogue.check_conditions(name, where.fields)
         cleaned = clean_payload(payload)
         path = None if key is None else json_path(key)
         points = to_filter(where)
@@ -253,8 +258,12 @@ class Store:
             )
 
     def delete_fields(self, name: str, fields: Sequence[str], *, where: Filter) -> None:
-        """Removes ``fields`` (dots reach into objects) from the payloads of the points."""
-        self._catalogue.require(name)
+        """Removes ``fields`` (dots reach into objects) from the payloads of the points.
+
+        Raises:
+            InvalidArgument: as ``set_payload``.
+        """
+        self._catalogue.check_conditions(name, where.fields)
         keys = [json_path(field) for field in fields]
         points = to_filter(where)
         if not keys:
@@ -263,11 +272,15 @@ class Store:
             engine.delete_payload(name, keys, points=points, wait=True, ordering=_ORDERING)
 
     def delete(self, name: str, where: Filter) -> None:
-        """Deletes the points; ``EVERYWHERE`` deletes them all."""
+        """Deletes the points; ``EVERYWHERE`` deletes them all.
+
+        The points are read first and deleted by their ids, a chunk at a time: a deletion by a
+        filter could be another one when the engine repeats it after a crash.
+        """
         self._catalogue.require(name)
-        points = to_filter(where)
-        with self._session.engine(name) as engine:
-            engine.delete(name, points, wait=True, ordering=_ORDERING)
+        for ids in self._ids(name, where):
+            with self._session.engine(name) as engine:
+                engine.delete(name, ids, wait=True, ordering=_ORDERING)
 
     def flush(self) -> None:
         """Makes every acknowledged write safe against a power cut.
@@ -279,6 +292,18 @@ class Store:
     def close(self) -> None:
         """Flushes and releases the engine. Idempotent; every later call raises StoreUnavailable."""
         self._session.close()
+
+    def _ids(self, name: str, where: Filter) -> Iterator[list[PointId]]:
+        """The ids of the points that ``where`` selects, in chunks; or the ids that it names."""
+        match where:
+            case Filter(must=(IdIn(ids=ids),), should=(), must_not=()):
+                wanted: list[PointId] = [canonical_id(i) for i in ids]
+                for start in range(0, len(wanted), MAX_BLOCK_SIZE):
+                    yield wanted[start : start + MAX_BLOCK_SIZE]
+            case _:
+                options = Scan(where=where, fields=(), block_size=MAX_BLOCK_SIZE)
+                for block in self.scan(name, options):
+                    yield [*block.ids]
 
     def _facet_type(self, name: str, field: str) -> type[str | int]:
         """The type of ``field``'s indexed values; Unsupported without such an index."""

@@ -27,6 +27,12 @@ MAX_BLOCK_SIZE = 4096
 RESERVED_FIELDS = frozenset({"uri", "source", "key", "content_hash", "ingested_at", "clusters"})
 """Payload names that Shoal owns; a caller's own field may not use them."""
 
+ARRIVED = "clusters.INGESTED_AT"
+"""The field that repeats ``ingested_at`` for the conditions of writes: no payload index holds it.
+
+No clustering has a name in upper case.
+"""
+
 POINT_NAMESPACE = uuid.UUID("6f1e1a52-6d0c-5c0e-9d7b-5a0a1c0f7e11")
 """The namespace of every UUIDv5 that Shoal makes. Changing it changes every id."""
 
@@ -57,6 +63,12 @@ def canonical_id(point: str) -> str:
         except ValueError:
             pass
     raise InvalidArgument(f"point id {point!r}: expected a UUID", field="id")
+
+
+def arrival(at: float) -> Payload:
+    """The payload fields of a point whose vectors were written at ``at``, in Unix seconds."""
+    holder, _, name = ARRIVED.partition(".")
+    return {"ingested_at": at, holder: {name: at}}
 
 
 def records_name(collection: str) -> str:
@@ -262,6 +274,12 @@ class Filter:
     def also(self, *conditions: Condition) -> Filter:
         """The filter for points that meet this one and ``conditions`` too."""
         return Filter((*self.must, *conditions), self.should, self.must_not)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The payload fields that the conditions look at."""
+        conditions = (*self.must, *self.should, *self.must_not)
+        return frozenset(c.field for c in conditions if not isinstance(c, IdIn))
 
 
 EVERYWHERE = Filter()

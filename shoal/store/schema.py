@@ -35,13 +35,10 @@ _RECORDS_INDEXES: dict[str, IndexSchema] = {
     "clustering": _KEYWORD,
     "run": _KEYWORD,
     "cluster": _CLUSTER,
-    # Every write under a lease compares it; a server in strict mode filters by indexed fields only.
-    "fence": models.IntegerIndexParams(
-        type=models.IntegerIndexType.INTEGER, lookup=True, range=True
-    ),
-    "lease_owner": _KEYWORD,
-    "lease_expires": _FLOAT,
 }
+
+RETIRED_INDEXES = frozenset({"fence", "lease_owner", "lease_expires"})
+"""Fields of records that earlier versions indexed: the conditions of writes look at them."""
 
 
 def check_vectors(vectors: Sequence[VectorInfo]) -> None:

@@ -43,7 +43,7 @@ from shoal.errors import (
     Unrecoverable,
 )
 from shoal.rpc.status import from_rpc_error
-from shoal.store import EVERYWHERE, StoreConfig, VectorInfo, open_store, point_id
+from shoal.store import EVERYWHERE, StoreConfig, VectorInfo, arrival, open_store, point_id
 from shoal.v1 import common_pb2, embedder_pb2
 
 STORED = embedder_pb2.INGEST_STATUS_STORED
@@ -362,6 +362,7 @@ def test_ingest_stores_the_vector_that_embed_gives(serve: Serve, images: Any) ->
         assert spec == VectorInfo("efficientnet-lite0", 1280, embedded.vector.fingerprint)
         when = record.payload.pop("ingested_at")
         assert isinstance(when, (int, float))
+        assert record.payload.pop("clusters") == arrival(when)["clusters"]
         assert len(record.payload.pop("content_hash")) == 64
         assert record.payload == {
             "key": "china",
@@ -565,7 +566,8 @@ def test_ingest_of_other_bytes_replaces_vector_and_drops_clusters(
             np.testing.assert_allclose(
                 record.vectors["efficientnet-lite0"], vector(embedded), atol=1e-6
             )
-            assert set(record.payload) == {"key", "content_hash", "ingested_at"}
+            assert set(record.payload) == {"key", "content_hash", "ingested_at", "clusters"}
+            assert "default" not in record.payload["clusters"]
             assert served.store.count("photos") == 1
 
     asyncio.run(scenario())

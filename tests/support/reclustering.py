@@ -22,7 +22,7 @@ from clusterer.runs.run import Reclustering
 from clusterer.runs.task import Outcome, RunContext, Task
 from shoal.store import Store
 from shoal.store.clusterings import Clusterings, State, cluster_of
-from shoal.store.model import Point, Scan, point_id
+from shoal.store.model import Point, Scan, arrival, point_id
 from shoal.values import Gates
 from shoal.vectors import Vectors
 
@@ -93,7 +93,7 @@ class Bench:
         self.store.upsert(
             self.collection,
             [
-                Point(one, {VECTOR: vector}, {"n": first + i, "ingested_at": ingested_at})
+                Point(one, {VECTOR: vector}, {"n": first + i, **arrival(ingested_at)})
                 for i, (one, vector) in enumerate(zip(ids, vectors, strict=True))
             ],
         )

@@ -88,10 +88,9 @@ def _with(request: Any) -> dict[str, Any]:
 
 
 def _selected(request: Any) -> models.FilterSelector:
-    field = "points" if isinstance(request, wire.DeletePoints) else "points_selector"
-    selector = GrpcToRest.convert_points_selector(getattr(request, field))
+    selector = GrpcToRest.convert_points_selector(request.points_selector)
     if not isinstance(selector, models.FilterSelector):
-        raise NotImplementedError("the stand-in selects by filter only")
+        raise NotImplementedError("the stand-in writes payloads by filter only")
     return selector
 
 
@@ -196,10 +195,16 @@ class _Points(_Servicer, wire.PointsServicer):  # type: ignore[misc]
         return _done()
 
     def Delete(self, request: Any) -> Message:
-        self._client.delete(request.collection_name, _selected(request))
+        selector = GrpcToRest.convert_points_selector(request.points)
+        if not isinstance(selector, models.PointIdsList):
+            raise NotImplementedError("the stand-in deletes by ids only")
+        self._client.delete(request.collection_name, selector)
         return _done()
 
     def CreateFieldIndex(self, _: Any) -> Message:
+        return _done()
+
+    def DeleteFieldIndex(self, _: Any) -> Message:
         return _done()
 
 

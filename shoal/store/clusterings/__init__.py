@@ -20,7 +20,7 @@ from shoal.store.clusterings.runs import Runs
 from shoal.store.clusterings.schedules import Schedules
 from shoal.store.clusterings.slots import FENCE, cluster_of
 from shoal.store.clusterings.state import DriftSums, Pointer, State, States, StoredLease
-from shoal.store.model import Equals, Filter, Range
+from shoal.store.model import Equals, Filter, IdIn, Scan
 
 __all__ = [
     "FENCE",
@@ -39,13 +39,15 @@ class Clusterings(States, Clusters, Models, Schedules, Runs):
 
     def drop_clusters_except(self, clustering: str, runs: Sequence[str], *, fence: int) -> None:
         """Deletes clusters and models of every run before ``fence`` but ``runs``."""
+        kept = tuple(Equals("run", run) for run in runs if run)
         for kind in ("cluster", "model"):
             where = Filter(
-                must=(
-                    Equals("kind", kind),
-                    Equals("clustering", clustering),
-                    Range("fence", lt=fence),
-                ),
-                must_not=tuple(Equals("run", run) for run in runs if run),
+                must=(Equals("kind", kind), Equals("clustering", clustering)), must_not=kept
             )
-            self._store.delete(self._records, where)
+            outdated = [
+                one
+                for block in self._store.scan(self._records, Scan(where=where, fields=("fence",)))
+                for one, payload in zip(block.ids, block.payloads, strict=True)
+                if int(payload["fence"]) < fence  # type: ignore[arg-type]
+            ]
+            self._store.delete(self._records, Filter((IdIn(outdated),)))

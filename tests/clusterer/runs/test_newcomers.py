@@ -13,7 +13,7 @@ from clusterer.fits.models import Centroids, Model, Prototypes, pack
 from clusterer.runs.newcomers import Newcomers
 from shoal.errors import Cancelled
 from shoal.store import StoreConfig, open_store
-from shoal.store.clusterings import Clusterings, ClusterRecord
+from shoal.store.clusterings import FENCE, Clusterings, ClusterRecord
 from shoal.store.model import Filter, IdIn, Payload, Point, point_id
 from shoal.values import VectorInfo
 from shoal.vectors import NOISE, Vectors
@@ -247,7 +247,7 @@ def test_newcomers_after_a_run_of_another_vector_get_one_slot() -> None:
 def test_newcomers_that_got_a_label_under_the_look_keep_it(
     quick: Bench, monkeypatch: pytest.MonkeyPatch, slot: str
 ) -> None:
-    """The write is conditional on both slots being empty still."""
+    """A run that began since the look sealed the point: the whole write passes it by."""
     store_run(quick, "now", ACTIVE, ACTIVE_IDS)
     point_at(quick)
     ids = quick.put(near(0, 0))
@@ -260,14 +260,14 @@ def test_newcomers_that_got_a_label_under_the_look_keep_it(
 def changed_during_scan(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, slot: str, ids: list[str]
 ) -> None:
-    """Lets somebody write 44 into ``slot`` of ``ids`` after they were read."""
-    scan = bench.store.scan
+    """Lets a run that begins after ``ids`` were read write 44 into their ``slot``."""
+    scan, labels = bench.store.scan, {slot: 44, FENCE: bench.state.lease.fence + 1}
 
     def scan_then_write(name: str, options: object) -> Iterator[object]:
         for block in scan(name, options):  # type: ignore[call-overload]
             if name == "toys":
                 where = Filter((IdIn(ids),))
-                bench.store.set_payload(name, {slot: 44}, where=where, key="clusters.default")
+                bench.store.set_payload(name, dict(labels), where=where, key="clusters.default")
             yield block
 
     monkeypatch.setattr(bench.store, "scan", scan_then_write)

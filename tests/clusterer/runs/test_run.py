@@ -30,6 +30,7 @@ from shoal.errors import (
     StoreUnavailable,
 )
 from shoal.store import Store, StoreConfig, open_store
+from shoal.store.clusterings import FENCE
 from shoal.store.model import (
     Block,
     Filter,
@@ -537,9 +538,9 @@ def test_newcomers_that_change_under_the_look_keep_what_they_have(
                 bench.put(-late, first=500, age_s=0)
             elif len(block) == 5:
                 where = Filter((IdIn(ids),))
-                bench.store.set_payload(
-                    name, {bench.state.pointer.active_slot: 77}, where=where, key="clusters.default"
-                )
+                state = bench.state
+                labels = {state.pointer.active_slot: 77, FENCE: state.lease.fence + 1}
+                bench.store.set_payload(name, dict(labels), where=where, key="clusters.default")
             yield block
 
     with monkeypatch.context() as patch:

@@ -13,8 +13,19 @@ from clusterer.runs.points import UNASSIGNED, PointTable, pack_ids
 from clusterer.runs.writeback import Seal, SlotWriter, Written
 from shoal.errors import Cancelled, Conflict
 from shoal.store import Store, StoreConfig, open_store
-from shoal.store.clusterings import Pointer, State
-from shoal.store.model import Empty, Equals, Filter, IdIn, Payload, Point, Range, point_id
+from shoal.store.clusterings import FENCE, Pointer, State
+from shoal.store.model import (
+    ARRIVED,
+    Empty,
+    Equals,
+    Filter,
+    IdIn,
+    Payload,
+    Point,
+    Range,
+    arrival,
+    point_id,
+)
 from shoal.values import VectorInfo
 from shoal.vectors import NOISE
 
@@ -23,6 +34,8 @@ FIRST = State("default")
 LATER = State("default", Pointer(active_slot="b", active_run="before"))
 """A clustering with an active run: the inactive slot is a."""
 BEGAN = 1000.0
+OURS = Seal(3, sealing=False)
+"""The seal of a run that writes only points whose label changes."""
 
 
 def nothing() -> None:
@@ -40,19 +53,29 @@ def ids(quick: Bench) -> list[str]:
 def put(store: Store, ids: list[str], *, at: float, **payload: object) -> None:
     """Stores or replaces points, which came in at that time."""
     points = [
-        Point(one, {VECTOR: vector}, {"ingested_at": at, **payload})  # type: ignore[dict-item]
+        Point(one, {VECTOR: vector}, {**arrival(at), **payload})  # type: ignore[dict-item]
         for one, vector in zip(ids, blobs(len(ids)), strict=True)
     ]
     store.upsert("toys", points)
 
 
 def writer(
-    store: Store, *, chunk: int = 4, check: Callable[[], None] = nothing, seal: Seal | None = None
+    store: Store, *, chunk: int = 4, check: Callable[[], None] = nothing, seal: Seal = OURS
 ) -> SlotWriter:
     return SlotWriter(store, "toys", "default", chunk, check, seal)
 
 
 def slots(store: Store, ids: list[str]) -> list[Payload]:
+    """The labels that each point has in the clustering's slots."""
+    return [{k: v for k, v in each.items() if k != FENCE} for each in stored(store, ids)]
+
+
+def fences(store: Store, ids: list[str]) -> list[object]:
+    """The fence that seals each point; None where there is none."""
+    return [each.get(FENCE) for each in stored(store, ids)]
+
+
+def stored(store: Store, ids: list[str]) -> list[Payload]:
     """What is stored of each point for the clustering."""
     found = store.retrieve("toys", ids)
     assert all(record is not None for record in found)
@@ -96,17 +119,16 @@ def test_write_sets_the_slots_of_the_points_in_operations(
     assert told == ["check", 4, "check", 4, "check", 1]
 
 
-def test_write_reaches_only_points_that_meet_every_condition(quick: Bench, ids: list[str]) -> None:
-    """Of the points named, those that miss one condition, or meet one of ``unless``, stay."""
+def test_write_leaves_points_that_meet_a_condition_of_unless(quick: Bench, ids: list[str]) -> None:
+    """Only the points named are written, and none that meets one of the conditions."""
     put(quick.store, ids[:2], at=50.0, color="red")
     put(quick.store, ids[2:4], at=50.0)
     put(quick.store, ids[4:6], at=70.0, color="red")
-    writing = writer(quick.store)
-    old, red = Range("ingested_at", lte=60), Equals("color", "red")
-    writing.write(ids[1:], {"a": 1}, old, red)
-    assert held(quick.store, ids, "a") == [None, 1, *[None] * 8]
-    writing.write(ids, {"a": 2}, unless=(red, Range("ingested_at", gt=500)))
-    assert held(quick.store, ids, "a") == [None, 1, 2, 2, *[None] * 6]
+    unless = (Equals("color", "red"), Range(ARRIVED, gt=500))
+    writer(quick.store).write(ids[1:], {"a": 2}, unless=unless)
+    assert held(quick.store, ids, "a") == [None, None, 2, 2, *[None] * 6]
+    writer(quick.store).write(ids[:1], {"a": 1})
+    assert held(quick.store, ids, "a") == [1, None, 2, 2, *[None] * 6]
 
 
 def test_write_that_is_told_to_stop_sends_no_more(quick: Bench, ids: list[str]) -> None:
@@ -127,28 +149,26 @@ def test_write_that_is_told_to_stop_sends_no_more(quick: Bench, ids: list[str]) 
     assert held(quick.store, ids, "a") == [None] * 4 + [1] * 4 + [None] * 2
 
 
-def test_write_under_a_seal_writes_its_fence_only_when_sealing(
-    quick: Bench, ids: list[str]
-) -> None:
-    """A run that seals leaves its fence on each point; others leave what is there."""
+def test_write_leaves_its_fence_on_each_point(quick: Bench, ids: list[str]) -> None:
+    """The fence of the last writer seals a point, whether its run writes all points or few."""
     writer(quick.store, seal=Seal(3, sealing=False)).write(ids[:2], {"a": 1})
-    writer(quick.store, seal=Seal(3, sealing=True)).write(ids[1:3], {"b": 2})
-    writer(quick.store).write(ids[3:4], {"a": 4})
-    assert slots(quick.store, ids[:4]) == [
-        {"a": 1},
-        {"a": 1, "b": 2, "fence": 3},
-        {"b": 2, "fence": 3},
-        {"a": 4},
+    writer(quick.store, seal=Seal(4, sealing=True)).write(ids[1:3], {"b": 2})
+    assert stored(quick.store, ids[:4]) == [
+        {"a": 1, "fence": 3},
+        {"a": 1, "b": 2, "fence": 4},
+        {"b": 2, "fence": 4},
+        {},
     ]
 
 
-@pytest.mark.parametrize(("fence", "reaches"), [(2, False), (3, True), (4, True), (None, True)])
+@pytest.mark.parametrize(("fence", "reaches"), [(2, False), (3, True), (4, True)])
+@pytest.mark.parametrize("sealing", [False, True])
 def test_no_write_reaches_a_point_that_a_later_run_sealed(
-    quick: Bench, ids: list[str], fence: int | None, *, reaches: bool
+    quick: Bench, ids: list[str], fence: int, *, sealing: bool, reaches: bool
 ) -> None:
-    """A lower fence than the seal's changes nothing; an equal or higher one, or none, does."""
-    writer(quick.store, seal=Seal(3, sealing=True)).write(ids[:5], {"a": 1, "b": 1})
-    late = writer(quick.store, seal=None if fence is None else Seal(fence, sealing=False))
+    """A lower fence than the seal's changes nothing; an equal or higher one does."""
+    writer(quick.store, seal=Seal(3, sealing=sealing)).write(ids[:5], {"a": 1, "b": 1})
+    late = writer(quick.store, seal=Seal(fence, sealing=False))
     late.write(ids, {"a": 9})
     assert held(quick.store, ids, "a") == [9 if reaches else 1] * 5 + [9] * 5
     late.clear(ids, "b")
@@ -207,15 +227,13 @@ def test_differences_leave_what_came_in_since(quick: Bench, ids: list[str]) -> N
     assert held(quick.store, ids, "a") == [None] * 3 + [4] * 7
 
 
-@pytest.mark.parametrize(
-    ("seal", "points"), [(None, 1), (Seal(3, sealing=False), 1), (Seal(3, sealing=True), 10)]
-)
+@pytest.mark.parametrize(("sealing", "sealed"), [(False, [5, *[3] * 9]), (True, [5] * 10)])
 def test_differences_are_all_points_for_a_run_that_seals(
-    quick: Bench, ids: list[str], seal: Seal | None, points: int
+    quick: Bench, ids: list[str], sealed: list[int], *, sealing: bool
 ) -> None:
     """A run that seals writes every point, whether its label differs or not."""
     writer(quick.store).write(ids, {"a": 4})
-    writing = writer(quick.store, seal=seal)
+    writing = writer(quick.store, seal=Seal(5, sealing=sealing))
     found = writeback.write_differences(
         writing,
         table_of(ids, [4] * 10),
@@ -224,9 +242,8 @@ def test_differences_are_all_points_for_a_run_that_seals(
         began=BEGAN,
         progress=lambda _: None,
     )
-    assert found.points == points
-    sealed = [each.get("fence") for each in slots(quick.store, ids)]
-    assert sealed == [3 if points == 10 else None] * 10
+    assert found.points == sealed.count(5)
+    assert fences(quick.store, ids) == sealed
 
 
 # Verification.
@@ -383,14 +400,13 @@ def test_slots_to_write_are_both_before_the_first_run() -> None:
     assert writeback.written_slots(State("x", Pointer(active_run="r"))) == ("b",)
 
 
-def test_condition_of_being_as_read_is_the_newest_time() -> None:
-    """No point may have come in since; where a time is missing nothing can be said."""
-    assert writeback.as_read([{"ingested_at": 3.0}, {"ingested_at": 7}, {"ingested_at": 5.0}]) == (
-        Range("ingested_at", lte=7),
-    )
-    assert writeback.as_read([{"ingested_at": 3.0}, {}]) == ()
-    assert writeback.as_read([{"ingested_at": "3.0"}]) == ()
-    assert writeback.as_read([]) == ()
+def test_replaced_are_points_that_came_in_after_the_newest_time_read() -> None:
+    """Where a time is missing nothing can be said, and no point counts as replaced."""
+    read: list[Payload] = [{"ingested_at": 3.0}, {"ingested_at": 7}, {"ingested_at": 5.0}]
+    assert writeback.replaced_since(read) == (Range(ARRIVED, gt=7),)
+    assert writeback.replaced_since([{"ingested_at": 3.0}, {}]) == ()
+    assert writeback.replaced_since([{"ingested_at": "3.0"}]) == ()
+    assert writeback.replaced_since([]) == ()
 
 
 def test_slot_labels_tell_empty_slots_from_noise() -> None:

@@ -47,6 +47,7 @@ from shoal.store import (
     Store,
     StoreConfig,
     VectorInfo,
+    arrival,
     open_store,
     point_id,
 )
@@ -409,6 +410,7 @@ def test_a_point_is_what_its_sender_says_and_what_shoal_adds() -> None:
             assert await room.ingest("k", b"aa", colour="red") is Status.STORED
             record = room.point("k")
             added = record.payload.pop("ingested_at")
+            assert record.payload.pop("clusters") == arrival(added)["clusters"]
             assert isinstance(added, float)
             assert before <= added <= time.time()
             assert record.payload == {
@@ -465,8 +467,9 @@ def test_other_bytes_replace_the_point() -> None:
             before = room.point("k")
             assert await room.ingest("k", b"\x01b", b=2) is Status.UPDATED
             after = room.point("k")
-            assert set(after.payload) == {"b", "key", "content_hash", "ingested_at"}
+            assert set(after.payload) == {"b", "key", "content_hash", "ingested_at", "clusters"}
             assert after.payload["ingested_at"] > before.payload["ingested_at"]
+            assert after.payload["clusters"] == arrival(after.payload["ingested_at"])["clusters"]
             assert after.vectors["first"][0] == pytest.approx(0.5**0.5)
 
     asyncio.run(scenario())
