@@ -7,6 +7,7 @@ is; ``EdgeEngine`` (``shoal.store.edge``) has the same methods.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -219,8 +220,17 @@ class Engine(Protocol):
         """Releases the engine's files or connection."""
 
 
+OLDEST_ADVISED = (1, 19)
+"""The first version of the server that notes the points of a conditional write (qdrant#9678)."""
+
+
 def _nothing() -> None:
     """Flushes nothing: the engine acknowledges a write once it is kept."""
+
+
+def _no_advice() -> str:
+    """Nothing that an operator should know."""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +242,14 @@ class Backend:
         engine: The engine.
         guard: A lock held during each call, for an engine that is not thread-safe.
         flush: Makes acknowledged writes safe against a power cut.
+        advice: Tells, in a sentence or not at all, what an operator should know of the engine.
     """
 
     kind: str
     engine: Engine
     guard: AbstractContextManager[object]
     flush: Callable[[], None] = _nothing
+    advice: Callable[[], str] = _no_advice
 
 
 def open_server(config: StoreConfig) -> Backend:
@@ -252,7 +264,22 @@ def open_server(config: StoreConfig) -> Backend:
         grpc_options=channel_options(via_proxy=config.via_proxy),
         trust_env=False,  # its HTTP client is not used; a proxy of a kind unknown to it would raise
     )
-    return Backend("server", engine, nullcontext())
+    return Backend(
+        "server", engine, nullcontext(), advice=lambda: version_advice(engine.info().version)
+    )
+
+
+def version_advice(version: str) -> str:
+    """What an operator should know of a server of this ``version``; empty if nothing."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or tuple(map(int, numbers.groups())) >= OLDEST_ADVISED:
+        return ""
+    return (
+        f"the Qdrant server has version {version}: upgrade to "
+        f"{'.'.join(map(str, OLDEST_ADVISED))} or later. Before it, a server that is killed during "
+        "a flush can lose writes that other programs make under a condition on an indexed field "
+        "(qdrant#9424); Shoal makes none"
+    )
 
 
 def open_memory() -> Backend:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shoal.errors import StoreUnavailable
+from shoal.errors import ShoalError, StoreUnavailable
 from shoal.store.engines import Backend, Engine
 from shoal.store.failures import engine_errors
+
+_LOG = logging.getLogger(__name__)
 
 
 class Session:
@@ -16,6 +19,7 @@ class Session:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._closed = False
+        self._advised = False
 
     @property
     def kind(self) -> str:
@@ -35,11 +39,25 @@ class Session:
                 raise StoreUnavailable("the store is closed")
             with engine_errors(subject):
                 yield self._backend.engine
+            if not self._advised:
+                self._advised = True
+                self._advise()
 
     def flush(self) -> None:
         """Makes every acknowledged write safe against a power cut."""
         with self.engine("flush"):
             self._backend.flush()
+
+    def _advise(self) -> None:
+        """Logs what an operator should know of the engine, which has just answered a call."""
+        try:
+            with engine_errors("version"):
+                advice = self._backend.advice()
+        except ShoalError as exc:
+            _LOG.debug("the version of the store is not known: %s", exc)
+            return
+        if advice:
+            _LOG.warning("%s", advice)
 
     def close(self) -> None:
         """Releases the engine. Idempotent."""

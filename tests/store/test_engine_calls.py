@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -388,3 +389,36 @@ def test_store_is_closed_at_the_end_of_its_block() -> None:
         raise ZeroDivisionError
     with pytest.raises(StoreUnavailable, match="closed"):
         opened.collections()
+
+
+@pytest.mark.parametrize(
+    ("version", "warned"),
+    [("1.18.3", True), ("0.11.0", True), ("1.19.0", False), ("1.20.1-dev", False), ("2.0", False)],
+)
+def test_server_that_is_too_old_is_told_once(
+    caplog: pytest.LogCaptureFixture, version: str, *, warned: bool
+) -> None:
+    """At the first call that it answers, in one warning with its version and the one to have."""
+    server, port = start_stand_in(version=version)
+    try:
+        config = StoreConfig(url="http://127.0.0.1:1", grpc_port=port, timeout_s=20)
+        with open_store(config) as opened:
+            assert opened.collections() == []
+            assert opened.collections() == []
+    finally:
+        server.stop(None).wait()
+    said = [r.message for r in caplog.records if r.name == "shoal.store.session"]
+    assert len(said) == warned
+    if warned:
+        assert f"the Qdrant server has version {version}: upgrade to 1.19 or later" in said[0]
+
+
+def test_server_that_does_not_tell_its_version_is_used_all_the_same(store: Store) -> None:
+    """The answer that the caller waits for has come by then."""
+
+    def unknown() -> str:
+        raise ValueError("no version")
+
+    backend = store._session._backend
+    with Store(replace(backend, advice=unknown)) as other:
+        assert [each.name for each in other.collections()] == ["photos"]

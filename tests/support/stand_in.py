@@ -32,8 +32,13 @@ def qdrant_server() -> Iterator[tuple[str, int]]:
     server.stop(None).wait()
 
 
-def start_stand_in(*, port: int = 0, client: QdrantClient | None = None) -> tuple[grpc.Server, int]:
-    """A started server and its port; ``client`` has the points, which outlive the server."""
+def start_stand_in(
+    *, port: int = 0, client: QdrantClient | None = None, version: str = "1.19.0"
+) -> tuple[grpc.Server, int]:
+    """A started server, which says that it has this version, and its port.
+
+    ``client`` has the points, which outlive the server.
+    """
     client_warnings.SEEN_MESSAGES.update(
         ("create-local-payload-indexes", "local_query_points_search_params_ignored")
     )
@@ -41,6 +46,7 @@ def start_stand_in(*, port: int = 0, client: QdrantClient | None = None) -> tupl
     server = grpc.server(futures.ThreadPoolExecutor(4))
     wire.add_CollectionsServicer_to_server(_Collections(client, lock), server)
     wire.add_PointsServicer_to_server(_Points(client, lock), server)
+    wire.add_QdrantServicer_to_server(_Root(version), server)
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     return server, port
@@ -92,6 +98,15 @@ def _selected(request: Any) -> models.FilterSelector:
     if not isinstance(selector, models.FilterSelector):
         raise NotImplementedError("the stand-in writes payloads by filter only")
     return selector
+
+
+class _Root(wire.QdrantServicer):  # type: ignore[misc]
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def HealthCheck(self, request: Any, context: Any) -> Message:
+        del request, context
+        return wire.HealthCheckReply(title="qdrant", version=self._version)
 
 
 class _Collections(_Servicer, wire.CollectionsServicer):  # type: ignore[misc]
