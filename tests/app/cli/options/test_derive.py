@@ -97,8 +97,9 @@ class Config:
         check_ranges(self)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def command() -> Command:
+    """Made anew for each test, so that each runs the code that derives its options."""
     return Command(configured(Config, as_="config"), "config")
 
 
