@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 
 from google.protobuf import struct_pb2
 
@@ -35,9 +36,9 @@ MAX_SOURCE_CHARS = 200
 MAX_TEXT_CHARS = 10_000
 MAX_PAYLOAD_BYTES = 64 * 2**10
 """The most bytes of a payload as JSON."""
-_MOST_ON_WIRE = 16 * MAX_PAYLOAD_BYTES
-"""A payload of more bytes on the wire is too large: a byte of JSON is at most 14 bytes there, in a
-list of digits."""
+MOST_ON_WIRE = 5 * MAX_PAYLOAD_BYTES
+"""A payload of more bytes on the wire is too large: 3 bytes of JSON are at most 11 bytes there, in
+a list of digits. Nulls, which are left out, count as well."""
 _SURELY_FITS = MAX_PAYLOAD_BYTES // 6 - 1
 """A payload of no more bytes on the wire is small enough: a byte there is at most 6 bytes of JSON,
 for a control character. The 1 is for the outermost braces."""
@@ -113,7 +114,7 @@ def to_payload(message: struct_pb2.Struct) -> Payload:
             not take a value, or the whole is too large.
     """
     on_wire = message.ByteSize()
-    if on_wire > _MOST_ON_WIRE:  # before anything walks through it
+    if on_wire > MOST_ON_WIRE:  # before anything walks through it
         most = f"at most {MAX_PAYLOAD_BYTES} bytes as JSON"
         msg = f"payload: expected {most}, got {on_wire} on the wire"
         raise InvalidArgument(msg, field="payload")
@@ -126,18 +127,39 @@ def to_payload(message: struct_pb2.Struct) -> Payload:
         if not is_addressable(name):
             msg = f'payload: expected names that are not empty and without . and ", got {name!r}'
             raise InvalidArgument(msg, field="payload")
-    values = {name: _to_json(value, name, depth=1) for name, value in message.fields.items()}
+    room = _Room(MAX_PAYLOAD_BYTES)
+    values = {name: _to_json(value, name, room, 1) for name, value in message.fields.items()}
     payload: Payload = {name: value for name, value in values.items() if value is not None}
     if on_wire > _SURELY_FITS:
         size = len(json.dumps(payload, ensure_ascii=False).encode())
         if size > MAX_PAYLOAD_BYTES:
-            msg = f"payload: expected at most {MAX_PAYLOAD_BYTES} bytes as JSON, got {size}"
-            raise InvalidArgument(msg, field="payload")
+            raise _too_long(str(size))
     return payload
 
 
-def _to_json(value: struct_pb2.Value, name: str, *, depth: int) -> Json:
+@dataclass(slots=True)
+class _Room:
+    """The bytes of JSON that a payload may still have."""
+
+    left: int
+
+    def take(self, least: int) -> None:
+        """Counts bytes that the JSON will have at least; refuses it when there are too many."""
+        self.left -= least
+        if self.left < 0:
+            raise _too_long("more")
+
+
+def _too_long(got: str) -> InvalidArgument:
+    msg = f"payload: expected at most {MAX_PAYLOAD_BYTES} bytes as JSON, got {got}"
+    return InvalidArgument(msg, field="payload")
+
+
+def _to_json(value: struct_pb2.Value, name: str, room: _Room, depth: int) -> Json:
     """The JSON value of the field ``name``, ``depth`` levels down, in the store's form.
+
+    Lists and objects leave ``room`` before they are walked through: by ", " alone for each value,
+    and by the quotes and ": " for each name.
 
     The store cleans payloads of any origin, which changes nothing more in this one.
     """
@@ -155,9 +177,11 @@ def _to_json(value: struct_pb2.Value, name: str, *, depth: int) -> Json:
             fields = value.struct_value.fields
             if "" in fields:
                 raise InvalidArgument(f"{name}: expected non-empty names, got ''", field=name)
-            return {key: _to_json(part, key, depth=depth + 1) for key, part in fields.items()}
+            room.take(6 * len(fields))
+            return {key: _to_json(part, key, room, depth + 1) for key, part in fields.items()}
         case "list_value":
-            return [_to_json(part, name, depth=depth + 1) for part in value.list_value.values]
+            room.take(2 * len(value.list_value.values))
+            return [_to_json(part, name, room, depth + 1) for part in value.list_value.values]
         case _:
             return None
 

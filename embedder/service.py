@@ -15,7 +15,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
 from embedder import messages, metrics
 from embedder.config import MAX_CALL_IMAGES, EmbedderConfig
@@ -29,6 +28,7 @@ from embedder.ingest.items import Item, Outcome, Remote
 from embedder.ingest.points import Points
 from embedder.locations.reading import Locations
 from shoal.errors import InvalidArgument, Overloaded, ServiceUnavailable, ShoalError
+from shoal.rpc.requests import Excess
 from shoal.store import Store
 from shoal.store.model import check_collection_name
 from shoal.v1 import common_pb2, embedder_pb2, embedder_pb2_grpc
@@ -40,6 +40,8 @@ Context = grpc.aio.ServicerContext
 
 T = TypeVar("T")
 
+_Request: TypeAlias = embedder_pb2.IngestRequest | Excess[embedder_pb2.IngestRequest]
+"""A request of a stream as it comes in."""
 _Asked: TypeAlias = Item | Remote | embedder_pb2.IngestResponse
 """A request of a stream: the item in it, or its answer already where there is none."""
 
@@ -172,7 +174,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
 
     async def Ingest(
         self,
-        request_iterator: AsyncIterator[embedder_pb2.IngestRequest],
+        request_iterator: AsyncIterator[_Request],
         context: Context[Any, Any],
     ) -> AsyncIterator[embedder_pb2.IngestResponse]:
         """One answer per request, as they finish; a bad image costs only itself."""
@@ -181,8 +183,9 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         first = await self._first(request_iterator)
         if first is None:
             return
-        collection = check_collection_name(first.collection)
-        destination = await running.ingestor.open(collection, first.encoders)
+        head = first.head if isinstance(first, Excess) else first
+        collection = check_collection_name(head.collection)
+        destination = await running.ingestor.open(collection, head.encoders)
 
         async def answer(asked: _Asked) -> embedder_pb2.IngestResponse:
             if isinstance(asked, embedder_pb2.IngestResponse):
@@ -194,8 +197,10 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         flow: Flow[_Asked] = Flow(
             self._config.stream_window, self._streams, size=_size, stop=self._draining
         )
-        reader = _Reader(first, request_iterator, max_bytes=self._config.limits.max_bytes)
-        del first  # up to a whole message, for as long as the stream lives
+        reader = _Reader(
+            first, request_iterator, collection, max_bytes=self._config.limits.max_bytes
+        )
+        del first, head  # up to a whole message, for as long as the stream lives
         async with aclosing(answer_stream(reader.asked(), answer, flow=flow)) as responses:
             async for response in responses:
                 yield response
@@ -205,9 +210,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
             msg = "the server is shutting down: send again what was not answered"
             raise ServiceUnavailable(msg)
 
-    async def _first(
-        self, requests: AsyncIterator[embedder_pb2.IngestRequest]
-    ) -> embedder_pb2.IngestRequest | None:
+    async def _first(self, requests: AsyncIterator[_Request]) -> _Request | None:
         """The first request of a stream, or None; a stream that sends none ends with the server."""
         reading = asyncio.ensure_future(anext(requests, None))
         draining = asyncio.ensure_future(self._draining.wait())
@@ -310,14 +313,15 @@ class _Reader:
 
     def __init__(
         self,
-        first: embedder_pb2.IngestRequest,
-        rest: AsyncIterator[embedder_pb2.IngestRequest],
+        first: _Request,
+        rest: AsyncIterator[_Request],
+        collection: str,
         *,
         max_bytes: int,
     ) -> None:
-        self._next: embedder_pb2.IngestRequest | None = first
+        self._next: _Request | None = first
         self._rest = rest
-        self._collection = first.collection
+        self._collection = collection
         self._max_bytes = max_bytes
         self.finished = False
         self.failure: ShoalError | None = None
@@ -326,23 +330,26 @@ class _Reader:
         """Every request, as an item or as its refusal."""
         while self._next is not None:
             request, self._next = self._next, None
-            asked: _Asked
-            try:
-                _check_collection(request.collection, self._collection)
-                asked = await messages.to_ingest(request, max_bytes=self._max_bytes)
-            except ShoalError as exc:
-                asked = _refused(request, messages.item_failure(exc))
+            asked = await self._asked(request)
             del request  # while this waits for room, only the bytes that are counted are held
             yield asked
             del asked
             await self._read()
 
+    async def _asked(self, request: _Request) -> _Asked:
+        if isinstance(request, Excess):
+            return _refused(request.head, request.error)
+        try:
+            _check_collection(request.collection, self._collection)
+            return await messages.to_ingest(request, max_bytes=self._max_bytes)
+        except ShoalError as exc:
+            return _refused(request, messages.item_failure(exc))
+
     async def _read(self) -> None:
         try:
             self._next = await anext(self._rest, None)
-        except DecodeError as exc:  # such as a payload nested deeper than protobuf allows
-            self.failure = InvalidArgument(f"a request of the stream cannot be read: {exc}")
-            self.failure.__cause__ = exc
+        except InvalidArgument as exc:  # such as a payload nested deeper than protobuf allows
+            self.failure = exc
         self.finished = self._next is None
 
 

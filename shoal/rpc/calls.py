@@ -28,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 # A handler's behaviour: (request or request iterator, context) -> awaitable or async iterator.
 Behaviour = Callable[[Any, Any], Any]
+Serialize = Callable[[Any], bytes]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs only
 
 REQUEST_ID = "x-request-id"
@@ -40,7 +41,7 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 def observe(
-    behaviour: Behaviour, method: str, *, streaming: bool
+    behaviour: Behaviour, method: str, *, streaming: bool, serialize: Serialize
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     """``behaviour`` with its metrics, its errors translated, and a log line when it fails.
 
@@ -49,6 +50,7 @@ def observe(
         method: The full method name, ``/package.Service/Method``. It is a metric's label, so it
             must never be a name that a caller made up.
         streaming: True when the handler answers with a stream.
+        serialize: Makes the bytes of an answer.
     """
     run = _run_streaming if streaming else _run_unary
 
@@ -58,7 +60,7 @@ def observe(
         in_flight.inc()
         code = grpc.StatusCode.UNKNOWN.name
         try:
-            response = await run(behaviour, request, context)
+            response = await run(behaviour, request, context, serialize)
             code = _code_set_by_handler(context)
         except asyncio.CancelledError:
             # The caller has gone, its deadline has passed, or the server is stopping.
@@ -90,14 +92,18 @@ def observe(
     return observed
 
 
-async def _run_unary(behaviour: Behaviour, request: Any, context: Context) -> Any:
+async def _run_unary(
+    behaviour: Behaviour, request: Any, context: Context, serialize: Serialize
+) -> bytes:
     answer = behaviour(request, context)
-    return await answer if inspect.isawaitable(answer) else answer
+    return serialize(await answer if inspect.isawaitable(answer) else answer)
 
 
-async def _run_streaming(behaviour: Behaviour, request: Any, context: Context) -> None:
+async def _run_streaming(
+    behaviour: Behaviour, request: Any, context: Context, serialize: Serialize
+) -> None:
     answer = behaviour(request, context)
-    if inspect.isawaitable(answer):  # the handler writes to the context itself
+    if inspect.isawaitable(answer):  # a refusal: it raises
         await answer
         return
     responses: AsyncIterator[Any] = answer
@@ -106,7 +112,7 @@ async def _run_streaming(behaviour: Behaviour, request: Any, context: Context) -
             # The generator's finally blocks run now, in this task, not when it is collected.
             await stack.enter_async_context(contextlib.aclosing(responses))
         async for response in responses:
-            await context.write(response)
+            await context.write(serialize(response))
 
 
 async def _fail(context: Context, method: str, error: ShoalError) -> Never:

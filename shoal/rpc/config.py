@@ -71,6 +71,8 @@ class ServerConfig:
         options: ChannelOptions = [
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
+            # A message is decompressed piece by piece, within its method's bounds (``requests``).
+            ("grpc.per_message_decompression", 0),
             ("grpc.max_concurrent_streams", _MAX_STREAMS),
             # Otherwise two servers on one port would silently share its connections.
             ("grpc.so_reuseport", int(self.share_port)),

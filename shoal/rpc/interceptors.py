@@ -2,8 +2,8 @@
 
 Outermost first, as ``server_interceptors`` lists them:
 
-1. ``CallInterceptor`` counts and times the call, turns the handler's error into a status, and
-   writes one log line for a call that failed.
+1. ``CallInterceptor`` counts and times the call, reads its requests within their bounds, turns the
+   handler's error into a status, and writes one log line for a call that failed.
 2. ``TokenInterceptor`` refuses calls without a bearer token.
 3. ``StartedInterceptor`` refuses calls to a service that has not started.
 """
@@ -11,6 +11,7 @@ Outermost first, as ``server_interceptors`` lists them:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -20,6 +21,7 @@ from pydantic import SecretStr
 from shoal.errors import ServiceUnavailable, ShoalError, Unauthenticated
 from shoal.rpc.calls import Behaviour, observe
 from shoal.rpc.health import HEALTH_SERVICE
+from shoal.rpc.requests import Messages, RequestReader, encoded
 from shoal.rpc.tokens import is_authorized
 
 # Generic in the type stubs only, in messages that an interceptor never looks into.
@@ -28,7 +30,12 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Observes each call and translates its errors (see ``shoal.rpc.calls``)."""
+    """Observes each call, translates its errors (``shoal.rpc.calls``), and bounds its messages."""
+
+    def __init__(self, *, max_bytes: int) -> None:
+        """Prepares; ``max_bytes`` bounds one message in either direction."""
+        self._max_bytes = max_bytes
+        self._readers: dict[str, RequestReader[Any]] = {}
 
     async def intercept_service(  # type: ignore[override]  # the stub forgets unknown methods
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -37,7 +44,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        return _wrap(handler, handler_call_details.method)
+        return self._wrap(handler, handler_call_details.method)
+
+    def _wrap(self, handler: Handler, method: str) -> Handler:
+        """The same handler, observed, that takes and gives bytes."""
+        # Only the behaviour of the method's own kind is set.
+        kinds: tuple[tuple[Behaviour | None, Callable[..., Handler]], ...] = (
+            (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
+            (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
+            (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
+            (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
+        )
+        behaviour, make = next((found, make) for found, make in kinds if found is not None)
+        if handler.request_deserializer is not None:
+            reader = self._reader(method, handler.request_deserializer)
+            behaviour = _reading(behaviour, reader, streaming=handler.request_streaming)
+        serialize = partial(
+            encoded, serialize=handler.response_serializer, max_bytes=self._max_bytes
+        )
+        return make(
+            observe(behaviour, method, streaming=handler.response_streaming, serialize=serialize)
+        )
+
+    def _reader(self, method: str, parse: Callable[[bytes], Any]) -> RequestReader[Any]:
+        """The reader of the method's requests, which is made with its first call."""
+        if method not in self._readers:
+            self._readers[method] = RequestReader(method, parse, max_bytes=self._max_bytes)
+        return self._readers[method]
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
@@ -80,11 +113,15 @@ class StartedInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
 
 def server_interceptors(
-    tokens: Sequence[SecretStr], waiting: set[str]
+    tokens: Sequence[SecretStr], waiting: set[str], *, max_bytes: int
 ) -> list[grpc.aio.ServerInterceptor[Any, Any]]:
-    """All interceptors of a server, outermost first. Without tokens every caller is let in."""
+    """All interceptors of a server, outermost first. Without tokens every caller is let in.
+
+    ``max_bytes`` bounds one message in either direction. ``waiting`` are the services that have not
+    started.
+    """
     guard = [TokenInterceptor(tokens)] if tokens else []
-    return [CallInterceptor(), *guard, StartedInterceptor(waiting)]
+    return [CallInterceptor(max_bytes=max_bytes), *guard, StartedInterceptor(waiting)]
 
 
 def _service(details: grpc.HandlerCallDetails) -> str:
@@ -102,15 +139,8 @@ def _refusal(error: ShoalError) -> Handler:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _wrap(handler: Handler, method: str) -> Handler:
-    """The same handler with its behaviour observed."""
-    # Only the behaviour of the method's own kind is set.
-    kinds: tuple[tuple[Behaviour | None, Callable[..., Handler]], ...] = (
-        (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
-        (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
-        (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
-        (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
-    )
-    behaviour, make = next((found, make) for found, make in kinds if found is not None)
-    observed = observe(behaviour, method, streaming=handler.response_streaming)
-    return make(observed, handler.request_deserializer, handler.response_serializer)
+def _reading(behaviour: Behaviour, reader: RequestReader[Any], *, streaming: bool) -> Behaviour:
+    """``behaviour``, which takes messages, as one that takes their bytes."""
+    if streaming:
+        return lambda requests, context: behaviour(Messages(requests, reader), context)
+    return lambda data, context: behaviour(reader.read(data), context)

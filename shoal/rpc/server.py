@@ -90,7 +90,9 @@ class RpcServer:
         wanted = self._config.validate()
         if not self._config.share_port:
             require_free(wanted)
-        interceptors = server_interceptors(self._config.tokens, self._waiting)
+        interceptors = server_interceptors(
+            self._config.tokens, self._waiting, max_bytes=self._config.max_message_bytes
+        )
         server = grpc.aio.server(interceptors=interceptors, options=self._config.options())
         self._address = Address(wanted.host, _listen(server, self._config, wanted))
         self._server = server

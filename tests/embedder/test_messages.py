@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 from google.protobuf import struct_pb2
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +24,7 @@ from shoal.errors import (
     InvalidArgument,
     ShoalError,
 )
+from shoal.rpc.bounds import bounds_of
 from shoal.store import Json
 from shoal.store.payloads import MAX_DEPTH, clean_payload
 from shoal.v1 import common_pb2, embedder_pb2
@@ -87,8 +90,8 @@ def test_payload_has_at_most_64_kib_as_json(character: str, more: int) -> None:
 
 
 def test_payload_too_large_on_the_wire_is_refused_by_its_size_alone() -> None:
-    """Past 16 times the limit nothing is looked at, not even a name that is reserved."""
-    most = 16 * LIMIT
+    """Past 5 times the limit nothing is looked at, not even a name that is reserved."""
+    most = 5 * LIMIT
     message = struct(key="")
     message.update({"key": "x" * (most - message.ByteSize() - 6)})
     assert message.ByteSize() == most
@@ -99,12 +102,57 @@ def test_payload_too_large_on_the_wire_is_refused_by_its_size_alone() -> None:
         messages.to_payload(message)
 
 
+def test_payload_bound_on_the_wire_is_the_servers() -> None:
+    """What the server lets through is not refused here for its bytes alone."""
+    inside = bounds_of("shoal.v1.EmbedderService.Ingest", max_bytes=2**26).inside
+    assert inside.sizes["shoal.v1.IngestRequest.payload"] == messages.MOST_ON_WIRE == 5 * LIMIT
+
+
 def test_payload_of_digits_is_not_refused_by_its_size_on_the_wire() -> None:
     """A list of digits has most bytes on the wire for one of JSON, and is within the bound."""
     digits = [1] * ((LIMIT - len('{"n": []}') + 2) // 3)
     message = struct(n=digits)
     assert message.ByteSize() > 3 * LIMIT
     assert messages.to_payload(message) == {"n": digits}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"n": [None] * (LIMIT // 2 + 1)},
+        {"n": [[None] * (LIMIT // 4)] * 2 + [None]},
+        {"n": {str(number): None for number in range(LIMIT // 6 + 1)}},
+    ],
+)
+def test_payload_of_too_many_values_is_refused_before_they_are_read(
+    sent: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their commas, quotes and colons alone are too much: none of the many is looked at."""
+    read: list[int] = []
+    to_json = messages._to_json
+
+    def counted(value: Any, name: str, room: Any, depth: int) -> Json:
+        read.append(depth)
+        return to_json(value, name, room, depth)
+
+    monkeypatch.setattr(messages, "_to_json", counted)
+    with pytest.raises(InvalidArgument, match=f"at most {LIMIT} bytes as JSON, got more$"):
+        messages.to_payload(struct(**sent))
+    assert len(read) <= LIMIT // 4 + 3
+
+
+@settings(max_examples=100, deadline=None)
+@given(sent=st.dictionaries(NAMES, VALUES, max_size=5), data=st.binary(max_size=200))
+def test_payload_of_any_bytes_is_read_or_refused(sent: dict[str, Json], data: bytes) -> None:
+    """What protobuf takes becomes a payload or an InvalidArgument, and never another error."""
+    message = struct(**sent)
+    with suppress(DecodeError):
+        message.MergeFromString(data)
+    try:
+        payload = messages.to_payload(message)
+    except InvalidArgument:
+        return
+    assert len(json.dumps(payload, ensure_ascii=False).encode()) <= LIMIT
 
 
 @pytest.mark.parametrize(

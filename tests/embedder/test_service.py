@@ -29,6 +29,7 @@ from embedder.encoding.artefact import bundled_artefact, load_artefact
 from embedder.flow.batching import Lane, Patience
 from embedder.images.limits import ImageLimits
 from embedder.locations.config import LocationsConfig
+from embedder.messages import MOST_ON_WIRE
 from embedder.service import EmbedderService, _check_count
 from shoal import vectors
 from shoal.errors import (
@@ -937,15 +938,30 @@ def test_ingest_answers_what_came_before_a_request_that_cannot_be_read(
     asyncio.run(scenario())
 
 
-def test_ingest_refuses_a_huge_payload_before_walking_through_it(serve: Serve, images: Any) -> None:
-    """Past 16 times the limit on the wire, the item is refused by its size alone."""
+def test_ingest_refuses_a_huge_payload_and_goes_on(serve: Serve, images: Any) -> None:
+    """It costs only its own item, under its key, also as the first; no more than its head is read.
+
+    The head says the collection too.
+    """
 
     async def scenario() -> None:
         async with serve() as served:
-            payload = {"a": "x" * (2 * 2**20)}
-            (response,) = await served.ingest(served.request(images.china, payload=payload))
-            assert response.error.reason == "INVALID_ARGUMENT"
-            assert "on the wire" in response.error.message
+            huge = {"a": "x" * MOST_ON_WIRE}
+            answers = await served.ingest(
+                served.request(images.china, payload=huge, key="first"),
+                served.request(images.flower, key="good"),
+                served.request(images.china, payload=huge, key="last", collection="other"),
+            )
+            assert [answer.key for answer in answers] == ["first", "good", "last"]
+            assert [answer.error.reason for answer in answers] == [
+                "INVALID_ARGUMENT",
+                "",
+                "INVALID_ARGUMENT",
+            ]
+            for answer in (answers[0], answers[2]):
+                assert answer.error.message.startswith("payload: expected at most")
+                assert answer.error.metadata == {"field": "payload"}
+            assert served.store.count("photos") == 1
 
     asyncio.run(scenario())
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from shoal.errors import ConfigError, DeadlineExceeded, Unsupported
 from shoal.rpc.server import RpcServer, ServerConfig
 from shoal.rpc.status import from_rpc_error
-from shoal.v1 import clusterer_pb2, embedder_pb2
+from shoal.v1 import clusterer_pb2, common_pb2, embedder_pb2
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,11 @@ def test_server_takes_messages_past_grpc_default_and_refuses_past_its_own(
     async def scenario() -> None:
         server = ServerConfig(address="127.0.0.1:0", max_message_bytes=6 * 2**20)
         async with serving(fake_embedder(), server=server) as running:
-            big = embedder_pb2.EmbedRequest(encoder="x" * 5 * 2**20)
-            assert len((await running.embedder.Embed(big)).encoder) == 5 * 2**20
-            bigger = embedder_pb2.EmbedRequest(encoder="x" * 7 * 2**20)
+            big, bigger = (
+                embedder_pb2.EmbedRequest(images=[common_pb2.Image(data=bytes(size * 2**20))])
+                for size in (5, 7)
+            )
+            await running.embedder.Embed(big)
             with pytest.raises(grpc.RpcError) as caught:
                 await running.embedder.Embed(bigger)
             error = from_rpc_error(caught.value, running.address)
