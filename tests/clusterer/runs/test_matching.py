@@ -275,6 +275,27 @@ def test_match_with_any_shared_point_goes_by_points() -> None:
     assert found.lineage[-1].kind == "retired"
 
 
+def test_match_by_centroids_takes_a_cosine_that_is_just_enough() -> None:
+    """The threshold itself is enough: 1 x 0.5 + 0 x 0.5 is 0.5 exactly."""
+    old, new = np.array([[1, 0]], np.float32), np.array([[0.5, 0.5]], np.float32)
+    nothing = np.array([], np.int32)
+    found = match(
+        overlap_of(nothing, nothing, np.array([4], np.int32), 1),
+        Clusters(np.array([4], np.int32), old),
+        new,
+        next_id=9,
+        thresholds=MatchThresholds(centroid_cosine=0.5),
+    )
+    assert found.ids.tolist() == [4]
+
+
+def test_match_tells_the_size_of_cluster_0_that_vanished() -> None:
+    """The lowest id is a cluster like any other, and negative labels are none."""
+    found = matched([0, 0, 0, 1, 1, NOISE], [NOISE, NOISE, NOISE, 0, 0, NOISE])
+    assert line(found, 0) == Lineage(0, "retired", 3)
+    assert line(found, 1).kind == "continued"
+
+
 def test_named_gives_ids_and_leaves_noise() -> None:
     """A row becomes the id of its cluster; noise and whatever is negative is noise."""
     ids = np.array([7, 5], np.int32)

@@ -358,6 +358,19 @@ def test_strays_are_points_without_the_vector_that_have_a_label(two_vectors: Sto
     assert held(two_vectors, ids, "b") == [4] * 3 + [None] * 2 + [4] * 4 + [None]
 
 
+def test_strays_of_several_blocks_are_added_up(
+    two_vectors: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection is read in blocks; the number is of all of them."""
+    ids = sorted(point_id(str(i)) for i in range(10))
+    writing = writer(two_vectors)
+    writing.write(ids[:4], {"a": 4})
+    whole = writeback.labelled
+    monkeypatch.setattr(writeback, "labelled", lambda state: replace(whole(state), block_size=2))
+    assert writeback.clear_strays(writing, table_of([], []), LATER, "late") == 4
+    assert held(two_vectors, ids, "a") == [None] * 10
+
+
 def test_points_that_are_gone_are_no_strays(two_vectors: Store) -> None:
     """An id that nothing is stored under is passed over."""
     ids = sorted(point_id(str(i)) for i in range(10))
