@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +54,9 @@ class Listing:
     def clusters(self, request: pb.ListClustersRequest) -> pb.ListClustersResponse:
         """One page of clusters, largest first.
 
+        Later pages go on in the order that the first page began, whatever the sizes are by then:
+        its token has the ids that are left.
+
         Raises:
             Conflict: the page token is of another run than the active one.
         """
@@ -62,9 +68,11 @@ class Listing:
         if not run:
             return pb.ListClustersResponse(unassigned=self._store.count(request.collection))
         sizes = self._store.facet(request.collection, snapshot.state.active_field)
-        order = sorted(snapshot.clusters, key=lambda c: (-sizes.get(c, 0), c))
-        first = _offset(request.page_token, run)
-        page, following = first_page(order[first:], size, lambda _: f"{run}:{first + size}")
+        if request.page_token:
+            order = _left(request.page_token, snapshot)
+        else:
+            order = sorted(snapshot.clusters, key=lambda c: (-sizes.get(c, 0), c))
+        page, following = first_page(order, size, lambda _: _token(run, order[size:]))
         return pb.ListClustersResponse(
             clusters=[
                 self._message(
@@ -163,12 +171,30 @@ def _exemplars(
     return wanted
 
 
-def _offset(token: str, run: str) -> int:
-    if not token:
-        return 0
-    of_run, _, offset = token.rpartition(":")
-    if not of_run or not offset.isdecimal():
-        raise no_such_page(token)
-    if of_run != run:
+def _token(run: str, left: Sequence[int]) -> str:
+    """The token of the page that begins with the first of the clusters ``left`` of ``run``."""
+    packed = zlib.compress(np.array(left, "<i4").tobytes())
+    return f"{run}:{base64.urlsafe_b64encode(packed).decode()}"
+
+
+def _left(token: str, snapshot: Snapshot) -> list[int]:
+    """The clusters that a ``token`` says are left, in the order of its first page.
+
+    Raises:
+        InvalidArgument: no page ended with this token.
+        Conflict: the token is of another run than the active one.
+    """
+    of_run, _, packed = token.rpartition(":")
+    run, most = snapshot.state.pointer.active_run, 4 * len(snapshot.clusters) or 1
+    if of_run and of_run != run:
         raise Conflict(f"page_token is of run {of_run}, the active run is {run}: start over")
-    return int(offset)
+    unpacking = zlib.decompressobj()
+    try:
+        data = base64.b64decode(packed, altchars=b"-_", validate=True)
+        left: list[int] = np.frombuffer(unpacking.decompress(data, most), "<i4").tolist()
+    except (ValueError, zlib.error):
+        raise no_such_page(token) from None
+    known = set(left) & snapshot.clusters.keys()
+    if not of_run or not left or not unpacking.eof or len(known) < len(left):
+        raise no_such_page(token)
+    return left

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -105,6 +107,21 @@ def test_pages_join_to_the_whole_list(live: Scene, size: int) -> None:
     assert pages == -(-3 // size)
 
 
+def test_pages_keep_the_order_of_the_first_one(live: Scene) -> None:
+    """Each cluster comes once, though sizes change meanwhile; the sizes shown are the new ones."""
+    first = clusters(live, page_size=1)
+    assert [(c.id, c.size) for c in first.clusters] == [(2, 15)]
+    but_one = tuple(Equals("n", number) for number in MEMBERS[7][:1])
+    live.store.delete("toys", Filter(must=(Equals("clusters.default.a", 7),), must_not=but_one))
+    live.store.delete("toys", Filter(must=(Equals("clusters.default.a", 2),)))
+    second = clusters(live, page_size=1, page_token=first.next_page_token)
+    third = clusters(live, page_size=1, page_token=second.next_page_token)
+    assert [(c.id, c.size) for c in (*second.clusters, *third.clusters)] == [(7, 1), (3, 14)]
+    assert third.next_page_token == ""
+    again = clusters(live, page_size=9, page_token=first.next_page_token)
+    assert [c.id for c in again.clusters] == [7, 3]
+
+
 def test_a_page_token_of_another_run_is_refused(live: Scene) -> None:
     """Clusters of two runs are never joined; the answer says to start over."""
     token = clusters(live, page_size=1).next_page_token
@@ -113,7 +130,32 @@ def test_a_page_token_of_another_run_is_refused(live: Scene) -> None:
         clusters(live, page_size=1, page_token=token)
 
 
-@pytest.mark.parametrize("token", ["1", "r:", ":1", "r:1:x", "r:1:-1", "r:1:"])
+def token_of(*ids: int) -> str:
+    """The token of a page of run r:1 that begins with these clusters."""
+    packed = zlib.compress(np.array(ids, "<i4").tobytes())
+    return f"r:1:{base64.urlsafe_b64encode(packed).decode()}"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "1",
+        ":1",
+        "r:1:x",
+        "r:1:-1",
+        "r:1:",
+        "r:1:2",
+        token_of(),
+        token_of(2, 2),
+        token_of(2, 4),
+        token_of(2, 3, 7, 2),
+        token_of(*range(10**6)),
+        token_of(2)[3:],
+        token_of(2)[:-4],
+        token_of(2) + "!",
+    ],
+    ids=lambda token: token[:12],
+)
 def test_a_page_token_that_nobody_gave_is_refused(live: Scene, token: str) -> None:
     """A malformed token is the caller's mistake, and named."""
     with pytest.raises(InvalidArgument, match=r"page_token: no such page: '.*'") as caught:
