@@ -9,17 +9,19 @@
 
 An item that cannot be read becomes a failed outcome with a name and a reason; it raises nothing,
 and the items after it are read. ``SourceConfig`` says what all items have in common, and what
-their keys are. Knows files, and nothing of servers.
+their keys are; its ``left_out`` counts what is not sent. Knows files, and nothing of servers.
 """
 
 from __future__ import annotations
 
 from shoal.sources.items import Keys, SourceConfig, SourceItem
+from shoal.sources.left_out import LeftOut
 from shoal.sources.reading import STDIN, check_paths, count_items, open_stdin, read_items
 
 __all__ = [
     "STDIN",
     "Keys",
+    "LeftOut",
     "SourceConfig",
     "SourceItem",
     "check_paths",

@@ -10,19 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from shoal.client import IngestItem
 from shoal.sources.items import UNREADABLE, SourceConfig, SourceItem, failed, unreadable
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-)
-"""The suffixes of the files in a directory or tar that count as images.
-
-A file whose own path is given is always read, whatever its suffix is."""
-
-
-def is_image_name(name: str) -> bool:
-    """True when a file called ``name`` inside a directory or tar counts as an image."""
-    base = name.rpartition("/")[2]
-    return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - a tar's
+from shoal.sources.kinds import HEAD_BYTES, has_image_suffix, is_hidden, reason_to_leave_out
+from shoal.sources.left_out import LeftOut
 
 
 def absolute(path: Path) -> Path:
@@ -36,23 +25,57 @@ def to_path(place: str) -> Path:
     return Path(unquote(urlsplit(place).path) if scheme.lower() == "file" else place)
 
 
-def walk(directory: Path, *, on_error: Callable[[OSError], object]) -> Iterator[Path]:
-    """The image files under ``directory``, in a fixed order; hidden ones are left out.
+def walk(
+    directory: Path, *, on_error: Callable[[OSError], object], left_out: LeftOut
+) -> Iterator[Path]:
+    """The images under ``directory``, in a fixed order; what is left out is counted.
 
-    Symbolic links to files are followed; those to directories are not (they can be loops).
+    A file is an image by its suffix or by its first bytes. Symbolic links to files are followed;
+    those to directories are not (they can be loops).
     """
     for parent, directories, files in os.walk(directory, onerror=on_error):
-        directories[:] = sorted(name for name in directories if not name.startswith("."))
+        entered = []
+        for name in sorted(directories):
+            reason = _reason_not_to_enter(parent, name)
+            if reason:
+                left_out.add(reason, os.path.join(parent, name))  # noqa: PTH118 - as os.walk's
+            else:
+                entered.append(name)
+        directories[:] = entered
         for name in sorted(files):
-            if is_image_name(name):
-                yield Path(parent, name)
+            file = Path(parent, name)
+            if reason := _reason_to_leave_out(file):
+                left_out.add(reason, str(file))
+            else:
+                yield file
+
+
+def _reason_not_to_enter(parent: str, name: str) -> str:
+    if name.startswith("."):
+        return "hidden_directory"
+    return "link_to_directory" if Path(parent, name).is_symlink() else ""
+
+
+def _reason_to_leave_out(file: Path) -> str:
+    """Why ``file`` of a directory is left out; empty if it is sent."""
+    if is_hidden(file.name) or has_image_suffix(file.name):
+        return reason_to_leave_out(file.name, b"")
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return "not_a_file"
+        with file.open("rb") as stream:
+            return reason_to_leave_out(file.name, stream.read(HEAD_BYTES))
+    except FileNotFoundError:
+        return "broken_link"
+    except OSError:
+        return "unreadable"
 
 
 def read_directory(directory: Path, config: SourceConfig) -> Iterator[SourceItem]:
     """The images under ``directory``; a failed outcome for each directory that cannot be read."""
     root = absolute(directory).name
     errors: list[OSError] = []
-    for file in walk(directory, on_error=errors.append):
+    for file in walk(directory, on_error=errors.append, left_out=config.left_out):
         while errors:
             yield _unreadable_directory(errors.pop())
         name = f"{root}/{file.relative_to(directory).as_posix()}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from shoal.client import IngestItem, IngestOutcome, IngestStatus, ItemFailure, Json
+from shoal.sources.left_out import LeftOut
 
 Keys: TypeAlias = Literal["uri", "name", "content"]
 """What makes an item itself: its place, its name under the argument, or its bytes."""
@@ -29,12 +30,14 @@ class SourceConfig:
         payload: The caller's fields; a manifest's line may add some and replace others.
         max_bytes: Larger files are not read, but reported. None means no limit;
             ``Client.info().max_image_bytes`` is the server's.
+        left_out: Counts the files of directories and tars that are not sent.
     """
 
     keys: Keys = "uri"
     source: str = ""
     payload: Mapping[str, Json] = field(default_factory=dict)
     max_bytes: int | None = None
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     def key(self, *, uri: str, name: str) -> str:
         """The key of the item with this ``uri`` and ``name``; empty for the hash of its content."""

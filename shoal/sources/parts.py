@@ -15,6 +15,7 @@ from typing import IO, Final, Literal, TypeAlias, cast
 from shoal.errors import InvalidArgument
 from shoal.sources.files import absolute, read_file, to_path, walk
 from shoal.sources.items import SourceConfig, SourceItem, remote_item, unreadable
+from shoal.sources.left_out import LeftOut
 from shoal.sources.manifests import MANIFEST_SUFFIXES, read_manifest
 from shoal.sources.reading import STDIN, is_remote
 from shoal.sources.tars import TAR_SUFFIXES, read_tar
@@ -46,8 +47,10 @@ class Part:
     end: int = 0
 
 
-def split(paths: Sequence[str], *, least: int) -> Iterator[Part]:
+def split(paths: Sequence[str], *, least: int, left_out: LeftOut) -> Iterator[Part]:
     """The parts of ``paths``. A manifest that is long enough gives at least ``least`` parts.
+
+    ``left_out`` counts the files of directories that are in none.
 
     Raises:
         InvalidArgument: one of the paths is standard input, which only one process can read.
@@ -59,7 +62,7 @@ def split(paths: Sequence[str], *, least: int) -> Iterator[Part]:
         if is_remote(path):
             yield Part("uris", (path,))
         elif location.is_dir():
-            yield from _split_directory(absolute(location))
+            yield from _split_directory(absolute(location), left_out)
         elif path.lower().endswith(TAR_SUFFIXES):
             yield Part("tar", (str(absolute(location)),))
         elif path.lower().endswith(MANIFEST_SUFFIXES):
@@ -68,12 +71,12 @@ def split(paths: Sequence[str], *, least: int) -> Iterator[Part]:
             yield Part("files", (str(absolute(location)),), ("",))
 
 
-def _split_directory(directory: Path) -> Iterator[Part]:
+def _split_directory(directory: Path, left_out: LeftOut) -> Iterator[Part]:
     """The images of ``directory``, named as by ``read_directory``, and what cannot be listed."""
     errors: list[OSError] = []
     places: list[str] = []
     names: list[str] = []
-    for file in walk(directory, on_error=errors.append):
+    for file in walk(directory, on_error=errors.append, left_out=left_out):
         places.append(str(file))
         names.append(f"{directory.name}/{file.relative_to(directory).as_posix()}")
         if len(places) == _FILES_IN_PART:

@@ -14,6 +14,7 @@ from typing import BinaryIO, TypeAlias
 from shoal.errors import NotFound
 from shoal.sources.files import read_directory, read_file, to_path, walk
 from shoal.sources.items import SourceConfig, SourceItem, remote_item, unreadable
+from shoal.sources.left_out import LeftOut
 from shoal.sources.manifests import MANIFEST_SUFFIXES, read_lines, read_manifest
 from shoal.sources.tars import TAR_SUFFIXES, count_tar, read_tar
 
@@ -60,7 +61,7 @@ def open_stdin() -> BinaryIO:
 
 def read_items(
     paths: Iterable[Place],
-    config: SourceConfig = SourceConfig(),  # noqa: B008 - frozen
+    config: SourceConfig | None = None,
     *,
     stdin: BinaryIO | None = None,
 ) -> Iterator[SourceItem]:
@@ -70,7 +71,9 @@ def read_items(
     (.jsonl, .ndjson) or a ``file:`` URI of one of these. ``-`` is a manifest on ``stdin``, by
     default the program's, with paths relative to the working directory. The server reads images at
     other URIs. A path that does not exist is a failed outcome; ``check_paths`` finds it earlier.
+    ``config.left_out`` counts the files of directories and tars that are no images, or hidden.
     """
+    config = SourceConfig() if config is None else config
     for path in _texts(paths):
         location = to_path(path)
         if path == STDIN:
@@ -118,7 +121,7 @@ def _count(path: str) -> Iterator[int] | None:
     if path == STDIN or not (location.is_dir() or location.is_file()):
         return None  # a pipe can be read only once
     if location.is_dir():
-        return (1 for _ in walk(location, on_error=lambda _: None))
+        return (1 for _ in walk(location, on_error=lambda _: None, left_out=LeftOut()))
     if lowered.endswith(".tar"):
         return count_tar(location)
     if lowered.endswith(TAR_SUFFIXES):

@@ -1,82 +1,151 @@
-"""The images in a tar, compressed or not: streamed in one pass, never extracted to disk."""
+"""The images in a tar, compressed or not: streamed, never extracted to disk."""
 
 from __future__ import annotations
 
-import lzma
+import stat
 import tarfile
-import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote
 
 from shoal.client import IngestItem
-from shoal.sources.files import absolute, is_image_name
-from shoal.sources.items import SourceConfig, SourceItem, unreadable
+from shoal.sources.archives import DAMAGE, Archive, open_archive
+from shoal.sources.files import absolute
+from shoal.sources.items import UNREADABLE, SourceConfig, SourceItem, failed, unreadable
+from shoal.sources.kinds import HEAD_BYTES, has_image_suffix, is_hidden, reason_to_leave_out
+from shoal.sources.links import MOST_LINKS, Link, Links, plain
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+TAR_SUFFIXES = (
+    *(".tar", ".tar.gz", ".tgz", ".taz", ".tar.bz2", ".tbz2", ".tbz", ".tb2", ".tar.xz", ".txz"),
+    *(".tar.lzma", ".tlz", ".tar.zst", ".tzst", ".tar.z", ".tar.lz4", ".tar.lz"),
+)
+"""The last three are not read, but said to be what they are."""
 
-# The errors that tarfile raises for a damaged archive, or for damaged compression around it.
-_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
+@dataclass(frozen=True, slots=True)
+class _Tar:
+    """A tar whose images are read."""
 
-class _StrictHeader(tarfile.TarInfo):
-    """A header that must be whole: after the first, tarfile takes a damaged one for the end."""
+    path: Path
+    uri: str
+    config: SourceConfig
 
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        """The next header; ReadError, saying after how many bytes, if it is damaged."""
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined,unused-ignore]  # the end mark
-            raise
-        except tarfile.HeaderError as exc:
-            if tar.offset == 0:  # no tar at all: tarfile's own message says so
-                raise
-            msg = f"damaged after {tar.offset:,} bytes: {exc}"
-            raise tarfile.ReadError(msg) from exc
+    def shown(self, name: str) -> str:
+        """The member ``name`` in reports."""
+        return f"{self.path}#{name}"
+
+    def item(self, name: str, data: bytes) -> IngestItem:
+        """The member ``name`` as an item."""
+        place = f"{self.uri}#{quote(name, errors='surrogateescape')}"
+        return IngestItem(
+            data=data,
+            key=self.config.key(uri=place, name=f"{self.path.name}/{name}"),
+            uri=place,
+            source=self.config.source,
+            payload=self.config.payload,
+            name=self.shown(name),
+        )
+
+    def read(self, tar: Archive, member: tarfile.TarInfo, names: list[str]) -> Iterator[SourceItem]:
+        """The content of ``member`` under each of ``names`` that makes it an image."""
+        stream = tar.extractfile(member)
+        head = b"" if stream is None else stream.read(HEAD_BYTES)
+        sent = []
+        for name in names:
+            if reason := reason_to_leave_out(name, head):
+                self.config.left_out.add(reason, self.shown(name))
+            elif refused := self.config.too_large(self.shown(name), member.size):
+                yield refused
+            else:
+                sent.append(name)
+        if sent:
+            data = head if stream is None else head + stream.read()
+            yield from (self.item(name, data) for name in sent)
 
 
 def read_tar(path: Path, config: SourceConfig) -> Iterator[SourceItem]:
-    """The image members of the tar at ``path``, in its order, each called ``TAR#MEMBER``.
+    """The image members of the tar at ``path``, each called ``TAR#MEMBER``.
 
-    A damaged tar ends with one failed outcome in its name; the items before it stand. A tar
-    without an end mark ends in the same way, though some programs write such tars: nothing else
-    tells it from a tar that was cut between two members, and images must not be lost in silence.
+    First come the files, in the archive's order; then what links inside the archive lead to, for
+    which it is read once more. A damaged tar gives one failed outcome in its name; the items before
+    the damage stand.
     """
-    uri = absolute(path).as_uri()
+    tar = _Tar(path, absolute(path).as_uri(), config)
+    links = Links()
     try:
-        # "r|*" reads front to back only, so that compressed tars need no rewinding.
-        with tarfile.open(path, "r|*", tarinfo=_StrictHeader) as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined,unused-ignore]  # it keeps all in memory
-                if not (member.isreg() and is_image_name(member.name)):
-                    continue
-                shown = f"{path}#{member.name}"
-                if refused := config.too_large(shown, member.size):
-                    yield refused
-                    continue
-                stream = tar.extractfile(member)
-                data = b"" if stream is None else stream.read()
-                place = f"{uri}#{quote(member.name, errors='surrogateescape')}"
-                yield IngestItem(
-                    data=data,
-                    key=config.key(uri=place, name=f"{path.name}/{member.name}"),
-                    uri=place,
-                    source=config.source,
-                    payload=config.payload,
-                    name=shown,
-                )
-    except _DAMAGE as exc:
+        with open_archive(path) as archive:
+            for position, member in enumerate(archive.members_in_order()):
+                if member.isreg():
+                    yield from tar.read(archive, member, [member.name])
+                elif member.issym() or member.islnk():
+                    yield from _note_link(tar, links, member, position=position)
+                elif not member.isdir():
+                    config.left_out.add("not_a_file", tar.shown(member.name))
+    except DAMAGE as exc:
         yield unreadable(str(path), exc)
+    if links:
+        yield from _read_links(tar, links)
+
+
+def _note_link(
+    tar: _Tar, links: Links, member: tarfile.TarInfo, *, position: int
+) -> Iterator[SourceItem]:
+    """Keeps ``member``, a link, for later; its failure if there are too many."""
+    if is_hidden(member.name):
+        tar.config.left_out.add("hidden", tar.shown(member.name))
+    elif len(links) < MOST_LINKS:
+        links.add(member, position=position)
+    else:
+        message = f"cannot be read: expected at most {MOST_LINKS:,} links in an archive, got more"
+        yield failed(tar.shown(member.name), UNREADABLE, message)
+
+
+def _read_links(tar: _Tar, links: Links) -> Iterator[SourceItem]:
+    """What ``links`` lead to, and the failures of those that lead to nothing here."""
+    by_member = links.by_member()
+    found: set[str] = set()
+    directories: set[str] = set()
+    if stat.S_ISREG(tar.path.stat().st_mode):
+        try:
+            with open_archive(tar.path) as archive:
+                for position, member in enumerate(archive.members_in_order()):
+                    here = by_member.get(plain(member.name), [])
+                    ready = [
+                        link.name for link in here if link.symbolic or link.position > position
+                    ]
+                    if member.isreg() and ready:
+                        found.update(ready)
+                        yield from tar.read(archive, member, ready)
+                    elif member.isdir():
+                        directories.add(plain(member.name))
+        except DAMAGE:
+            pass  # told when it was read for the first time
+    for target, leading in by_member.items():
+        for link in leading:
+            if link.name not in found:
+                yield from _leads_nowhere(tar, link, to_directory=target in directories)
+
+
+def _leads_nowhere(tar: _Tar, link: Link, *, to_directory: bool) -> Iterator[SourceItem]:
+    if to_directory:
+        tar.config.left_out.add("link_to_directory", tar.shown(link.name))
+    elif has_image_suffix(link.name):
+        message = f"cannot be read: a link to {link.target!r}, which is no file of the archive"
+        yield failed(tar.shown(link.name), UNREADABLE, message)
+    else:
+        tar.config.left_out.add("broken_link", tar.shown(link.name))
 
 
 def count_tar(path: Path) -> Iterator[int]:
-    """1 for each image member, 0 for each other one; reads only the headers."""
+    """1 for each member that may be an image, 0 for each other one; reads only the beginnings."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined,unused-ignore]
-                yield int(member.isreg() and is_image_name(member.name))
-    except _DAMAGE:
+        with open_archive(path) as tar:
+            for member in tar.members_in_order():
+                head = b""
+                if member.isreg() and (stream := tar.extractfile(member)):
+                    head = stream.read(HEAD_BYTES)
+                linked = (member.issym() or member.islnk()) and has_image_suffix(member.name)
+                yield int(linked or (member.isreg() and not reason_to_leave_out(member.name, head)))
+    except DAMAGE:
         return

@@ -12,14 +12,14 @@ import pytest
 
 from shoal.client import IngestItem, IngestOutcome
 from shoal.errors import InvalidArgument
-from shoal.sources import SourceConfig, SourceItem, read_items
+from shoal.sources import LeftOut, SourceConfig, SourceItem, read_items
 from shoal.sources.parts import Part, read_part, split
 
 NAMES = SourceConfig(keys="name", source="cam", payload={"year": 2024})
 
 
 def parts_of(*paths: Path | str, least: int = 1) -> list[Part]:
-    return list(split([str(path) for path in paths], least=least))
+    return list(split([str(path) for path in paths], least=least, left_out=LeftOut()))
 
 
 def read(parts: list[Part], config: SourceConfig = NAMES) -> list[SourceItem]:
@@ -74,13 +74,16 @@ def test_a_directory_that_cannot_be_listed_is_a_part(
     """Its failure comes out when the part is read, beside the images that can be listed."""
     photos = fill(tmp_path / "photos", 2)
 
-    def walk(directory: Path, *, on_error: object) -> object:
+    def walk(directory: Path, *, on_error: object, left_out: LeftOut) -> object:
         assert callable(on_error)
+        left_out.add("hidden", "x")
         yield directory / "0000.png"
         on_error(OSError(13, "Permission denied", str(directory / "locked")))
 
     monkeypatch.setattr("shoal.sources.parts.walk", walk)
-    first, second = parts_of(photos)
+    left_out = LeftOut()
+    first, second = split([str(photos)], least=1, left_out=left_out)
+    assert left_out.counts == {"hidden": 1}
     assert (second.kind, second.places, second.names) == (
         "unreadable",
         (str(photos / "locked"),),

@@ -60,10 +60,41 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_directory_gives_its_images_in_order(tree: Path) -> None:
-    """A directory is searched for files with an image's suffix; hidden ones are left out."""
-    found = items(read(tree))
+    """A directory is searched for images; other files, and hidden ones, are counted."""
+    config = SourceConfig()
+    found = items(read(tree, config=config))
     assert [item.data for item in found] == [b"a.png", b"b.JPG", b"sub/c.webp"]
     assert count_items([str(tree)]) == 3
+    assert config.left_out.counts == {"hidden_directory": 1, "hidden": 1, "not_an_image": 1}
+    assert str(config.left_out) == (
+        f"left out 3: 1 a hidden directory (such as {tree}/.git); "
+        f"1 hidden (such as {tree}/.hidden.png); 1 not an image (such as {tree}/notes.txt)"
+    )
+
+
+def test_content_makes_an_image(tmp_path: Path) -> None:
+    """Whatever a file of a directory is called; what it is not, is counted by reason."""
+    jpeg = b"\xff\xd8\xff"
+    for name in ("none", "x.dat", "x.HEIC", "x.jfif"):
+        (tmp_path / name).write_bytes(jpeg)
+    (tmp_path / "linked").symlink_to("none")
+    (tmp_path / "raw.nef").write_bytes(b"II*\0")
+    (tmp_path / "old.tgz").write_bytes(b"\x1f\x8b\x08")
+    (tmp_path / "nowhere").symlink_to("nothing")
+    (tmp_path / "directory").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    config = SourceConfig()
+    found = items(read(tmp_path, config=config))
+    names = [Path(item.name).name for item in found]
+    assert names == ["linked", "none", "x.HEIC", "x.dat", "x.jfif"]
+    assert config.left_out.counts == {
+        "link_to_directory": 1,
+        "camera_raw": 1,
+        "broken_link": 1,
+        "archive": 1,
+        "not_a_file": 1,
+    }
+    assert count_items([tmp_path]) == 5
 
 
 def test_named_file_is_always_an_item(tree: Path) -> None:

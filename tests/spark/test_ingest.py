@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -21,7 +22,7 @@ from embedder.service import EmbedderService
 from shoal.app.jobs.backfill import Backfill, Done, ingest_on
 from shoal.client import Client, IngestOutcome, IngestStatus
 from shoal.errors import EncoderMismatch
-from shoal.sources import SourceConfig, read_items
+from shoal.sources import LeftOut, SourceConfig, read_items
 from shoal.spark.cluster import SparkCluster
 from shoal.store import Record, Scan, Store, StoreConfig
 
@@ -46,6 +47,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     for i in range(6):
         (root / "some" / f"{i}.jpg").write_bytes(picture(i))
     (root / "some" / "broken.jpg").write_bytes(picture(6)[:200])
+    (root / "some" / "notes.txt").write_text("no image")
     lines = []
     for i in range(8):
         (root / f"listed-{i}.jpg").write_bytes(picture(10 + i))
@@ -57,6 +59,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
             member = tarfile.TarInfo(f"{i}.jpg")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
+        tar.addfile(tarfile.TarInfo(".hidden"))
     return (str(root / "some"), str(root / "list.jsonl"), str(root / "more.tar"))
 
 
@@ -70,15 +73,18 @@ def collection(store: Store) -> Iterator[str]:
 
 
 def backfill(place: StoreConfig, collection: str, embedder: EmbedderConfig = BUNDLED) -> Backfill:
-    return Backfill(place, collection, (), embedder, CONFIG)
+    source = dataclasses.replace(CONFIG, left_out=LeftOut())
+    return Backfill(place, collection, (), embedder, source)
 
 
 def ingest(spark: SparkCluster, paths: tuple[str, ...], what: Backfill) -> Done:
-    """What all tasks did together."""
+    """What all tasks did together, and what was left out here."""
     total = Done()
     for one in ingest_on(spark, paths, what, on_progress=lambda _done, _of: None):
         total.counts.update(one.counts)
         total.failures += one.failures
+        total.left_out.update(one.left_out)
+    total.left_out.update(what.source.left_out)
     return total
 
 
@@ -101,6 +107,7 @@ def test_points_are_those_of_the_service(
     (failed,) = done.failures
     assert failed.failure is not None
     assert (Path(failed.name).name, failed.failure.reason) == ("broken.jpg", "IMAGE_CORRUPT")
+    assert done.left_out.counts == {"not_an_image": 1, "hidden": 1}
 
     theirs = f"{collection}-served"
     try:
@@ -163,12 +170,15 @@ def test_a_directory_that_cannot_be_listed_is_one_failure(
     """The rest of its neighbours is there, as with the local engine."""
     from shoal.sources import parts  # noqa: PLC0415
 
-    def walk(directory: Path, *, on_error: Callable[[OSError], object]) -> Iterator[Path]:
+    def walk(
+        directory: Path, *, on_error: Callable[[OSError], object], left_out: LeftOut
+    ) -> Iterator[Path]:
+        assert not left_out.total
         yield directory / "a.jpg"
         on_error(PermissionError(13, "Permission denied", str(directory / "locked")))
 
     monkeypatch.setattr(parts, "walk", walk)
-    found = list(parts.split([str(tmp_path)], least=1))
+    found = list(parts.split([str(tmp_path)], least=1, left_out=LeftOut()))
     assert [part.kind for part in found] == ["files", "unreadable"]
     (failure,) = parts.read_part(found[1], SourceConfig())
     assert isinstance(failure, IngestOutcome)

@@ -25,7 +25,15 @@ from shoal.app.config import SparkChoice
 from shoal.app.jobs.backfill import Backfill, Done, ingest_in_spark
 from shoal.client import WINDOW, IngestOutcome, IngestStatus, Json
 from shoal.errors import ShoalError, TransientError
-from shoal.sources import Keys, SourceConfig, check_paths, count_items, open_stdin, read_items
+from shoal.sources import (
+    Keys,
+    LeftOut,
+    SourceConfig,
+    check_paths,
+    count_items,
+    open_stdin,
+    read_items,
+)
 
 _COMPARISONS = "<>!~"
 """At the end of a name, in year>=2000, these are meant for a comparison."""
@@ -46,6 +54,7 @@ class Report:
     counts: Counter[IngestStatus] = field(default_factory=Counter)
     errors: list[dict[str, str]] = field(default_factory=list)
     retryable: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -78,7 +87,12 @@ class Report:
     def as_json(self) -> dict[str, object]:
         """The report for programs."""
         counts = {status.value: self.counts[status] for status in IngestStatus}
-        return {**counts, "seconds": round(self.seconds, 3), "errors": self.errors}
+        return {
+            **counts,
+            "left_out": dict(self.left_out.counts),
+            "seconds": round(self.seconds, 3),
+            "errors": self.errors,
+        }
 
     def __str__(self) -> str:
         """The report in one line."""
@@ -133,6 +147,11 @@ def parse_fields(
     "one decode. Default: the server's first for a new collection, else those that it has.",
 )
 @option(
+    "--strict",
+    is_flag=True,
+    help="Exit with status 1 also if a file of a directory or tar was left out.",
+)
+@option(
     "--window",
     type=click.IntRange(1, 10_000),
     default=WINDOW,
@@ -162,6 +181,7 @@ def ingest(
     keys: Keys,
     fields: dict[str, Json],
     encoders: tuple[str, ...],
+    strict: bool,
     window: int,
     streams: int,
     progress: bool | None,
@@ -176,7 +196,8 @@ def ingest(
     manifest with lines {"path" or "uri", "key", "source", "payload"}, - for a manifest on stdin,
     or a URI that the server is allowed to read (https://..., s3://...). Running it again changes
     nothing and resumes what was interrupted. Images that cannot be stored are named on stderr,
-    and the exit status is then 1; the others are stored.
+    and the exit status is then 1; the others are stored. A file of a directory or tar is an image
+    by its suffix or by its content; the others, and hidden ones, are left out and counted.
 
     Example:
       shoal ingest photos/ holiday.tar --source holiday --field year=2024
@@ -189,7 +210,8 @@ def ingest(
         embedder = _EXECUTORS.take(executors)
         backfill = Backfill(spark.store, target.collection, encoders, embedder, config)
         shown = sys.stderr.isatty() if progress is None else progress
-        _finish(_in_spark(spark, paths, backfill, shown=shown), paths, as_json=as_json)
+        report = _in_spark(spark, paths, backfill, shown=shown)
+        _finish(report, paths, strict=strict, as_json=as_json)
         return
     refuse_given(*(leaf.parameter for leaf in _EXECUTORS.leaves))
     with target.connect() as client:
@@ -197,7 +219,7 @@ def ingest(
         config = SourceConfig(keys=keys, source=source, payload=fields, max_bytes=limit)
         shown = sys.stderr.isatty() if progress is None else progress
         items = read_items(paths, config, stdin=open_stdin())
-        report = Report()
+        report = Report(left_out=config.left_out)
         with tqdm(
             total=count_items(paths) if shown else None,
             disable=not shown,
@@ -218,14 +240,14 @@ def ingest(
                 if as_json:
                     print_json(report.as_json())
                 raise _stopped(exc, report) from exc
-    _finish(report, paths, as_json=as_json)
+    _finish(report, paths, strict=strict, as_json=as_json)
 
 
 def _in_spark(
     spark: SparkChoice, paths: tuple[str, ...], backfill: Backfill, *, shown: bool
 ) -> Report:
     """What became of the images that Spark's tasks stored; names the failed ones on stderr."""
-    report = Report()
+    report = Report(left_out=backfill.source.left_out)
     with tqdm(disable=not shown, unit=" tasks", file=sys.stderr) as bar:
 
         def update(done: int, of: int) -> None:
@@ -244,13 +266,14 @@ def _in_spark(
 def _add(report: Report, task: Done) -> None:
     report.counts.update(task.counts)
     report.retryable += task.retryable
+    report.left_out.update(task.left_out)
     for outcome in task.failures:
         report.note(outcome)
         click.echo(one_line(_described(outcome)), err=True)
 
 
-def _finish(report: Report, paths: tuple[str, ...], *, as_json: bool) -> None:
-    """Prints the report; exits 1 if anything failed."""
+def _finish(report: Report, paths: tuple[str, ...], *, strict: bool, as_json: bool) -> None:
+    """Prints the report; exits 1 if anything failed, or was left out though ``strict``."""
     if not report.counts:
         talk(f"shoal: no images in {', '.join(paths)}")
     if as_json:
@@ -259,7 +282,9 @@ def _finish(report: Report, paths: tuple[str, ...], *, as_json: bool) -> None:
         click.echo(str(report))
     if report.retryable:
         talk(f"shoal: {report.retryable:,} of the failures may be temporary; {RETRY}")
-    if report.failed:
+    if report.left_out.total:
+        talk(f"shoal: {report.left_out}{': --strict' if strict else ''}")
+    if report.failed or (strict and report.left_out.total):
         sys.exit(1)
 
 

@@ -14,7 +14,7 @@ from embedder.config import EmbedderConfig
 from shoal.app.config import SparkChoice
 from shoal.client import IngestItem, IngestOutcome, IngestStatus
 from shoal.rpc.signals import note_interrupts
-from shoal.sources import SourceConfig, SourceItem
+from shoal.sources import LeftOut, SourceConfig, SourceItem
 from shoal.sources.parts import Part, read_part, split
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Backfill:
         collection: The collection there.
         encoders: Names of the encoders that fill it; none for the default.
         embedder: The embedder of a task: its artefacts, and the places that it may read.
-        source: Where the images come from, and the fields that all of them have.
+        source: Where the images come from, and the fields that all of them have. Its ``left_out``
+            counts the files of directories here; each task counts those of its tars.
     """
 
     store: StoreConfig
@@ -56,11 +57,12 @@ class Backfill:
 
 @dataclass(slots=True)
 class Done:
-    """What a task did: how many items became what, and those that failed."""
+    """What a task did: how many items became what, those that failed, and what it left out."""
 
     counts: Counter[IngestStatus] = field(default_factory=Counter)
     failures: list[IngestOutcome] = field(default_factory=list)
     retryable: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def add(self, outcome: IngestOutcome) -> None:
         """Counts ``outcome``."""
@@ -102,7 +104,7 @@ def ingest_on(
     limit = backfill.embedder.limits.max_bytes
     backfill = replace(backfill, source=replace(backfill.source, max_bytes=limit))
     least = _TASKS_PER_CORE * cluster.parallelism
-    parts = list(split(paths, least=least))
+    parts = list(split(paths, least=least, left_out=backfill.source.left_out))
     count = _task_count(parts, least)
     tasks = [found for i in range(count) if (found := parts[i::count])]
     if not tasks:
@@ -135,7 +137,8 @@ def ingest_parts(backfill: Backfill, parts: list[Part]) -> Done:
     done = Done()
     encoders = range(len(backfill.embedder.encoders))
     artefacts = tuple(shipped(_shipped_name(number)) for number in encoders)
-    items = itertools.chain.from_iterable(read_part(part, backfill.source) for part in parts)
+    source = replace(backfill.source, left_out=done.left_out)
+    items = itertools.chain.from_iterable(read_part(part, source) for part in parts)
     _ingest(backfill, artefacts, items, done)
     return done
 

@@ -134,6 +134,30 @@ def test_ingest_of_nothing_says_so(shoal: Run, tmp_path: Path) -> None:
     assert result.stderr == "shoal: no images in p\n"
 
 
+def test_ingest_tells_what_it_leaves_out(shoal: Run, tmp_path: Path, pictures: Any) -> None:
+    """On stderr and in --json, by reason; with --strict the exit status is 1, all being stored."""
+    folder = pictures(tmp_path / "p", ["1.png", "2.jpg"])
+    (folder / "2.jpg").rename(folder / "2")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").touch()
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(folder / "notes.txt", "notes.txt")
+    said = (
+        "shoal: left out 3: 2 not an image (such as p/notes.txt); 1 hidden (such as p/.hidden.png)"
+    )
+    arguments = ("ingest", "p", "t.tar", "--collection", "left-out")
+    told = shoal(*arguments)
+    assert (told.code, told.stderr) == (0, f"{said}\n")
+    assert told.stdout.startswith("stored 2, ")
+    strict = shoal(*arguments, "--strict", "--json")
+    assert (strict.code, strict.stderr) == (1, f"{said}: --strict\n")
+    assert json.loads(strict.stdout)["left_out"] == {"hidden": 1, "not_an_image": 2}
+    (folder / "notes.txt").unlink()
+    (folder / ".hidden.png").unlink()
+    clean = shoal(*arguments[:2], *arguments[3:], "--strict")
+    assert (clean.code, clean.stderr) == (0, "")
+
+
 def start_endless_ingest(
     address: str, cwd: Path, picture: bytes, *, collection: str = "endless"
 ) -> subprocess.Popen[bytes]:

@@ -1,0 +1,91 @@
+"""What files are: by their first bytes, whatever their names say."""
+
+from __future__ import annotations
+
+import io
+import struct
+import wave
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from shoal.sources.kinds import HEAD_BYTES, is_image, reason_to_leave_out
+
+
+def picture(kind: str, **options: Any) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (8, 6), (200, 10, 30)).save(data, kind, **options)
+    return data.getvalue()[:HEAD_BYTES]
+
+
+def ftyp(major: bytes, *others: bytes) -> bytes:
+    brands = major + bytes(4) + b"".join(others)
+    return struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        picture("JPEG"),
+        picture("MPO", save_all=True, append_images=[Image.new("RGB", (8, 6))]),
+        picture("PNG"),
+        picture("PNG", save_all=True, append_images=[Image.new("RGB", (8, 6), (1, 2, 3))]),
+        picture("GIF"),
+        picture("BMP"),
+        picture("TIFF"),
+        picture("TIFF", big_tiff=True),
+        b"MM\0*\0\0\0\x08",
+        picture("WEBP"),
+        picture("AVIF"),
+        picture("JPEG2000"),
+        picture("JPEG2000", no_jp2=True),
+        ftyp(b"heic", b"mif1", b"heic"),
+        ftyp(b"mif1", b"MiHE", b"miaf", b"heix"),
+        b"\xff\x0a\xfa\x7f",
+        b"\0\0\0\x0cJXL \r\n\x87\n",
+    ],
+    ids=range(17),
+)
+@pytest.mark.parametrize("name", ["a", "IMG_1", "x.HEIC", "x.jfif", "x.txt", "d/x.dat", "x.JPG"])
+def test_an_image_is_one_by_its_content(head: bytes, name: str) -> None:
+    """Without a suffix, and with any."""
+    assert is_image(head)
+    assert reason_to_leave_out(name, head) == ""
+
+
+def sound() -> bytes:
+    data = io.BytesIO()
+    with wave.open(data, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(600))
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "reason"),
+    [
+        ("notes.txt", b"BM is how this text begins, and goes on", "not_an_image"),
+        ("empty", b"", "not_an_image"),
+        ("sound.wav", sound()[:HEAD_BYTES], "not_an_image"),
+        ("film.mp4", ftyp(b"isom", b"iso2", b"avc1", b"mp41"), "not_an_image"),
+        ("film.mov", ftyp(b"qt  ", b"qt  "), "not_an_image"),
+        ("film.mp4", ftyp(b"isom") + b"\0\0\0\x08heic", "not_an_image"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_an_image"),
+        (".x.jpg", picture("JPEG"), "hidden"),
+        ("d/._x.jpg", b"\0\x05\x16\x07", "hidden"),
+        ("x.NEF", picture("TIFF"), "camera_raw"),
+        ("x", b"II*\0\x10\0\0\0CR\x02\0", "camera_raw"),
+        ("x", b"FUJIFILMCCD-RAW 0201", "camera_raw"),
+        ("x.tgz", b"\x1f\x8b\x08\0", "archive"),
+        ("x.zip", b"PK\x03\x04", "archive"),
+        ("x.tar", b"name" + bytes(253) + b"ustar\0", "archive"),
+        ("x.JPG", b"this is no image", ""),
+        ("d.x/x.heif", b"", ""),
+    ],
+)
+def test_what_is_left_out_has_a_reason(name: str, head: bytes, reason: str) -> None:
+    """A file that is called an image is sent, so that the server says what is wrong with it."""
+    assert reason_to_leave_out(name, head) == reason
