@@ -13,6 +13,7 @@
     |   |   +-- LeaseLost          this run's lease expired and was taken
     |   |   +-- NotEnoughPoints    more clusters than points
     |   |   +-- NothingToRollBack  no earlier assignment is intact
+    |   |   +-- TooManyCollections the store holds as many as it can
     |   +-- Unauthenticated        no bearer token, or a wrong one
     |   +-- Unsupported            this deployment cannot do what was asked
     +-- OperatorError              whoever runs the service must act
@@ -138,6 +139,12 @@ class NothingToRollBack(Conflict):
     """No earlier assignment is intact."""
 
     reason = "NOTHING_TO_ROLL_BACK"
+
+
+class TooManyCollections(Conflict):
+    """The store holds as many collections as it can."""
+
+    reason = "TOO_MANY_COLLECTIONS"
 
 
 class Unauthenticated(CallerError):

@@ -1,12 +1,13 @@
 """The embedded engine: ``QdrantClient``'s methods over qdrant-edge shards in a directory.
 
-There is one shard per collection. The engine holds the GIL during each call, and a shard that was
-closed cannot be called, so each shard has a lock that is held for a whole method.
+There is one shard per collection, which is opened when it is first used. The engine holds the GIL
+during each call, and a shard that was closed cannot be called, so each shard has a lock that is
+held for a whole method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,24 +20,34 @@ from qdrant_client import models
 from qdrant_client.conversions.common_types import PointId
 from qdrant_client.http.models import QueryResponse
 
-from shoal.errors import Conflict, NotFound, StoreUnavailable
-from shoal.ownership import mark
+from shoal.errors import Conflict, NotFound, StoreUnavailable, TooManyCollections
+from shoal.ownership import mark, read_mark
 from shoal.store import edge_files as files
 from shoal.store import edge_models as convert
+from shoal.store.edge_open import OpenShards
 from shoal.store.edge_shard import Shard
 from shoal.store.engines import Backend, IndexSchema, WithFields
-from shoal.store.failures import engine_errors
+from shoal.store.model import is_records_name, records_name
 from shoal.vectors import Vectors
 
 _Op = edge.UpdateOperation
 
+MOST_COLLECTIONS = 1_000
+"""The most collections of an embedded store. Only those in use are open; each takes half a
+megabyte of disk when it is empty, and its metadata is read at the start."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Info:
-    """The answer of ``get_collection``."""
+    """The answer of ``get_collection``. Only the second half of it opens the shard."""
 
     config: SimpleNamespace
-    payload_schema: Mapping[str, object]
+    read_schema: Callable[[], Mapping[str, object]]
+
+    @property
+    def payload_schema(self) -> Mapping[str, object]:
+        """The payload indexes by field."""
+        return self.read_schema()
 
 
 def open_embedded(root: Path) -> Backend:
@@ -58,15 +69,16 @@ class EdgeEngine:
         self._root = root
         self._lock = RLock()
         self._shards: dict[str, Shard] = {}
+        self._open = OpenShards()
         self._closed = False
         self._lock_file = files.take_lock(root)
         try:
+            earlier = read_mark(root) is None  # an earlier version's: it did not note what is open
             self._id = mark(root)
             for directory in files.collection_dirs(root, owner=self._id):
-                metadata = files.read_metadata(directory)
-                with engine_errors(f"store {root}: collection {directory.name!r}"):
-                    engine = edge.EdgeShard.load(str(directory / "shard"))
-                self._shards[directory.name] = Shard(directory, metadata, engine)
+                self._shards[directory.name] = Shard(directory, files.read_metadata(directory))
+                if earlier:
+                    files.note_open(directory)
         except BaseException:
             self.close()
             raise
@@ -81,12 +93,13 @@ class EdgeEngine:
             self._shards.clear()
 
     def flush(self) -> None:
-        """Writes everything acknowledged to disk."""
+        """Writes everything acknowledged to disk, and closes the shards that nobody uses."""
         with self._lock:
             names = list(self._shards)
         for name in names:
             with suppress(NotFound), self._entry(name) as entry:  # one may have been dropped
                 entry.flush()
+        self._open.close_idle()
 
     def get_collections(self) -> models.CollectionsResponse:
         """Every collection."""
@@ -98,8 +111,8 @@ class EdgeEngine:
     def get_collection(self, collection_name: str) -> _Info:
         """Metadata and payload indexes."""
         with self._entry(collection_name) as entry:
-            schema = entry.live().info().payload_schema
-            return _Info(SimpleNamespace(metadata=dict(entry.metadata)), schema)
+            config = SimpleNamespace(metadata=dict(entry.metadata))
+        return _Info(config, lambda: self._payload_schema(collection_name))
 
     def create_collection(
         self,
@@ -113,6 +126,7 @@ class EdgeEngine:
             self._check_open()
             if collection_name in self._shards:
                 raise Conflict(f"collection {collection_name!r} already exists")
+            self._check_number(collection_name)
             directory = files.collection_dir(self._root, collection_name)
             with files.new_collection(directory, owner=self._id) as fresh:
                 shard = fresh / "shard"
@@ -120,8 +134,7 @@ class EdgeEngine:
                 # The engine keeps the paths of its files: it is opened again where they end up.
                 edge.EdgeShard.create(str(shard), convert.to_config(vectors_config)).close()
                 files.write_metadata(fresh, metadata)
-            engine = edge.EdgeShard.load(str(directory / "shard"))
-            self._shards[collection_name] = Shard(directory, metadata, engine)
+            self._shards[collection_name] = Shard(directory, metadata)
 
     def update_collection(self, collection_name: str, *, metadata: dict[str, Any]) -> None:
         """Merges ``metadata``, top-level key by key."""
@@ -134,6 +147,7 @@ class EdgeEngine:
         """Drops a collection and its files."""
         with self._lock, self._entry(collection_name) as entry:
             del self._shards[collection_name]
+            entry.dropped = True
             entry.close(flush=False)
             files.remove_collection(entry.directory, owner=self._id)
 
@@ -317,19 +331,37 @@ class EdgeEngine:
         if entry is None:
             raise NotFound(f"collection {name!r} does not exist")
         with entry.lock:
-            if entry.engine is None:
-                self._check_open()  # closing, and dropping, may have come in between
+            self._check_open()  # closing, and dropping, may have come in between
+            if entry.dropped:
+                raise NotFound(f"collection {name!r} was dropped")
             yield entry
 
     @contextmanager
     def _shard(self, name: str) -> Iterator[edge.EdgeShard]:
         """The open shard of the collection ``name``, locked."""
         with self._entry(name) as entry:
-            yield entry.live()
+            yield self._open.live(entry)
+
+    def _check_number(self, name: str) -> None:
+        """TooManyCollections if there is no room for one more, called ``name``."""
+        number = sum(is_records_name(each) == is_records_name(name) for each in self._shards)
+        if number >= MOST_COLLECTIONS:
+            msg = (
+                f"collection {name.removesuffix(records_name(''))!r} cannot be made: expected at "
+                f"most {MOST_COLLECTIONS:,} collections in an embedded store, got one more; drop "
+                "some, or use a Qdrant server"
+            )
+            raise TooManyCollections(msg, limit=str(MOST_COLLECTIONS))
+
+    def _payload_schema(self, name: str) -> Mapping[str, object]:
+        with self._shard(name) as shard:
+            found: Mapping[str, object] = shard.info().payload_schema
+            return found
 
     def _write(
         self, name: str, operation: edge.UpdateOperation, *, points: int | None = None
     ) -> None:
         """Applies ``operation`` to ``name``: ``points`` whole points, or None for one by filter."""
         with self._entry(name) as entry:
+            self._open.live(entry)
             entry.write(operation, points)

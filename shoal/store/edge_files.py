@@ -4,6 +4,7 @@
     PATH/shoal.json                         the id that names of directories for a time contain
     PATH/collections/NAME/collection.json   the metadata
     PATH/collections/NAME/shard/            the engine's own files
+    PATH/collections/NAME/open              there while the shard is open, and after a kill
     PATH/collections/.new-ID-...            a collection that is being made
     PATH/collections/.dropped-ID-...        a collection that is being deleted
 
@@ -30,7 +31,8 @@ FORMAT = 1
 """The version of ``collection.json`` that this module writes and reads."""
 
 _METADATA = "collection.json"
-_PARTS = (_METADATA, _METADATA + FRESH, "shard")
+_OPEN = "open"
+_PARTS = (_METADATA, _METADATA + FRESH, "shard", _OPEN)
 """The entries of a collection's directory that Shoal makes."""
 
 
@@ -96,6 +98,21 @@ def _is_name(name: str) -> bool:
     except InvalidArgument:
         return False
     return True
+
+
+def note_open(directory: Path) -> bool:
+    """Notes that the shard of a collection is about to be open; True if it was closed before."""
+    marker = directory / _OPEN
+    if marker.exists():
+        return False
+    marker.touch()
+    sync(directory)  # else a power cut takes the note with it
+    return True
+
+
+def note_closed(directory: Path) -> None:
+    """Notes that the shard of a collection was written out and closed."""
+    (directory / _OPEN).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -39,6 +39,10 @@ _UPDATE_MODES = {
 }
 
 
+SEARCH_THREADS = 1
+"""Threads of a shard: it has one segment to search, and a thousand shards may be open."""
+
+
 class EdgeRecord(NamedTuple):
     """A point as read. A ``models.Record`` has more fields, and takes 2 us to make."""
 
@@ -89,6 +93,7 @@ def to_config(vectors: Mapping[str, models.VectorParams]) -> edge.EdgeConfig:
             for name, params in vectors.items()
         },
         wal_enabled=True,
+        max_search_threads=SEARCH_THREADS,
     )
 
 

@@ -167,4 +167,8 @@ def test_embedded_and_memory_agree(
 def test_stand_in_paths_exist(tmp_path: Path) -> None:
     """An embedded store can be opened where nothing is, and leaves a lock and a directory."""
     open_store(StoreConfig(path=tmp_path / "a" / "b")).close()
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == ["LOCK", "collections"]
+    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [
+        "LOCK",
+        "collections",
+        "shoal.json",
+    ]

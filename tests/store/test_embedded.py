@@ -219,6 +219,7 @@ def test_shard_is_written_out_as_it_is_closed(
     for _ in range(2):
         shard.close(flush=flush)
     assert made == calls
+    shard.dropped = True
     with pytest.raises(NotFound, match="was dropped"):
         shard.live()
 
@@ -359,16 +360,20 @@ def test_damaged_metadata_is_reported(root: Path, store: Store, damage: str) -> 
         assert again.count("photos") == 1
 
 
-def test_damaged_shard_is_reported(root: Path, store: Store) -> None:
-    """A shard that does not load is an error with the collection's name, and lets go."""
+@pytest.mark.parametrize("damage", ["{", '{"vectors": 3}', '{"vectors": {"tiny": {}}}'])
+def test_damaged_shard_is_reported(root: Path, store: Store, damage: str) -> None:
+    """A shard that does not load is an error with the collection's name; the others work."""
+    store.create_collection("more", [TINY])
     store.close()
     config = root / "collections" / "photos" / "shard" / "edge_config.json"
-    whole = config.read_bytes()
-    config.write_bytes(b"{")
-    with pytest.raises(StoreUnavailable, match="photos"):
-        reopen(root)
-    config.write_bytes(whole)
-    reopen(root).close()
+    whole = config.read_text()
+    config.write_text(damage)
+    with reopen(root) as again:
+        with pytest.raises(StoreUnavailable, match="photos"):
+            again.count("photos")
+        assert again.count("more") == 0
+        config.write_text(whole)
+        assert again.count("photos") == 0
 
 
 def test_path_must_be_a_directory(tmp_path: Path) -> None:
