@@ -80,6 +80,11 @@ class ClustererConfig:
     lease_ttl_s: Annotated[float, Gt(0), INTERNAL] = 30.0
     """How long a run whose process died blocks the next one (on a server; the embedded store
     knows at once). The lease is renewed three times in this time."""
+    store_patience_s: Annotated[float, Ge(0)] = 120.0
+    """Longest wait of a run for a Qdrant server that is away or starts anew; then the run fails.
+
+    If the run's lease expires meanwhile, the run takes it again, unless another run has it by then.
+    """
     assign_interval_s: Annotated[float, Gt(0), INTERNAL] = 1.0
     """Pause between looks for points that have no cluster yet."""
     drift_interval_s: Annotated[float, Gt(0), INTERNAL] = 30.0

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -27,7 +28,7 @@ from clusterer.runs.task import RunRequest, Task, task_of
 from clusterer.upkeep import ageing
 from clusterer.upkeep import schedule as schedules
 from clusterer.upkeep.upkeep import Upkeep
-from shoal.errors import Cancelled, InvalidArgument, NotFound, ShoalError
+from shoal.errors import Cancelled, InvalidArgument, NotFound, ShoalError, StoreUnavailable
 from shoal.rpc.pages import first_page, no_such_page, page_size
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
@@ -163,10 +164,18 @@ class ClustererService(clusterer_pb2_grpc.ClustererServiceServicer):
         run = await self._in_thread(self._runner.book.get, request.collection, request.run)
         unwatch = self._runner.watch(run.id, lambda: loop.call_soon_threadsafe(changed.set))
         try:
-            last = None
+            last, away_since = None, math.inf
             while True:
                 changed.clear()
-                run = await self._in_thread(self._runner.book.get, request.collection, run.id)
+                try:
+                    run = await self._in_thread(self._runner.book.get, request.collection, run.id)
+                    away_since = math.inf
+                except StoreUnavailable:  # the run waits for the store, and so does its watch
+                    away_since = min(away_since, loop.time())
+                    if loop.time() - away_since >= self._config.store_patience_s:
+                        raise
+                    await asyncio.sleep(_WATCH_S)
+                    continue
                 if run != last:
                     last = run
                     yield run

@@ -208,15 +208,17 @@ class Unrecoverable(OperatorError):
 
 
 class TransientError(ShoalError):
-    """The same request may succeed later."""
+    """The same request may succeed later, ``retry_after_s`` seconds from now if that is known."""
 
     reason = "UNAVAILABLE"
+    retry_after_s: float | None = None
 
 
 class Overloaded(TransientError):
     """Queues are full. Retry after ``retry_after_s`` seconds."""
 
     reason = "OVERLOADED"
+    retry_after_s: float
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0, **metadata: str) -> None:
         super().__init__(message, **metadata)
@@ -227,6 +229,7 @@ class StoreUnavailable(TransientError):
     """The store cannot be reached, or failed."""
 
     reason = "STORE_UNAVAILABLE"
+    retry_after_s = 1.0  # one that starts anew is found within a second of being ready
 
 
 class ServiceUnavailable(TransientError):

@@ -17,7 +17,10 @@ from shoal.store.clusterings import Clusterings, State
 from shoal.store.model import Equals, Filter, Payload, Range
 
 RENEWALS: Final = 3
-"""How often a lease is renewed in its time to live: two renewals may fail."""
+"""How often a lease is renewed in its time to live."""
+
+AWAY_PAUSE_S: Final = 1.0
+"""The longest pause between two tries to renew while the store is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,22 +97,38 @@ class Lease:
     ) -> None:
         self.release()
 
-    def check(self) -> None:
-        """Raises LeaseLost unless the lease is certainly still ours."""
+    def held(self) -> bool:
+        """Whether the lease is certainly ours; False while its time is up and it is not renewed.
+
+        It may still be renewed once the store is back, if nobody has taken it by then.
+
+        Raises:
+            LeaseLost: another run has taken it.
+        """
         if self._lost is not None:
             raise self._lost
-        if self._clock.monotonic() >= self._valid_until:
+        return self._clock.monotonic() < self._valid_until
+
+    def check(self) -> None:
+        """Raises LeaseLost unless the lease is certainly still ours."""
+        if not self.held():
             raise LeaseLost(f"the lease of clustering {self._holder.clustering!r} expired")
 
-    def update(self, changes: Payload) -> State:
+    def update(self, changes: Payload, *, through: Clusterings | None = None) -> State:
         """Sets ``changes`` in the clustering's state, if the lease is still ours.
+
+        They may be set twice, the second time in vain, ``through`` clusterings that are patient.
 
         Raises:
             LeaseLost: another run has taken it, or its time is up; nothing was written, unless
                 it was taken after the write.
         """
         self.check()
-        state = self._clusterings.compare_and_set(self._holder.clustering, changes, *self._ours())
+        return self._set(changes, through or self._clusterings)
+
+    def _set(self, changes: Payload, clusterings: Clusterings) -> State:
+        """As ``update``, also when the time is up: the store knows who has the lease."""
+        state = clusterings.compare_and_set(self._holder.clustering, changes, *self._ours())
         if (state.lease.fence, state.lease.owner) != (self.fence, self._holder.owner):
             raise LeaseLost(
                 f"clustering {self._holder.clustering!r}: another run took the lease "
@@ -121,11 +140,11 @@ class Lease:
         """Starts the thread that renews the lease until it is released or lost."""
         self._renewer.start()
 
-    def release(self) -> None:
+    def release(self, *, through: Clusterings | None = None) -> None:
         """Gives the lease back; a lease that was lost stays with its new owner."""
         self._stop.set()
         self._renewer.join()
-        self._clusterings.compare_and_set(
+        (through or self._clusterings).compare_and_set(
             self._holder.clustering,
             {"lease_owner": "", "lease_run": "", "lease_expires": 0.0},
             *self._ours(),
@@ -136,16 +155,19 @@ class Lease:
 
     def _renew_until_stopped(self) -> None:
         ttl_s = self._holder.ttl_s
-        while not self._clock.wait(self._stop, ttl_s / RENEWALS):
+        pause_s = ttl_s / RENEWALS
+        while not self._clock.wait(self._stop, pause_s):
             asked = self._clock.monotonic()
             try:
-                self.update({"lease_expires": self._clock.now() + ttl_s})
+                self._set({"lease_expires": self._clock.now() + ttl_s}, self._clusterings)
             except LeaseLost as exc:
                 self._lost = exc
                 return
-            except ShoalError:
-                continue  # the store is away: check() ends the run when the time is up
+            except ShoalError:  # the store is away: who holds the lease decides how long to wait
+                pause_s = min(AWAY_PAUSE_S, ttl_s / RENEWALS)
+                continue
             self._valid_until = asked + ttl_s
+            pause_s = ttl_s / RENEWALS
 
 
 def acquire(

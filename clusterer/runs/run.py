@@ -49,11 +49,12 @@ class Reclustering:
         make_engine: MakeEngine = InMemoryEngine,
     ) -> None:
         self.task = task
-        self._context = context
         self._lease = lease
         self._make_engine = make_engine
         self._tracker = Tracker(context, lease)
-        self._clusterings = Clusterings(context.store, task.collection)
+        store = context.store.patient(self._tracker.patience)
+        self._context = replace(context, store=store)
+        self._clusterings = Clusterings(store, task.collection)
 
     @property
     def progress(self) -> RunProgress:
@@ -102,7 +103,8 @@ class Reclustering:
             # From the first write on, the previous assignment is no longer whole. The ids are
             # spent here, not at the flip: they are never used again even if this run dies.
             self._lease.update(
-                {"previous_run": "", "next_cluster": matching.next_id, "unsettled": True}
+                {"previous_run": "", "next_cluster": matching.next_id, "unsettled": True},
+                through=self._clusterings,
             )
             self._context.store.flush()  # before any write of a slot, also after a power cut
             written = engine.write(found, matching)
@@ -222,7 +224,8 @@ class Reclustering:
                 "newcomers_clustered": 0,
                 "newcomers_confidence": 0.0,
                 "unsettled": False,
-            }
+            },
+            through=self._clusterings,
         )
         self._context.store.flush()
         try:

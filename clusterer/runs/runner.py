@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 import uuid
@@ -26,6 +27,7 @@ from shoal.errors import Cancelled, Conflict, NotFound, NothingToRollBack, Shoal
 from shoal.store.clusterings import Clusterings, State
 from shoal.store.gateway import Store
 from shoal.store.model import Payload
+from shoal.store.patience import Patience
 from shoal.v1 import clusterer_pb2 as pb
 
 _LOG = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ class Runner:
         self._locks: dict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
         self._guard = threading.Lock()
         self._starting = threading.Lock()
-        self._closing = False
+        self._closing = threading.Event()
         self.book = Runbook(store, self._progress)
 
     def cutover_lock(self, collection: str, clustering: str) -> threading.Lock:
@@ -113,7 +115,7 @@ class Runner:
             if once:
                 with contextlib.suppress(NotFound):
                     return self.book.get(task.collection, task.run)
-            if self._closing:
+            if self._closing.is_set():
                 raise Cancelled("the clusterer is shutting down")
             clusterings = Clusterings(self._store, task.collection)
             points = self._store.count(task.collection)
@@ -169,7 +171,9 @@ class Runner:
         self._finish(task, live, message, lease)
 
     def _finish(self, task: Task, live: _Live, message: pb.Run, lease: Lease) -> None:
-        clusterings = Clusterings(self._store, task.collection)
+        # While the store is away nobody can read the run: it ends when its end is recorded.
+        store = self._store.patient(Patience(math.inf, stopped=self._closing))
+        clusterings = Clusterings(store, task.collection)
         records.set_progress(message, live.run.progress)
         message.ended_at.CopyFrom(records.timestamp(time.time()))
         try:
@@ -178,7 +182,7 @@ class Runner:
                 message.state = pb.RUN_STATE_SUCCEEDED
                 message.error_reason = message.error_message = ""
             # First the lease, then the record: whoever sees the end may start another run.
-            lease.release()
+            lease.release(through=clusterings)
             clusterings.put_run(task.run, records.to_record(message))
             self.book.forget_old(clusterings, task.clustering, self._config.kept_runs)
         except ShoalError as exc:
@@ -286,7 +290,7 @@ class Runner:
     def cancel_all(self) -> None:
         """Tells every run under way to stop, and lets none begin."""
         with self._guard:
-            self._closing = True
+            self._closing.set()
             live = list(self._live.values())
         for run in live:
             run.cancelled.set()

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from clusterer.runs.lease import Lease
 from clusterer.runs.task import RunContext, RunProgress, Stage
-from shoal.errors import Cancelled
+from shoal.errors import Cancelled, StoreUnavailable
+from shoal.store.patience import Patience
 
 
 class Tracker:
@@ -18,12 +19,27 @@ class Tracker:
         self._context = context
         self._lease = lease
         self.progress = RunProgress()
+        self.patience = Patience(
+            context.config.store_patience_s, stopped=context.cancelled, ready=self._going_on
+        )
 
     def check(self) -> None:
-        """Raises Cancelled if the run was told to stop, or LeaseLost."""
+        """Returns if the run may go on; waits while its time is up and the store is away.
+
+        Raises:
+            Cancelled: the run was told to stop.
+            LeaseLost: another run has taken the lease.
+            StoreUnavailable: the store was away for too long.
+        """
+        if not self._going_on():
+            expired = StoreUnavailable("the lease could not be renewed")
+            self.patience.pause(expired, since=self.patience.monotonic())
+
+    def _going_on(self) -> bool:
+        """Whether the lease is held; raises as ``check`` does."""
         if self._context.cancelled.is_set():
             raise Cancelled("told to stop, by a caller or because the server stops")
-        self._lease.check()
+        return self._lease.held()
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:

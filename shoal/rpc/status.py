@@ -1,8 +1,8 @@
 """The one table from Shoal's errors to gRPC status codes, and the way back.
 
 A call that fails carries ``google.rpc.ErrorInfo`` (the error's reason and metadata, domain
-``shoal.dev``) and, if the server is overloaded, ``google.rpc.RetryInfo``. An item of a batch that
-fails carries the same facts as an ``ItemError``.
+``shoal.dev``) and, where it is known when to come back, ``google.rpc.RetryInfo``. An item of a
+batch that fails carries the same facts as an ``ItemError``.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def to_status(error: errors.ShoalError) -> status_pb2.Status:
             break
         info.metadata[key] = value
     details = [_pack(info)]
-    if isinstance(error, errors.Overloaded):
+    if (retry_after_s := _delay_of(error)) is not None:
         delay = duration_pb2.Duration()
-        delay.FromNanoseconds(round(max(0.0, error.retry_after_s) * 1e9))
+        delay.FromNanoseconds(round(max(0.0, retry_after_s) * 1e9))
         details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     number: int = status_code(error).value[0]
     return status_pb2.Status(code=number, message=_cut(error.message), details=details)
@@ -98,9 +98,14 @@ def item_error(error: errors.ShoalError) -> common_pb2.ItemError:
         metadata=dict(_clean(error.metadata)),
         retryable=isinstance(error, errors.TransientError),
     )
-    if isinstance(error, errors.Overloaded):
-        message.metadata[_RETRY_AFTER] = repr(error.retry_after_s)
+    if (retry_after_s := _delay_of(error)) is not None:
+        message.metadata[_RETRY_AFTER] = repr(retry_after_s)
     return message
+
+
+def _delay_of(error: errors.ShoalError) -> float | None:
+    """How many seconds from now the same request may succeed; None if that is not known."""
+    return error.retry_after_s if isinstance(error, errors.TransientError) else None
 
 
 def from_item_error(message: common_pb2.ItemError) -> errors.ShoalError:
@@ -116,7 +121,7 @@ def from_item_error(message: common_pb2.ItemError) -> errors.ShoalError:
         metadata["reason"] = message.reason
         found = errors.TransientError if message.retryable else errors.CallerError
     error = _rebuild(found, message.message, metadata)
-    if isinstance(error, errors.Overloaded) and retry_after:
+    if isinstance(error, errors.TransientError) and retry_after:
         try:
             error.retry_after_s = float(retry_after)
         except ValueError:
@@ -151,7 +156,7 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> errors.ShoalError:
         found = _CLASSES.get(code, errors.ShoalError)
     rebuilt = _rebuild(found, details, metadata)
     retry = _detail(status, error_details_pb2.RetryInfo())
-    if isinstance(rebuilt, errors.Overloaded) and retry is not None:
+    if isinstance(rebuilt, errors.TransientError) and retry is not None:
         rebuilt.retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
     return rebuilt
 

@@ -6,6 +6,7 @@ fields that they use, of encoders beyond their fingerprints, or of gRPC.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -38,6 +39,7 @@ from shoal.store.model import (
     canonical_id,
     records_name,
 )
+from shoal.store.patience import Patience
 from shoal.store.payloads import clean_payload, json_path
 from shoal.store.search import nearest
 from shoal.store.session import Session
@@ -80,6 +82,18 @@ class Store:
     def __init__(self, backend: Backend) -> None:
         self._session = Session(backend)
         self._catalogue = Catalogue(self._session)
+
+    def patient(self, patience: Patience) -> Store:
+        """This store, whose calls are made again while the server is away, as ``patience`` says.
+
+        It is closed with this one. Only a server comes back: any other store is its own.
+        """
+        if self.kind != "server":
+            return self
+        other = copy.copy(self)
+        other._session = self._session.patient(patience)  # noqa: SLF001 - another of this class
+        other._catalogue = Catalogue(other._session)  # noqa: SLF001 - as above
+        return other
 
     @property
     def kind(self) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
+from typing import cast
 
 from shoal.errors import ShoalError, StoreUnavailable
 from shoal.store.engines import Backend, Engine
 from shoal.store.failures import engine_errors
+from shoal.store.patience import Patience, PatientEngine
 
 _LOG = logging.getLogger(__name__)
 
@@ -16,15 +19,23 @@ _LOG = logging.getLogger(__name__)
 class Session:
     """Hands out the engine for one call, until it is closed."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, patience: Patience | None = None) -> None:
         self._backend = backend
-        self._closed = False
+        self._patience = patience
+        self._closed = Event()
         self._advised = False
 
     @property
     def kind(self) -> str:
         """``"embedded"``, ``"server"`` or ``"memory"``."""
         return self._backend.kind
+
+    def patient(self, patience: Patience) -> Session:
+        """A session of the same engine that makes calls again; it is closed with this one."""
+        other = Session(self._backend, patience)
+        other._closed = self._closed
+        other._advised = True
+        return other
 
     @contextmanager
     def engine(self, subject: str) -> Iterator[Engine]:
@@ -35,10 +46,13 @@ class Session:
             ShoalError: as ``engine_errors``.
         """
         with self._backend.guard:
-            if self._closed:
+            if self._closed.is_set():
                 raise StoreUnavailable("the store is closed")
+            engine = self._backend.engine
+            if self._patience is not None:
+                engine = cast("Engine", PatientEngine(engine, self._patience, subject))
             with engine_errors(subject):
-                yield self._backend.engine
+                yield engine
             if not self._advised:
                 self._advised = True
                 self._advise()
@@ -62,7 +76,7 @@ class Session:
     def close(self) -> None:
         """Releases the engine. Idempotent."""
         with self._backend.guard:
-            if not self._closed:
-                self._closed = True
+            if not self._closed.is_set():
+                self._closed.set()
                 with engine_errors("close"):
                     self._backend.engine.close()

@@ -4,15 +4,19 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from faulty_engine import Faulty, make_hasty, refuse
 from prometheus_client import REGISTRY
 from reclustering import DIM, Bench, blobs, fit_here
 from serving import serving
 
 from clusterer.config import ClustererConfig
+from clusterer.fits import Fit, FitPlan
 from clusterer.service import ClustererService
 from shoal.errors import StoreUnavailable
 from shoal.rpc.status import from_rpc_error
@@ -20,6 +24,7 @@ from shoal.store.model import Filter, IdIn
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.v1 import clusterer_pb2_grpc
 from shoal.values import VectorInfo
+from shoal.vectors import Vectors
 
 CONFIG = ClustererConfig(assign_interval_s=0.05, block_size=64)
 
@@ -96,6 +101,78 @@ def test_service_rollback_restores_and_repeats_as_one(
         assert bench.labels() == before
 
     assert stub.Rollback(pb.RollbackRequest(collection="toys")).active_run == second.id
+
+
+def test_service_run_and_its_watch_outlive_a_store_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever follows the run sees its end; whoever asks meanwhile is told when to come back."""
+    make_hasty(monkeypatch)
+    faulty = Faulty()
+    bench = Bench(faulty.store())
+    bench.put(blobs(60))
+    gone, back, noticed = threading.Event(), threading.Event(), threading.Event()
+
+    def fault(moment: str) -> None:
+        in_run = threading.current_thread().name.startswith("run-")
+        if in_run and moment == "before set_payload":
+            gone.set()
+        if gone.is_set() and not back.is_set():
+            raise OSError("connection refused")
+
+    faulty.fault = fault
+    service = ClustererService(CONFIG, bench.store, fit=fit_here)
+    read = service._runner.book.get
+
+    def noting(collection: str, run: str) -> pb.Run:
+        try:
+            return read(collection, run)
+        except StoreUnavailable:
+            noticed.set()
+            raise
+
+    monkeypatch.setattr(service._runner.book, "get", noting)
+    with serving(lambda: [service]) as served:
+        stub = clusterer_pb2_grpc.ClustererServiceStub(served.channel)
+        run = stub.CreateRun(asked(3))
+        watch = stub.WatchRun(pb.WatchRunRequest(collection="toys", run=run.id))
+        assert next(watch).state == pb.RUN_STATE_RUNNING
+        assert noticed.wait(20)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.GetRun(pb.GetRunRequest(collection="toys", run=run.id))
+        error = from_rpc_error(caught.value, "test")
+        assert isinstance(error, StoreUnavailable)
+        assert error.retry_after_s == 1.0
+        back.set()
+        *_, last = watch
+    assert last.state == pb.RUN_STATE_SUCCEEDED
+
+
+def test_service_watch_ends_when_the_store_is_away_for_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run waits no longer either."""
+    make_hasty(monkeypatch)
+    faulty = Faulty()
+    bench = Bench(faulty.store())
+    bench.put(blobs(60))
+    config, go_on = replace(CONFIG, store_patience_s=0.2), threading.Event()
+
+    def fit(plan: FitPlan, sample: Vectors, **others: Any) -> Fit:
+        assert go_on.wait(20)
+        return fit_here(plan, sample, **others)
+
+    with serving(lambda: [ClustererService(config, bench.store, fit=fit)]) as served:
+        stub = clusterer_pb2_grpc.ClustererServiceStub(served.channel)
+        run = stub.CreateRun(asked(3))
+        watch = stub.WatchRun(pb.WatchRunRequest(collection="toys", run=run.id))
+        next(watch)
+        faulty.fault = refuse
+        with pytest.raises(grpc.RpcError) as caught:
+            list(watch)
+        assert reason(caught.value) == "STORE_UNAVAILABLE"
+        faulty.fault = lambda _: None
+        go_on.set()
 
 
 def test_service_rollback_without_an_earlier_run_is_refused(

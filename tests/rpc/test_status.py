@@ -200,9 +200,14 @@ def test_status_retry_delay_is_never_negative(delay: float) -> None:
     assert back.retry_after_s == 0
 
 
-def test_status_only_overload_says_when_to_come_back() -> None:
+def test_status_of_an_overload_and_a_store_that_is_away_say_when_to_come_back() -> None:
     """A class without a delay carries none, on the wire and in an item."""
-    for cls in set(CLASSES) - {errors.Overloaded}:
+    for cls in (errors.Overloaded, errors.StoreUnavailable):
+        back = from_rpc_error(carrying(to_status(cls("x"))), "h:1")
+        assert isinstance(back, cls)
+        assert (back.retry_after_s, from_item_error(item_error(back)).metadata) == (1.0, {})
+        assert item_error(back).metadata == {"retry_after_s": "1.0"}
+    for cls in set(CLASSES) - {errors.Overloaded, errors.StoreUnavailable}:
         assert len(to_status(cls("x")).details) == 1
         assert not item_error(cls("x")).metadata
 

@@ -272,6 +272,49 @@ def test_hiccups_of_the_store_do_not_end_the_renewing(quick: Bench) -> None:
     lease.release()
 
 
+def test_store_that_is_away_is_asked_again_soon(quick: Bench) -> None:
+    """Within a second, so that the lease is renewed as soon as the store is back."""
+    clock = ManualClock()
+    clusterings = Flaky(quick.store, "toys")
+    lease, _ = acquire(clusterings, holder("a"), clock=clock)
+    clusterings.away = True
+    clock.renew()
+    clock.renew()
+    clusterings.away = False
+    clock.renew()
+    assert clock.pauses == [TTL / 3, 1.0, 1.0, TTL / 3]
+    lease.release()
+    hasty, _ = acquire(clusterings, holder("b", ttl_s=0.6), clock=(clock := ManualClock()))
+    clusterings.away = True
+    clock.renew()
+    assert clock.pauses == [0.6 / 3] * 2
+    clusterings.away = False
+    hasty.release()
+
+
+def test_lease_that_expired_is_renewed_if_nobody_has_taken_it(quick: Bench) -> None:
+    """Nobody else can have written anything meanwhile: its holder goes on, under the same fence."""
+    clock = ManualClock()
+    lease, _ = acquire(quick.clusterings, holder("a"), clock=clock)
+    clock.passed = 100.0
+    assert not lease.held()
+    clock.renew()
+    assert lease.held()
+    lease.update({"active_run": "mine"})
+    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + 100 + TTL)
+    lease.release()
+
+
+def test_lease_writes_through_the_clusterings_that_it_is_given(quick: Bench) -> None:
+    """A run's are patient; those of the thread that renews are not."""
+    away = Flaky(quick.store, "toys")
+    lease, _ = acquire(away, holder("a"), clock=ManualClock())
+    away.away = True
+    lease.update({"next_cluster": 9}, through=quick.clusterings)
+    lease.release(through=quick.clusterings)
+    assert (quick.state.next_cluster, quick.state.lease.owner) == (9, "")
+
+
 def test_failed_renewals_do_not_extend_the_lease(quick: Bench) -> None:
     """While the store is away the time runs on, and the holder stops when it is up."""
     clock = ManualClock()

@@ -76,6 +76,7 @@ CLUSTERER = (
     Row("--sample-size", "sample_size", 50_000, ["1"], 1),
     Row("--max-sample-size", "max_sample_size", 1_000_000, ["60000"], 60_000),
     Row("--kept-runs", "kept_runs", 1_000, ["3"], 3),
+    Row("--store-patience", "store_patience_s", 120.0, ["0"], 0.0),
     Row("--continued-jaccard", "matching.continued_jaccard", 0.5, ["1"], 1.0),
     Row("--related-share", "matching.related_share", 0.1, ["0"], 0.0),
     *GATES,
