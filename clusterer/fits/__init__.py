@@ -21,7 +21,7 @@ from clusterer.fits.lsh import LEAST_THRESHOLD, duplicate_groups
 from clusterer.fits.models import Model
 from clusterer.fits.values import Fit, FitPlan, MethodOptions, Surroundings
 from clusterer.heads.store import HeadStore
-from shoal.errors import FitFailed, InvalidArgument
+from shoal.errors import FitFailed, InvalidArgument, NotEnoughPoints
 from shoal.store.model import Collection
 from shoal.values import VectorInfo
 from shoal.vectors import Vectors
@@ -163,22 +163,33 @@ def run_fit(plan: FitPlan, vectors: Vectors, warm: Vectors | None) -> Fit:
 
     Near-duplicates count once: a hundred copies of a photograph are no dense group. One of them is
     fitted, and all get its label.
+
+    Raises:
+        NotEnoughPoints: too few of the vectors are different.
+        FitFailed: as the method says.
     """
     method = _METHODS[plan.method]
     if plan.duplicate_cosine > 1:
         return method.run(vectors, plan.options, warm)
     groups = duplicate_groups(vectors, threshold=plan.duplicate_cosine, seed=plan.options.seed)
     kept = np.unique(groups)
-    if len(kept) < plan.least_points:  # too few different vectors: all of them count
-        return method.run(vectors, plan.options, warm)
     dropped = len(vectors) - len(kept)
+    counted = (
+        f"({dropped} near-duplicates of {len(vectors)} points counted once; duplicate_cosine 2 "
+        "counts all)"
+    )
+    if dropped and len(kept) < plan.least_points:
+        wanted = f"k = {plan.clusters}" if plan.clusters else f"method {plan.method}"
+        msg = (
+            f"too few different images: {wanted} needs at least {plan.least_points}, got "
+            f"{len(kept)} {counted}"
+        )
+        raise NotEnoughPoints(msg)
     try:
         fit = method.run(np.ascontiguousarray(vectors[kept]), plan.options, warm)
     except FitFailed as exc:
         if not dropped:
             raise
-        counted = f"{dropped} near-duplicates of {len(vectors)} points counted once"
-        msg = f"{exc.message} ({counted}; duplicate_cosine 2 counts all)"
-        raise FitFailed(msg) from exc
+        raise FitFailed(f"{exc.message} {counted}") from exc
     labels = None if fit.labels is None else fit.labels[np.searchsorted(kept, groups)]
     return replace(fit, labels=labels, facts={**fit.facts, "duplicates": dropped})

@@ -391,11 +391,29 @@ def test_only_noise_after_duplicates_says_how_many_counted() -> None:
         fit(vectors, HdbscanOptions(min_cluster_size=5), duplicate_cosine=DUPLICATE_COSINE)
 
 
-def test_too_few_different_vectors_all_count() -> None:
-    """Where near-duplicates counted once leave too few points, none is left out."""
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (KMeansOptions(k=5), "k = 5 needs at least 5, got 4"),
+        (GmmOptions(k=6), "k = 6 needs at least 6, got 4"),
+        (HdbscanOptions(min_cluster_size=7), "method hdbscan needs at least 7, got 4"),
+        (EvocOptions(), "method evoc needs at least 32, got 4"),
+    ],
+)
+def test_too_few_different_vectors_are_told(options: MethodOptions, said: str) -> None:
+    """Forty copies of four pictures are four points to every method, and are never split."""
     vectors = np.repeat(blobs(4, spread=0), 10, axis=0)
-    _, found = fit(vectors, KMeansOptions(k=5), duplicate_cosine=DUPLICATE_COSINE)
-    assert "duplicates" not in found.facts
+    with pytest.raises(NotEnoughPoints) as caught:
+        fit(vectors, options, duplicate_cosine=DUPLICATE_COSINE)
+    assert caught.value.message == (
+        f"too few different images: {said} (36 near-duplicates of 40 points counted once; "
+        "duplicate_cosine 2 counts all)"
+    )
+
+
+def test_as_many_different_vectors_as_clusters_are_enough() -> None:
+    """Each picture is a cluster, with its copies."""
+    vectors = np.repeat(blobs(4, spread=0), 10, axis=0)
     _, found = fit(vectors, KMeansOptions(k=4), duplicate_cosine=DUPLICATE_COSINE)
     assert found.facts["duplicates"] == 36
     assert len(found.model.centroids) == 4
