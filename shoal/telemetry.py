@@ -24,6 +24,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from shoal import __version__
 from shoal.errors import ConfigError
+from shoal.printable import printable
 from shoal.rpc.address import cannot_listen, parse_address, require_free, require_token
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -158,6 +159,9 @@ class _JsonLines(JsonFormatter):
         super().add_fields(log_data, record, message_dict)
         log_data["time"] = _time(record)
 
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))  # JSON itself escapes only what is below a space
+
 
 class _TextLines(logging.Formatter):
     """``12:00:00.000 INFO    shoal.rpc.server listening address=127.0.0.1:7800``."""
@@ -171,7 +175,11 @@ class _TextLines(logging.Formatter):
             datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
         )
         record.facts = "".join(f" {key}={value}" for key, value in facts.items())
-        return super().format(record)
+        lines = super().format(record).split("\n")  # a traceback has several
+        return "\n".join(map(printable, lines))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
 
 
 _NOT_FACTS: Final = frozenset({*RESERVED_ATTRS, "clock", "facts", "message", "asctime", "taskName"})

@@ -78,6 +78,33 @@ def test_logging_text_is_a_line_for_people(capsys: pytest.CaptureFixture[str]) -
     assert rest == "WARNING shoal.test queue is full waiting=64"
 
 
+@pytest.mark.parametrize("fmt", ["text", "json"])
+def test_logging_of_texts_from_outside_is_one_safe_line(
+    capsys: pytest.CaptureFixture[str], fmt: str
+) -> None:
+    """A name that a caller sent acts on no terminal and fakes no line; JSON gives it back."""
+    hostile = "a\x1b[2J\x9b31m\u202e\n12:00:00.000 ERROR fake"
+    configure_logging("info", fmt)
+    logging.getLogger("shoal.test").info("refused %s", hostile, extra={"key": hostile})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert not set("\x1b\x9b\u202e") & set(line)
+    assert line.count(r"[2J\u009b31m\u202e\n12:00:00.000 ERROR fake") == 2
+    if fmt == "json":
+        assert json.loads(line)["key"] == hostile
+
+
+def test_logging_text_keeps_a_traceback_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines of their own, and in each what acts on a terminal is escaped."""
+    configure_logging("info", "text")
+    try:
+        raise ValueError("a\x1b[2J")  # noqa: TRY301 - its traceback is what is tested
+    except ValueError:
+        logging.getLogger("shoal.test").exception("failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == r"ValueError: a\u001b[2J"
+
+
 def test_logging_configured_again_replaces_itself(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,8 @@ values with spaces between them, or colons where they are paths.
 
 Exit status: 0 success; 1 an error, told in one line on stderr; 2 a wrong usage;
 {Refused.exit_code} a plan that a gate refused; {Busy.exit_code} another run is under way;
-{INTERRUPTED} interrupted. Data goes to stdout, everything else to stderr.
+{INTERRUPTED} Ctrl-C; 128 and its number another signal. Data goes to stdout, everything else to
+stderr, control characters in texts from outside as escapes.
 """
 METRICS: Final = """\
 ## Metrics

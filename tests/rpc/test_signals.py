@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: what the first one does, and that a second one does what it did before."""
+"""SIGTERM, SIGINT, SIGHUP: what the first one does; a second one does what it did before."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from shoal.rpc.signals import catch_signals, catch_signals_in_thread, note_interrupts
+from shoal.rpc.signals import (
+    catch_signals,
+    catch_signals_in_thread,
+    interrupted_by_signals,
+    note_interrupts,
+)
 
-BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+EACH = pytest.mark.parametrize("number", ALL)
 
 
 @pytest.fixture(autouse=True)
 def caught() -> Iterator[list[int]]:
     """The signals that reached the handlers of before; those of the test's runner are put back."""
     numbers: list[int] = []
-    runner = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    runner = {each: signal.getsignal(each) for each in ALL}
     for each in runner:
         signal.signal(each, lambda number, _: numbers.append(number))
     yield numbers
@@ -32,7 +38,7 @@ def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-@BOTH
+@EACH
 def test_first_signal_sets_the_event_of_a_loop(number: signal.Signals, caught: list[int]) -> None:
     """A loop that waits wakes up; the second signal, of either kind, goes where it went before."""
 
@@ -52,7 +58,7 @@ def test_first_signal_sets_the_event_of_a_loop(number: signal.Signals, caught: l
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@BOTH
+@EACH
 def test_first_signal_sets_the_event_of_a_thread(number: signal.Signals, caught: list[int]) -> None:
     """The second signal, of either kind, goes where it went before."""
     with catch_signals_in_thread() as signalled:
@@ -65,7 +71,7 @@ def test_first_signal_sets_the_event_of_a_thread(number: signal.Signals, caught:
     assert caught == [signal.SIGTERM, signal.SIGINT]
 
 
-@BOTH
+@EACH
 def test_without_a_signal_the_handlers_of_before_are_back(
     number: signal.Signals, caught: list[int]
 ) -> None:
@@ -80,7 +86,7 @@ def test_without_a_signal_the_handlers_of_before_are_back(
     assert caught == [number]
 
 
-@BOTH
+@EACH
 def test_interrupt_is_noted_where_somebody_checks(
     number: signal.Signals, caught: list[int]
 ) -> None:
@@ -126,3 +132,47 @@ def test_handler_that_python_does_not_know_is_left_alone() -> None:
         with catch_signals_in_thread() as signalled:
             send(signal.SIGTERM)
     assert signalled.is_set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_interrupt_with_their_number(number: signal.Signals, caught: list[int]) -> None:
+    """As Ctrl-C does; afterwards the handlers of before are back."""
+
+    def wait() -> None:
+        with interrupted_by_signals():
+            send(number)
+            threading.Event().wait(10)
+
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        wait()
+    assert interrupt.value.args == (number,)
+    send(number)
+    assert caught == [number]
+
+
+def test_a_hangup_that_is_ignored_stays_so(caught: list[int]) -> None:
+    """With nohup, the end of the terminal ends nothing."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with interrupted_by_signals(), catch_signals_in_thread() as signalled, note_interrupts() as ask:
+        send(signal.SIGHUP)
+        assert not signalled.is_set()
+        ask()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert caught == []
+
+
+def test_signals_of_other_threads_are_left_alone() -> None:
+    """Only the main thread may set handlers."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with interrupted_by_signals():
+                pass
+        except BaseException as exc:  # noqa: BLE001 - whatever it is
+            errors.append(exc)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []

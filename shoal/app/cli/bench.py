@@ -12,7 +12,7 @@ from embedder.encoding.config import PROVIDERS, Provider
 from shoal.app.cli.bench_fits import bench_cluster, bench_heads, bench_train
 from shoal.app.cli.command import Group
 from shoal.app.cli.options.option import json_option, option
-from shoal.app.cli.printing.output import print_json, print_table, talk
+from shoal.app.cli.printing.output import print_json, print_table, say, talk
 from shoal.errors import ImageInvalid, InvalidArgument
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def bench_soak(*, minutes: float, seed: int, as_json: bool) -> None:
         print_json(asdict(result))
         return
     talk(result.machine)
-    click.echo(
+    say(
         f"{result.answered:,} images answered once each in {result.seconds:.0f} s "
         f"({result.rate:.0f}/s), {result.poisoned:,} of them poison; {result.cancelled:,} streams "
         f"left, {result.refused:,} calls refused; RSS {result.resident_mib:.0f} MiB, "

@@ -14,7 +14,7 @@ from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.spark import refuse_given, spark_options
 from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.describe import describe_run, short
-from shoal.app.cli.printing.output import print_json, talk
+from shoal.app.cli.printing.output import print_json, say, talk
 from shoal.app.cli.root import DomainError, Interrupted
 from shoal.app.config import SparkChoice
 from shoal.client import COLLECTION, Client, Run, RunState
@@ -151,7 +151,7 @@ def _tell(run: Run, *, as_json: bool) -> None:
         print_json(run)
     else:
         for line in describe_run(run):
-            click.echo(line)
+            say(line)
     if run.state not in {RunState.SUCCEEDED, RunState.PLANNED, RunState.RUNNING}:
         raise (Refused if run.state is RunState.REFUSED else DomainError)(_why(run))
 

@@ -11,7 +11,7 @@ from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.target import CLUSTER_ID, Target, target_options
 from shoal.app.cli.printing.describe import amount, describe_drift, describe_lineage, short
 from shoal.app.cli.printing.hits import hit_json, place, print_hits
-from shoal.app.cli.printing.output import print_json, print_table, talk
+from shoal.app.cli.printing.output import print_json, print_table, say, talk
 
 if TYPE_CHECKING:
     from shoal.client import Cluster, ClusterList
@@ -107,7 +107,7 @@ def _print_list(listed: ClusterList) -> None:
         ],
     )
     total = sum(each.size for each in listed.clusters)
-    click.echo(
+    say(
         f"{amount(len(listed.clusters), 'cluster')} with {amount(total, 'point')}, "
         f"noise {listed.noise:,}, "
         f"unassigned {listed.unassigned:,}, run {short(listed.run)}"
@@ -116,7 +116,7 @@ def _print_list(listed: ClusterList) -> None:
 
 def _print_cluster(cluster: Cluster) -> None:
     name = f" ({cluster.name})" if cluster.name else ""
-    click.echo(
+    say(
         f"cluster {cluster.id}{name}: {amount(cluster.size, 'point')}, "
         f"cohesion {cluster.cohesion:.3f}, "
         f"{describe_lineage(cluster.lineage)}, run {short(cluster.run)}"

@@ -19,7 +19,7 @@ from shoal.app.cli.pictures import Digits, Folder, Pictures
 from shoal.app.cli.printing.contact_sheet import Row, draw_contact_sheet
 from shoal.app.cli.printing.describe import describe_run
 from shoal.app.cli.printing.hits import place, print_hits
-from shoal.app.cli.printing.output import print_table, talk
+from shoal.app.cli.printing.output import print_table, say, talk
 from shoal.app.cli.root import DomainError
 from shoal.app.config import LocalConfig
 from shoal.app.local import background
@@ -91,7 +91,7 @@ def _show(client: Client, pictures: Pictures, *, k: int, sheet: Path) -> None:
         msg = f"the run {run.state}: {run.error_message}"
         raise DomainError(msg)
     for line in describe_run(run):
-        click.echo(line)
+        say(line)
     clusters = client.clusters(exemplars=EXEMPLARS).clusters
     _print_clusters(client, pictures, clusters)
     _search(client, pictures, clusters[0])
@@ -103,7 +103,8 @@ def _show(client: Client, pictures: Pictures, *, k: int, sheet: Path) -> None:
         for cluster in clusters
     ]
     draw_contact_sheet(rows, path=sheet)
-    click.echo(f"\ncontact sheet: {sheet}")
+    say()
+    say(f"contact sheet: {sheet}")
 
 
 def _ingest(client: Client, pictures: Pictures) -> None:
@@ -116,7 +117,7 @@ def _ingest(client: Client, pictures: Pictures) -> None:
         disable=not sys.stderr.isatty(),
     ) as bar:
         follow(client.ingest(pictures.items()), report, bar)
-    click.echo(f"{pictures.title}: {report}")
+    say(f"{pictures.title}: {report}")
     if not report.acknowledged:
         msg = f"{pictures.title}: no image could be stored"
         raise DomainError(msg)
@@ -130,7 +131,7 @@ def _print_clusters(client: Client, pictures: Pictures, clusters: tuple[Cluster,
         common = max(set(labels), key=labels.count) if labels else ""
         share = f"{labels.count(common) / len(labels):.0%} {common}" if labels else "-"
         rows.append((str(each.id), f"{each.size:,}", f"{each.cohesion:.3f}", share))
-    click.echo()
+    say()
     print_table(("cluster", "size", "cohesion", "mostly"), rows)
     if pictures.labelled:
         from sklearn.metrics import normalized_mutual_info_score
@@ -139,7 +140,7 @@ def _print_clusters(client: Client, pictures: Pictures, clusters: tuple[Cluster,
         found = [id_ for id_, labels in members.items() for _ in labels]
         pure = sum(max(map(labels.count, set(labels))) for labels in members.values() if labels)
         nmi = normalized_mutual_info_score(truth, found)
-        click.echo(
+        say(
             f"against the true labels: purity {pure / max(1, len(truth)):.2f}, NMI {nmi:.2f} "
             "(the encoder was made for photographs; nothing was trained here)"
         )
@@ -158,8 +159,9 @@ def _search(client: Client, pictures: Pictures, cluster: Cluster) -> None:
     query = cluster.exemplars[-1]
     result = client.search(StoredId(query.id), within="auto", limit=5)
     label = f" (label {query.payload['label']})" if pictures.labelled else ""
-    click.echo(
-        f"\nthe {len(result.hits)} images of cluster {result.cluster} nearest to "
+    say()
+    say(
+        f"the {len(result.hits)} images of cluster {result.cluster} nearest to "
         f"{place(query)}{label}:"
     )
     print_hits(result.hits, fields=["label"] if pictures.labelled else [])

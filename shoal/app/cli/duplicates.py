@@ -9,7 +9,7 @@ import click
 from shoal.app.cli.command import Command
 from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.target import Target, target_options
-from shoal.app.cli.printing.output import print_json, print_table
+from shoal.app.cli.printing.output import print_json, print_table, say
 
 
 @click.command(cls=Command)
@@ -51,4 +51,4 @@ def duplicates(
     ]
     print_table(("group", "cosine", "id", "image"), rows)
     copies = sum(group.size - 1 for group in groups)
-    click.echo(f"{len(groups):,} groups, {copies:,} images are near-duplicates of another")
+    say(f"{len(groups):,} groups, {copies:,} images are near-duplicates of another")

@@ -19,12 +19,13 @@ from shoal.app.cli.options.derive import Options
 from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.spark import refuse_given, spark_options
 from shoal.app.cli.options.target import Target, target_options
-from shoal.app.cli.printing.output import print_json, talk
+from shoal.app.cli.printing.output import print_json, say, talk
 from shoal.app.cli.root import DomainError, Interrupted, one_line
 from shoal.app.config import SparkChoice
 from shoal.app.jobs.backfill import Backfill, Done, ingest_in_spark
 from shoal.client import WINDOW, IngestOutcome, IngestStatus, Json
 from shoal.errors import ShoalError, TransientError
+from shoal.rpc.signals import interrupted_by_signals
 from shoal.sources import (
     Keys,
     LeftOut,
@@ -214,7 +215,7 @@ def ingest(
         _finish(report, paths, strict=strict, as_json=as_json)
         return
     refuse_given(*(leaf.parameter for leaf in _EXECUTORS.leaves))
-    with target.connect() as client:
+    with interrupted_by_signals(), target.connect() as client:
         limit = client.info().max_image_bytes or None
         config = SourceConfig(keys=keys, source=source, payload=fields, max_bytes=limit)
         shown = sys.stderr.isatty() if progress is None else progress
@@ -269,7 +270,7 @@ def _add(report: Report, task: Done) -> None:
     report.left_out.update(task.left_out)
     for outcome in task.failures:
         report.note(outcome)
-        click.echo(one_line(_described(outcome)), err=True)
+        talk(one_line(_described(outcome)))
 
 
 def _finish(report: Report, paths: tuple[str, ...], *, strict: bool, as_json: bool) -> None:
@@ -279,7 +280,7 @@ def _finish(report: Report, paths: tuple[str, ...], *, strict: bool, as_json: bo
     if as_json:
         print_json(report.as_json())
     else:
-        click.echo(str(report))
+        say(str(report))
     if report.retryable:
         talk(f"shoal: {report.retryable:,} of the failures may be temporary; {RETRY}")
     if report.left_out.total:
@@ -309,7 +310,7 @@ def follow(outcomes: Iterable[IngestOutcome], report: Report, bar: tqdm[Never]) 
         bar.update()
         if outcome.failure is not None:
             with bar.external_write_mode(file=sys.stderr):
-                click.echo(one_line(_described(outcome)), err=True)
+                talk(one_line(_described(outcome)))
 
 
 def _described(outcome: IngestOutcome) -> str:
@@ -322,7 +323,7 @@ def _stopped(error: BaseException, report: Report) -> click.ClickException:
     """What to say when the stream ended before the items did."""
     so_far = f"{report.acknowledged:,} images are stored"
     if isinstance(error, KeyboardInterrupt):
-        return Interrupted(f"interrupted: {so_far}; {RESUME}")
+        return Interrupted(f"interrupted: {so_far}; {RESUME}", error)
     message = error.message if isinstance(error, ShoalError) else str(error)
     helps = isinstance(error, TransientError)  # anything else would only happen again
     return DomainError(f"{message} ({so_far}; {RESUME})" if helps else f"{message} ({so_far})")

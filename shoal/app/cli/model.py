@@ -16,7 +16,7 @@ from shoal.app.cli.command import Command, Group
 from shoal.app.cli.options.derive import configured
 from shoal.app.cli.options.option import Decorator, decorate, json_option, option
 from shoal.app.cli.options.target import Target, target_options
-from shoal.app.cli.printing.output import print_json, print_table, short_time, talk
+from shoal.app.cli.printing.output import print_json, print_table, say, short_time, talk
 from shoal.app.cli.train import DEFAULT_HEADS
 from shoal.errors import ArtefactError, ConfigError
 
@@ -149,7 +149,7 @@ def verify(*, directory: Path, runtime: RuntimeConfig) -> None:
     from embedder.encoding.encoder import Encoder
 
     encoder = Encoder.open(directory, runtime)
-    click.echo(
+    say(
         f"{encoder.name} ({encoder.fingerprint[:FINGERPRINT_CHARS]}): sound, gives its reference "
         f"vectors on {encoder.provider}"
     )
@@ -319,7 +319,7 @@ def _describe(artefact: Artefact, *, as_json: bool) -> None:
         print_json(facts)
         return
     for name, value in facts.items():
-        click.echo(f"{name:<12} {', '.join(value) if isinstance(value, list) else value}")
+        say(f"{name:<12} {', '.join(value) if isinstance(value, list) else value}")
     talk(f"shoal: use it with shoal up --encoder {artefact.directory}")
 
 

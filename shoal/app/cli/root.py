@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from importlib import metadata
 from typing import IO, Any
@@ -11,8 +12,10 @@ from typing import IO, Any
 import click
 
 from shoal.app.cli.command import Group
+from shoal.app.cli.streams import mend_streams
 from shoal.app.packages import check_packages
 from shoal.errors import ShoalError
+from shoal.printable import printable
 
 # gRPC's C core writes lines of its own on stderr, between ours, for every failed handshake. It
 # reads this once, when it is first imported, which is after this.
@@ -48,8 +51,8 @@ COMMANDS = {
 }
 """Name, where the command is, and its one line of help (the same as the command's own)."""
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells give it: 128 + SIGINT."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status after Ctrl-C, as shells give it; other signals have other numbers."""
 
 
 def one_line(text: str) -> str:
@@ -62,17 +65,33 @@ class DomainError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""
-        click.echo(f"shoal: error: {one_line(self.message)}", file=file, err=file is None)
+        click.echo(printable(f"shoal: error: {one_line(self.message)}"), file=file or sys.stderr)
 
 
 class Interrupted(click.ClickException):
-    """Ctrl-C, and what it leaves behind, in one line; exit status 130."""
+    """A signal that ends a command, and what it leaves behind, in one line.
 
-    exit_code = INTERRUPTED
+    The exit status is 128 and the number of the signal, which ``interrupt`` may have; else
+    Ctrl-C's.
+    """
+
+    def __init__(self, message: str, interrupt: BaseException | None = None) -> None:
+        super().__init__(message)
+        match interrupt.args if interrupt is not None else ():
+            case (int(number),):
+                status = 128 + number
+            case _:
+                status = INTERRUPTED
+        self.exit_code = status  # type: ignore[misc]  # of each error, since each has its signal
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""
-        click.echo(f"shoal: {one_line(self.message)}", file=file, err=file is None)
+        click.echo(printable(f"shoal: {one_line(self.message)}"), file=file or sys.stderr)
+
+
+def _make_printable(error: click.ClickException) -> None:
+    """Escapes what click quotes of the command line, such as a file's name."""
+    error.message = printable(error.message)  # type: ignore[misc]  # click only reads it
 
 
 class RootGroup(Group):
@@ -103,14 +122,22 @@ class RootGroup(Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line, with standard streams that can be written to."""
+        mend_streams()
+        return super().main(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a ShoalError or a failure of the system is one line."""
         try:
             check_packages()
             return super().invoke(ctx)
+        except click.ClickException as exc:
+            _make_printable(exc)
+            raise
         except KeyboardInterrupt as exc:
             msg = "interrupted"
-            raise Interrupted(msg) from exc
+            raise Interrupted(msg, exc) from exc
         except BrokenPipeError:
             raise  # click leaves quietly
         except ShoalError as exc:

@@ -17,7 +17,7 @@ from shoal.app.cli.printing.describe import (
     duration_s,
     short,
 )
-from shoal.app.cli.printing.output import print_json, print_table, short_time
+from shoal.app.cli.printing.output import print_json, print_table, say, short_time
 from shoal.client import Run
 
 
@@ -83,13 +83,13 @@ def _print_runs(listed: list[Run]) -> None:
 
 def _print_run(run: Run) -> None:
     for line in describe_run(run):
-        click.echo(line)
-    click.echo(f"id: {run.id}{' (active)' if run.active else ''}")
+        say(line)
+    say(f"id: {run.id}{' (active)' if run.active else ''}")
     if run.base_run:
-        click.echo(f"based on: {run.base_run}")
+        say(f"based on: {run.base_run}")
     if run.stage_seconds:
         stages = ", ".join(f"{stage} {took:.2f}" for stage, took in run.stage_seconds.items())
-        click.echo(f"seconds: {stages}")
+        say(f"seconds: {stages}")
     if run.plan is not None and run.plan.lineage:
         rows = [
             (str(each.cluster), f"{each.size:,}", describe_lineage(each), f"{each.overlap:.2f}")
@@ -116,4 +116,4 @@ def rollback(*, as_json: bool, target: Target) -> None:
         print_json(state)
     else:
         run = short(state.active_run)
-        click.echo(f"active run is {run} again: {amount(state.clusters, 'cluster')}")
+        say(f"active run is {run} again: {amount(state.clusters, 'cluster')}")

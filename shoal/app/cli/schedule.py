@@ -12,7 +12,7 @@ from shoal.app.cli.options.method import Wanted, wanted_options
 from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.describe import describe_drift, short
-from shoal.app.cli.printing.output import print_json, short_time
+from shoal.app.cli.printing.output import print_json, say, short_time
 from shoal.client import Clustering, Schedule
 
 _MOST_S = 3650 * 86_400
@@ -123,13 +123,11 @@ def _print(state: Clustering, *, as_json: bool) -> None:
         return
     found = state.schedule
     if found is None:
-        click.echo(f"clustering {state.name} has no schedule")
+        say(f"clustering {state.name} has no schedule")
     else:
         when = f"cron {found.cron!r} (UTC)" if found.cron else f"every {found.interval_s:g} s"
         due = ", when reclustering is due" if found.only_if_due else ""
         last = f", last run {short(found.last_run)}" if found.last_run else ""
-        click.echo(
-            f"clustering {state.name}: {when}{due}, next at {short_time(found.next_at)}{last}"
-        )
+        say(f"clustering {state.name}: {when}{due}, next at {short_time(found.next_at)}{last}")
     for line in describe_drift(state):
-        click.echo(line)
+        say(line)

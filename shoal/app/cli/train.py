@@ -18,7 +18,7 @@ from shoal.app.cli.options.derive import NumberOrWord, configured
 from shoal.app.cli.options.option import Decorator, decorate, json_option, option
 from shoal.app.cli.options.target import Target, target_options
 from shoal.app.cli.printing.describe import amount
-from shoal.app.cli.printing.output import print_json, print_table, talk
+from shoal.app.cli.printing.output import print_json, print_table, say, talk
 from shoal.app.cli.root import Interrupted
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _describe(manifest: HeadManifest, report: HeadReport) -> None:
             for each in report.seeds
         ],
     )
-    click.echo(
+    say(
         f"head {manifest.id}: {amount(manifest.clusters, 'cluster')}, "
         f"of {amount(report.pictures, 'point')}; agreement {report.quality.agreement:.4f}, "
         f"cohesion {report.quality.cohesion:.4f}"

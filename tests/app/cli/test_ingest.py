@@ -193,16 +193,18 @@ def send_lines(process: subprocess.Popen[bytes], count: int) -> None:
     stdin.flush()
 
 
-def test_ingest_interrupted_exits_130_and_tells_how_to_resume(
-    server: Any, tmp_path: Path, one_picture: bytes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ingest_interrupted_tells_what_is_stored_and_how_to_resume(
+    server: Any, tmp_path: Path, one_picture: bytes, number: signal.Signals
 ) -> None:
-    """Ctrl-C ends in one line that counts what is stored."""
-    process = start_endless_ingest(server.address, tmp_path, one_picture)
+    """Ctrl-C, kill and a terminal that goes away end in one line, with the status of shells."""
+    name = f"endless-{number}"
+    process = start_endless_ingest(server.address, tmp_path, one_picture, collection=name)
     send_lines(process, 3)
-    wait_for_points(server.address, collection="endless", at_least=3)
-    process.send_signal(signal.SIGINT)
+    wait_for_points(server.address, collection=name, at_least=3)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert stderr.decode() == (
         "shoal: interrupted: 3 images are stored; run the same command again to resume\n"
     )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import click
-
+from shoal.app.cli.printing.output import talk
 from shoal.errors import ConfigError
+from shoal.files import replacing
 from shoal.rpc.config import ServerConfig
 from shoal.settings import Setting
 from shoal.telemetry import LogFormat, LogLevel, configure_logging
@@ -43,6 +43,7 @@ class Reporting:
 
     def announce(self, address: str, *, what: str) -> None:
         """Says on stderr, and in the ready file if there is one, that ``address`` answers."""
-        click.echo(f"shoal: serving on {address} ({what})", err=True)
+        talk(f"shoal: serving on {address} ({what})")
         if self.ready_file is not None:
-            self.ready_file.write_text(f"{address}\n", encoding="utf-8")
+            with replacing(self.ready_file) as fresh:  # whoever waits for it reads it whole
+                fresh.write_text(f"{address}\n", encoding="utf-8")

@@ -1,14 +1,20 @@
-"""Printing: JSON and tables on stdout, talk on stderr."""
+"""Printing: JSON and tables on stdout, talk on stderr.
+
+Every command prints through here: what comes from outside never reaches a terminal as it is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 
 import click
 import numpy as np
+
+from shoal.printable import printable
 
 
 def print_json(value: object) -> None:
@@ -31,6 +37,7 @@ def _plain(value: object) -> object:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print aligned columns; columns whose cells all look like numbers align right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     columns = list(zip(header, *rows, strict=True))
     widths = [max(len(cell) for cell in column) for column in columns]
     right = [all(_is_number(cell) for cell in column[1:]) for column in columns]
@@ -39,7 +46,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             cell.rjust(width) if to_right else cell.ljust(width)
             for cell, width, to_right in zip(row, widths, right, strict=True)
         )
-        click.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
 def _is_number(cell: str) -> bool:
@@ -47,9 +54,14 @@ def _is_number(cell: str) -> bool:
     return digits.isdigit() or cell == "-"
 
 
-def talk(text: str) -> None:
-    """Print a line on stderr."""
-    click.echo(text, err=True)
+def say(line: str = "") -> None:
+    """Print a line on stdout; control characters in it are escaped, line breaks too."""
+    click.echo(printable(line), file=sys.stdout)  # click itself would write UTF-8 to ASCII
+
+
+def talk(line: str) -> None:
+    """Print a line on stderr, escaped likewise."""
+    click.echo(printable(line), file=sys.stderr)
 
 
 def short_time(time: datetime | None) -> str:
