@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 
 from embedder.encoding.config import RuntimeConfig
 from embedder.flow.admission import Capacity
-from embedder.images.limits import ImageLimits
+from embedder.images.limits import DecodeMemory, ImageLimits
 from embedder.locations.config import LocationsConfig
 from shoal.cores import usable_cores
 from shoal.settings import INTERNAL, Setting, check_ranges
@@ -51,6 +51,12 @@ class EmbedderConfig:
     """
     decode_workers: Annotated[int, Ge(0)] = 0
     """Images decoded at the same time where a GPU runs the model. 0: one per core."""
+    max_decode_memory_mib: Annotated[int, Ge(0)] = 0
+    """MiB that all images which are being decoded may take together. 0: 1024, and 64 for each core.
+
+    Slow images wait for it; one alone that takes more is refused. 50 megapixels take 70 to 930 MiB,
+    by their format.
+    """
     limits: ImageLimits = field(default_factory=ImageLimits)
     """Bytes, pixels and formats of one image."""
     max_call_images: Annotated[int, Ge(1)] = 512
@@ -60,6 +66,13 @@ class EmbedderConfig:
     """
     max_call_mib: Annotated[int, Ge(1)] = 256
     """MiB of encoded images that all Embed calls together may have in process."""
+    max_call_decode_s: Annotated[float, Gt(0)] = 60.0
+    """Seconds of one core that the slow images of one Embed call may take to decode, estimated by
+    their headers; the images beyond that are refused. All calls together may have twice this in
+    process, and so may all streams.
+
+    Slow are images above 50 ms or 64 MiB of memory: a PNG of 4 megapixels, a photograph of 14.
+    """
     stream_images: Annotated[int, Ge(0)] = 0
     """Images that one Ingest stream may have in process; more wait. 0: 64 on a CPU, else 256.
 
@@ -107,6 +120,16 @@ class EmbedderConfig:
         """The most that all Ingest streams together may have in process."""
         return Capacity(self.max_stream_images, self.max_stream_mib * 2**20)
 
+    @property
+    def slow_calls(self) -> Capacity:
+        """The most slow images of all Embed calls in process: ms of decoding, and bytes."""
+        return Capacity(round(2000 * self.max_call_decode_s), self.max_call_mib * 2**20)
+
+    @property
+    def slow_streams(self) -> Capacity:
+        """The most slow images of all Ingest streams in process: ms of decoding, and bytes."""
+        return Capacity(round(2000 * self.max_call_decode_s), self.max_stream_mib * 2**20)
+
     def among(self, processes: int) -> EmbedderConfig:
         """These settings for each of ``processes`` servers that share the cores of a machine."""
         share = math.ceil(usable_cores() / processes)
@@ -114,6 +137,7 @@ class EmbedderConfig:
             self,
             decode_workers=self.decode_workers or share,
             inference_workers=self.inference_workers or (share if self.runtime.on_cpu else 0),
+            max_decode_memory_mib=math.ceil(self.max_decode_memory_mib / processes),
         )
 
     @property
@@ -130,6 +154,13 @@ class EmbedderConfig:
     def inferences(self) -> int:
         """``inference_workers`` with its default worked out."""
         return self.inference_workers or (usable_cores() if self.runtime.on_cpu else 2)
+
+    @property
+    def decode_memory(self) -> DecodeMemory:
+        """The memory for decoding, as it is shared out."""
+        threads = max(self.decoders, self.inferences if self.runtime.on_cpu else 0)
+        total = self.max_decode_memory_mib or 1024 + 64 * threads
+        return DecodeMemory.of(total * 2**20, threads)
 
     @property
     def decoders(self) -> int:

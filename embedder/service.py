@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, aclosing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,9 +20,9 @@ import grpc.aio
 
 from embedder import messages, metrics
 from embedder.config import MAX_CALL_IMAGES, EmbedderConfig
-from embedder.flow.admission import Gate
+from embedder.flow.admission import Allowance, Gate
 from embedder.flow.batching import Lane, Patience
-from embedder.flow.streaming import Flow, answer_stream
+from embedder.flow.streaming import Flow, Room, answer_stream
 from embedder.inference.fleet import Fleet
 from embedder.inference.pipeline import Vector
 from embedder.ingest.ingestor import Ingestor
@@ -28,6 +30,7 @@ from embedder.ingest.items import Item, Outcome, Remote
 from embedder.ingest.points import Points
 from embedder.locations.reading import Locations
 from shoal.errors import InvalidArgument, Overloaded, ServiceUnavailable, ShoalError
+from shoal.rpc.callers import caller_of
 from shoal.rpc.requests import Excess
 from shoal.store import Store
 from shoal.store.model import check_collection_name
@@ -39,6 +42,9 @@ Context = grpc.aio.ServicerContext
 
 
 T = TypeVar("T")
+
+_SLOW_RETRY_AFTER_S = 10.0
+"""A caller that is refused for slow images is told to wait this long."""
 
 _Request: TypeAlias = embedder_pb2.IngestRequest | Excess[embedder_pb2.IngestRequest]
 """A request of a stream as it comes in."""
@@ -56,6 +62,40 @@ class _Running:
     ingestor: Ingestor
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What the images of an Embed call have in common."""
+
+    encoder: str
+    patience: Patience
+    allowance: Allowance
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What a call brings: images and their bytes, slow ones and others."""
+
+    items: int
+    size: int
+    slow_ms: int
+    slow_size: int
+
+    @classmethod
+    def of(cls, images: Sequence[common_pb2.Image], fleet: Fleet) -> _Load:
+        """The load of ``images``; those that are yet to be read weigh nothing."""
+        items = size = slow_size = 0
+        slow_ms = 0.0
+        for image in images:
+            data = image.data
+            ms = fleet.slow_ms(data)
+            slow_ms += ms
+            if ms:
+                slow_size += len(data)
+            else:
+                items, size = items + 1, size + len(data)
+        return cls(items, size, math.ceil(slow_ms), slow_size)
+
+
 class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     """Embeds images, and ingests them into a store that it does not own."""
 
@@ -67,6 +107,11 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         self._store = store
         self._calls = Gate("embed", config.calls)
         self._streams = Gate("ingest", config.streams)
+        unit = "ms of slow decoding"
+        self._slow_calls = Gate(
+            "embed", config.slow_calls, unit=unit, retry_after_s=_SLOW_RETRY_AFTER_S
+        )
+        self._slow_streams = Gate("ingest", config.slow_streams, unit=unit)
         self._draining = asyncio.Event()
         self._running: _Running | None = None
 
@@ -132,11 +177,12 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         running = self._alive()
         encoder = running.fleet.artefact(request.encoder)
         _check_count("images", len(request.images))
-        patience = Patience(Lane.CALL, _deadline(context))
-        size = sum(len(image.data) for image in request.images)
-        with self._admitted(len(request.images), size):
+        patience = Patience(Lane.CALL, _deadline(context), caller_of(context))
+        call = _Call(encoder.name, patience, Allowance(1000 * self._config.max_call_decode_s))
+        load = _Load.of(request.images, running.fleet)
+        with self._admitted(load.items, load.size), self._admitted_slow(load):
             answers = await asyncio.gather(
-                *(self._embed(running, image, encoder.name, patience) for image in request.images)
+                *(self._embed(running, image, call) for image in request.images)
             )
         results = [
             messages.embed_result(answer, fingerprint=encoder.fingerprint) for answer in answers
@@ -150,7 +196,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         running = self._alive()
         encoder = running.fleet.with_text(request.encoder)
         _check_count("texts", len(request.texts))
-        patience = Patience(Lane.CALL, _deadline(context))
+        patience = Patience(Lane.CALL, _deadline(context), caller_of(context))
         size = sum(map(len, request.texts))
         with self._admitted(len(request.texts), size):
             answers = await asyncio.gather(
@@ -164,9 +210,25 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     @contextmanager
     def _admitted(self, items: int, size: int) -> Iterator[None]:
         """Room for a call, which is counted and refused if there is none."""
+        with self._counted(self._calls.admit(items, size)):
+            yield
+
+    @contextmanager
+    def _admitted_slow(self, load: _Load) -> Iterator[None]:
+        """Room for the slow images of a call, as for the others, which they do not hold up."""
+        most = round(1000 * self._config.max_call_decode_s)
+        if not load.slow_ms:
+            yield
+            return
+        with self._counted(self._slow_calls.admit(min(load.slow_ms, most), load.slow_size)):
+            yield
+
+    @contextmanager
+    def _counted(self, room: AbstractContextManager[None]) -> Iterator[None]:
+        """``room``; a refusal is counted."""
         with ExitStack() as stack:
             try:
-                stack.enter_context(self._calls.admit(items, size))
+                stack.enter_context(room)
             except Overloaded:
                 metrics.REFUSED.inc()
                 raise
@@ -178,7 +240,6 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         context: Context[Any, Any],
     ) -> AsyncIterator[embedder_pb2.IngestResponse]:
         """One answer per request, as they finish; a bad image costs only itself."""
-        del context
         running = self._alive()
         first = await self._first(request_iterator)
         if first is None:
@@ -186,6 +247,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         head = first.head if isinstance(first, Excess) else first
         collection = check_collection_name(head.collection)
         destination = await running.ingestor.open(collection, head.encoders)
+        destination = replace(destination, caller=caller_of(context))
 
         async def answer(asked: _Asked) -> embedder_pb2.IngestResponse:
             if isinstance(asked, embedder_pb2.IngestResponse):
@@ -194,9 +256,8 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
             _count("Ingest", outcome)
             return messages.ingest_response(asked.sequence, asked.key, outcome)
 
-        flow: Flow[_Asked] = Flow(
-            self._config.stream_window, self._streams, size=_size, stop=self._draining
-        )
+        room = partial(self._room, running.fleet)
+        flow: Flow[_Asked] = Flow(self._config.stream_window, room, stop=self._draining)
         reader = _Reader(
             first, request_iterator, collection, max_bytes=self._config.limits.max_bytes
         )
@@ -209,6 +270,15 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         if not reader.finished:
             msg = "the server is shutting down: send again what was not answered"
             raise ServiceUnavailable(msg)
+
+    def _room(self, fleet: Fleet, asked: _Asked) -> Room:
+        """The room of a stream's request; a slow image holds up only the streams of slow ones."""
+        if not isinstance(asked, Item):
+            return Room(self._streams, 0)
+        slow_ms = math.ceil(fleet.slow_ms(asked.data))
+        if not slow_ms:
+            return Room(self._streams, len(asked.data))
+        return Room(self._slow_streams, len(asked.data), slow_ms)
 
     async def _first(self, requests: AsyncIterator[_Request]) -> _Request | None:
         """The first request of a stream, or None; a stream that sends none ends with the server."""
@@ -254,22 +324,21 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         return self._running
 
     async def _embed(
-        self, running: _Running, image: common_pb2.Image, encoder: str, patience: Patience
+        self, running: _Running, image: common_pb2.Image, call: _Call
     ) -> Vector | ShoalError:
-        answer = await _answered(self._vector(running, image, encoder, patience))
+        answer = await _answered(self._vector(running, image, call))
         _count("Embed", answer)
         return answer
 
-    async def _vector(
-        self, running: _Running, image: common_pb2.Image, encoder: str, patience: Patience
-    ) -> Vector:
+    async def _vector(self, running: _Running, image: common_pb2.Image, call: _Call) -> Vector:
         limit = self._config.limits.max_bytes
         source = messages.image_source(image, max_bytes=limit)
         async with AsyncExitStack() as held:
             if isinstance(source, str):
                 reading = running.locations.read(source, max_bytes=limit)
                 source = await held.enter_async_context(reading)
-            return (await running.fleet.embed(source, (encoder,), patience))[encoder]
+            call.allowance.spend(running.fleet.slow_ms(source))
+            return (await running.fleet.embed(source, (call.encoder,), call.patience))[call.encoder]
 
 
 async def _embed_text(
@@ -368,10 +437,6 @@ def _check_collection(name: str, opened: str) -> None:
     if name not in ("", opened):
         msg = f"collection: expected {opened!r}, as the stream began with, or nothing, got {name!r}"
         raise InvalidArgument(msg, field="collection")
-
-
-def _size(asked: _Asked) -> int:
-    return len(asked.data) if isinstance(asked, Item) else 0
 
 
 def _deadline(context: Context[Any, Any]) -> float | None:

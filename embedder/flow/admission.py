@@ -33,11 +33,20 @@ class Gate:
     An empty gate admits anything: otherwise it would refuse a very large call for ever.
     """
 
-    def __init__(self, name: str, capacity: Capacity) -> None:
-        """Prepares an empty gate; ``name`` is for messages."""
+    def __init__(
+        self,
+        name: str,
+        capacity: Capacity,
+        *,
+        unit: str = "images",
+        retry_after_s: float = RETRY_AFTER_S,
+    ) -> None:
+        """Prepares an empty gate; ``name``, and ``unit`` of what is counted, are for messages."""
         self._name = name
         self._capacity = capacity
-        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._unit = unit
+        self._retry_after_s = retry_after_s
+        self._waiting: deque[tuple[asyncio.Future[None], int, int]] = deque()
         self.items = 0
         self.bytes = 0
 
@@ -47,33 +56,33 @@ class Gate:
         if not self._fits(items, size):
             limit = self._capacity
             msg = (
-                f"{self._name}: {self.items} images ({self.bytes} bytes) are in process, "
+                f"{self._name}: {self.items} {self._unit} ({self.bytes} bytes) are in process, "
                 f"expected at most {limit.max_items} ({limit.max_bytes} bytes) "
                 f"with the {items} ({size} bytes) of this call"
             )
-            raise Overloaded(msg, retry_after_s=RETRY_AFTER_S)
+            raise Overloaded(msg, retry_after_s=self._retry_after_s)
         self._count(items, size)
         try:
             yield
         finally:
             self.leave(size, items=items)
 
-    async def enter(self, size: int) -> None:
-        """Takes room for one item of ``size`` bytes, when there is some, first come first served.
+    async def enter(self, size: int, *, items: int = 1) -> None:
+        """Takes room for ``items`` of ``size`` bytes in all; first come, first served.
 
-        A caller that has entered must ``leave`` with the same size. A caller whose wait is
+        A caller that has entered must ``leave`` with the same numbers. A caller whose wait is
         cancelled has not entered.
         """
-        if not self._waiting and self._fits(1, size):
-            self._count(1, size)
+        if not self._waiting and self._fits(items, size):
+            self._count(items, size)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((turn, size))
+        self._waiting.append((turn, items, size))
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():  # let in and cancelled in the same moment
-                self.leave(size)
+                self.leave(size, items=items)
             else:
                 self._let_in()
             raise
@@ -85,11 +94,11 @@ class Gate:
 
     def _let_in(self) -> None:
         while self._waiting:
-            turn, size = self._waiting[0]
+            turn, items, size = self._waiting[0]
             if not turn.done():
-                if not self._fits(1, size):
+                if not self._fits(items, size):
                     return
-                self._count(1, size)
+                self._count(items, size)
                 turn.set_result(None)
             self._waiting.popleft()
 
@@ -101,6 +110,30 @@ class Gate:
         fits_items = self.items + items <= self._capacity.max_items
         fits_bytes = self.bytes + size <= self._capacity.max_bytes
         return self.items == 0 or (fits_items and fits_bytes)
+
+
+class Allowance:
+    """What the slow images of one call may cost together, ms."""
+
+    def __init__(self, most_ms: float) -> None:
+        """Prepares; nothing is spent."""
+        self._most_ms = most_ms
+        self.spent_ms = 0.0
+
+    def spend(self, ms: float) -> None:
+        """Counts an image that takes ``ms``, 0 if it is not slow. The first one always has room.
+
+        Raises:
+            Overloaded: there is too little left for it.
+        """
+        if ms and self.spent_ms and self.spent_ms + ms > self._most_ms:
+            msg = (
+                f"image: the slow images of one call may take {self._most_ms / 1000:g} s of a core "
+                f"to decode, those before this one take about {self.spent_ms / 1000:.1f} s and it "
+                f"takes {ms / 1000:.1f} s: send it in another call"
+            )
+            raise Overloaded(msg, decode_ms=f"{ms:.0f}", max_call_decode_ms=f"{self._most_ms:.0f}")
+        self.spent_ms += ms
 
 
 @dataclass(slots=True)

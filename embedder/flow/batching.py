@@ -6,18 +6,19 @@ waiting*. There is no timer, so an idle batcher adds no delay, and batches grow 
 Promises: each submitted item is answered exactly once, in its own slot; a failed batch is tried
 again item by item, so that one poisonous item costs only itself; an item whose caller has gone or
 whose deadline has passed is not given to ``run``, neither in a batch nor alone; a worker never
-dies of what ``run`` does. How much may wait is decided in ``embedder.flow.admission``, not here.
+dies of what ``run`` does; the callers of a lane take turns by what their items weigh. How much may
+wait is decided in ``embedder.flow.admission``, not here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Generic, Self, TypeAlias, TypeVar
 
+from embedder.flow.fair import FairLine
 from shoal.errors import ConfigError, DeadlineExceeded, ServiceUnavailable, TransientError
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ how many items wait on."""
 
 
 class Lane(Enum):
-    """The queues of a batcher, served in turn: a bulk load cannot starve a single query."""
+    """The lines of a batcher, served in turn: a bulk load cannot starve a single query."""
 
     CALL = auto()
     STREAM = auto()
@@ -40,10 +41,14 @@ class Lane(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """In which lane an item waits, and until when (the loop's time; None: for ever)."""
+    """In which lane an item waits, until when (the loop's time; None: for ever), and for whom.
+
+    The callers of a lane take turns.
+    """
 
     lane: Lane = Lane.CALL
     deadline: float | None = None
+    caller: Hashable = None
 
 
 FOR_EVER: Final = Patience()
@@ -79,13 +84,13 @@ class Portion(Generic[T]):
             the workers share one device or one store, two small batches cost more than a large
             one.
         weight: the most that one batch weighs, unless a single item weighs more; 0 is no limit.
-        weigh: the weight of an item.
+        weigh: the weight of an item. Callers take turns by what their items weigh.
     """
 
     items: int
     spread: bool = True
-    weight: int = 0
-    weigh: Callable[[T], int] = lambda _: 0
+    weight: float = 0
+    weigh: Callable[[T], float] = lambda _: 1
 
 
 def _unwatched(_waited_s: Sequence[float], _left: int) -> None:
@@ -128,7 +133,7 @@ class Batcher(Generic[T, R]):
         self._watch = watch
         self._count = workers
         self._free = workers
-        self._lanes: dict[Lane, deque[_Entry[T, R]]] = {lane: deque() for lane in Lane}
+        self._lanes: dict[Lane, FairLine[_Entry[T, R]]] = {lane: FairLine() for lane in Lane}
         self._line = list(Lane)
         self._wake = asyncio.Event()
         self._closing = False
@@ -171,7 +176,7 @@ class Batcher(Generic[T, R]):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
         entry = _Entry(item, answer, loop.time(), patience.deadline)
-        self._lanes[patience.lane].append(entry)
+        self._lanes[patience.lane].push(patience.caller, entry, self._portion.weigh(item))
         self._wake.set()
         return await answer
 
@@ -187,7 +192,7 @@ class Batcher(Generic[T, R]):
         finally:
             for lane in self._lanes.values():
                 while lane:
-                    lane.popleft().settle(self._closed())
+                    lane.pop().settle(self._closed())
 
     def _closed(self) -> ServiceUnavailable:
         return ServiceUnavailable(f"{self._name}: shutting down, nothing new is accepted")
@@ -216,10 +221,10 @@ class Batcher(Generic[T, R]):
             # A busy worker counts half: on average it is halfway through its batch.
             share = -(-2 * share // (self._count + self._free))
         batch: list[_Entry[T, R]] = []
-        weight = 0
+        weight = 0.0
         now = asyncio.get_running_loop().time()
         while len(batch) < min(share, portion.items) and (lane := self._turn()):
-            entry = self._lanes[lane][0]
+            entry = self._lanes[lane].head()
             if self._is_wanted(entry, now):
                 weight += portion.weigh(entry.item)
                 if batch and 0 < portion.weight < weight:
@@ -227,7 +232,7 @@ class Batcher(Generic[T, R]):
                 batch.append(entry)
                 self._line.remove(lane)
                 self._line.append(lane)
-            self._lanes[lane].popleft()
+            self._lanes[lane].pop()
         if batch:
             self._watch([now - entry.since for entry in batch], len(self))
         return batch

@@ -15,20 +15,27 @@ B = TypeVar("B")
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """The room of one request: at a ``gate`` that all streams share, so many items and bytes."""
+
+    gate: Gate
+    size: int
+    items: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Flow(Generic[A]):
     """How much of one stream may be under way.
 
     Attributes:
         max_items: the most requests that are read before the receiver has taken their responses,
             at least 1.
-        gate: shared by all streams; a request leaves it when it is answered.
-        size: the weight of a request at the gate, bytes.
+        room: where a request gets its room, and how much; it gives it back when it is answered.
         stop: once set, no more requests are read or let in; those under way are answered.
     """
 
     max_items: int
-    gate: Gate
-    size: Callable[[A], int]
+    room: Callable[[A], Room]
     stop: asyncio.Event
 
 
@@ -55,17 +62,17 @@ async def answer_stream(
                 request = await anext(requests, None)
                 if request is None:
                     return
-                size = flow.size(request)
-                await flow.gate.enter(size)
+                place = flow.room(request)
+                await place.gate.enter(place.size, items=place.items)
                 # No await from here to the callback: a request that has entered will leave.
                 task = asyncio.create_task(answer(request))
                 tasks.add(task)
-                task.add_done_callback(partial(leave, size))
+                task.add_done_callback(partial(leave, place))
         finally:
             done.put_nowait(None)
 
-    def leave(size: int, task: asyncio.Task[B]) -> None:
-        flow.gate.leave(size)
+    def leave(place: Room, task: asyncio.Task[B]) -> None:
+        place.gate.leave(place.size, items=place.items)
         done.put_nowait(task)
 
     async def stop() -> None:

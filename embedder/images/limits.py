@@ -14,6 +14,8 @@ FORMATS: Final = frozenset({"AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"}
 """The formats that are decoded, by Pillow's names."""
 PILLOW_MAX_PIXELS: Final = 89_478_485
 """Above this Pillow warns of its own accord, and above twice this it refuses."""
+_MAX_EACH: Final = 64 * 2**20
+"""A photograph of 14 megapixels takes this much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +46,22 @@ class ImageLimits:
         if not self.formats or not self.formats <= FORMATS:
             expected, got = sorted(FORMATS), sorted(self.formats)
             raise ConfigError(f"formats: expected some of {expected}, got {got}", field="formats")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeMemory:
+    """How the memory for decoding is shared out, bytes.
+
+    Attributes:
+        each: the most that an image may take which is decoded beside others.
+        apart: the most that all slow images may take together, which are decoded apart.
+    """
+
+    each: int
+    apart: int
+
+    @classmethod
+    def of(cls, total: int, threads: int) -> DecodeMemory:
+        """``total`` bytes for ``threads`` that decode, and for the slow images."""
+        each = min(_MAX_EACH, total // 2 // threads)
+        return cls(each, total - each * threads)

@@ -63,7 +63,7 @@ class Fleet:
         """Prepares; ``start`` begins."""
         self._config = config
         self._open_encoder = open_encoder
-        self._decoder = Decoder(config.limits, threads=config.decoders)
+        self._decoder = Decoder(config.limits, threads=config.decoders, memory=config.decode_memory)
         self._encoders: dict[str, _EncoderState] = {}
         self._idle_closer: asyncio.Task[None] | None = None
         self._closed = False
@@ -236,6 +236,11 @@ class Fleet:
                 )
             )
             return dict(zip(names, vectors, strict=True))
+
+    def slow_ms(self, data: bytes) -> float:
+        """How long a slow image takes to decode, ms of a core, by its header; 0 if it is not."""
+        image = self._decoder.weighed(data)
+        return image.cost.ms if self._decoder.is_slow(image) else 0.0
 
     async def embed_text(self, text: str, name: str, patience: Patience) -> Vector:
         """The vector (D,) of ``text`` by the encoder ``name``; raises as ``embed``."""

@@ -24,15 +24,25 @@ from embedder.config import EmbedderConfig
 from embedder.encoding.canary import Canary, Runs, Times
 from embedder.encoding.encoder import Encoder
 from embedder.flow.batching import Batcher, Patience, Portion
-from embedder.images.decoding import Decoder, Pixels
+from embedder.images.decoding import Decoder, Encoded, MoreThanSaid, Pixels
 from shoal import vectors
 from shoal.errors import InvalidArgument, OperatorError, ShoalError
 
 Vector = npt.NDArray[np.float32]
 """float32 (D,), of unit length."""
 
-_Image: TypeAlias = bytes | Pixels
+_Image: TypeAlias = Encoded | Pixels
 """One image, encoded or decoded."""
+
+
+_MODEL_MS = 5.0
+"""The cost of the model for one image, as far as it matters for whose turn it is: the bundled
+encoder's on one core is twice this, a GPU's a hundredth."""
+
+
+def _weight(image: _Image) -> float:
+    """The cost of an image for whose turn it is, ms."""
+    return _MODEL_MS + (image.cost.ms if isinstance(image, Encoded) else 0.0)
 
 
 class Pipeline:
@@ -51,7 +61,7 @@ class Pipeline:
             self._infer_images,
             name="inference",
             workers=config.inferences,
-            portion=Portion(config.batch, spread=config.runtime.on_cpu),
+            portion=Portion(config.batch, spread=config.runtime.on_cpu, weigh=_weight),
             watch=metrics.queue("inference"),
         )
         self._texts: Batcher[str, Vector] = Batcher(
@@ -89,9 +99,14 @@ class Pipeline:
             OperatorError: the model failed on it.
             ServiceUnavailable: the service is shutting down, or the model fails its self-test.
         """
-        if self._workers_decode:
-            return await self._embed(data, patience)
-        pixels = await self._decoder.decode_in_turn(data, self.encoder.preprocessings, patience)
+        image, specs = self._decoder.weighed(data), self.encoder.preprocessings
+        if self._workers_decode and not self._decoder.is_slow(image):
+            try:
+                return await self._embed(image, patience)
+            except MoreThanSaid:
+                pixels = await self._decoder.decode_apart(data, specs, patience)
+        else:
+            pixels = await self._decoder.decode_in_turn(data, specs, patience)
         return await self._embed(pixels, patience)
 
     async def embed_pixels(self, pixels: Pixels, patience: Patience) -> Vector:
@@ -140,7 +155,7 @@ class Pipeline:
         return [next(found) if isinstance(image, tuple) else image for image in decoded]
 
     def _decoded(self, image: _Image) -> Pixels | ShoalError:
-        if not isinstance(image, bytes):
+        if not isinstance(image, Encoded):
             return image
         try:
             return self._decoder.decode_now(image, self.encoder.preprocessings)

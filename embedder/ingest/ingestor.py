@@ -29,15 +29,14 @@ from shoal.store import Payload, Point, VectorInfo, arrival, point_id
 _SERVERS_FIELDS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
 """The payload fields that Shoal writes; all others are the sender's."""
 
-_PATIENCE = Patience(Lane.STREAM)
-
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A collection, and the encoders that make its vectors, by name."""
+    """A collection, the encoders that make its vectors, by name, and who sends images to it."""
 
     collection: str
     encoders: tuple[str, ...]
+    caller: str | None = None
 
 
 class Ingestor:
@@ -126,7 +125,8 @@ class Ingestor:
         return Status.UPDATED
 
     async def _replace(self, to: Destination, item: Item) -> None:
-        vectors = await self._fleet.embed(item.data, to.encoders, _PATIENCE)
+        patience = Patience(Lane.STREAM, caller=to.caller)
+        vectors = await self._fleet.embed(item.data, to.encoders, patience)
         payload: Payload = {
             **item.fields,
             "key": item.key,

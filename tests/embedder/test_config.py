@@ -11,6 +11,7 @@ from embedder import config
 from embedder.config import EmbedderConfig
 from embedder.encoding.config import RuntimeConfig
 from embedder.flow.admission import Capacity
+from embedder.images.limits import DecodeMemory
 from shoal.errors import ConfigError
 
 ON_GPU = RuntimeConfig(provider="cuda")
@@ -34,6 +35,8 @@ def _six_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         {"max_call_mib": 0},
         {"max_stream_images": 0},
         {"max_stream_mib": 0},
+        {"max_decode_memory_mib": -1},
+        {"max_call_decode_s": 0},
         {"idle_encoder_s": 0},
         {"canary_interval_s": -1e-9},
         {"canary_interval_s": float("nan")},
@@ -94,3 +97,21 @@ def test_processes_share_the_cores() -> None:
         assert (on_gpu.inferences, on_gpu.decoders) == (2, share)
     said = EmbedderConfig(inference_workers=5, decode_workers=7)
     assert said.among(3) == said
+
+
+def test_config_shares_out_the_memory_for_decoding() -> None:
+    """By default 1 GiB and 64 MiB a core; processes on one machine share what is set."""
+    assert EmbedderConfig().decode_memory == DecodeMemory(64 * 2**20, 2**30)
+    on_gpu = EmbedderConfig(runtime=ON_GPU, decode_workers=2)
+    assert on_gpu.decode_memory == DecodeMemory(64 * 2**20, 2**30)
+    shared = EmbedderConfig(max_decode_memory_mib=900).among(3)
+    assert shared.max_decode_memory_mib == 300
+    assert shared.decode_memory.each * 2 + shared.decode_memory.apart == 300 * 2**20
+    assert EmbedderConfig().among(3).max_decode_memory_mib == 0
+
+
+def test_config_bounds_slow_images_by_their_seconds() -> None:
+    """All calls may have twice in process what one call may; so may all streams."""
+    settings = EmbedderConfig(max_call_decode_s=1.5, max_call_mib=3, max_stream_mib=5)
+    assert settings.slow_calls == Capacity(3000, 3 * 2**20)
+    assert settings.slow_streams == Capacity(3000, 5 * 2**20)

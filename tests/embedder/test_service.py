@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import random
 import threading
 import time
@@ -202,6 +203,112 @@ def test_embed_is_refused_at_once_when_too_much_is_in_process(serve: Serve, imag
             assert isinstance(error, Overloaded)
             assert error.retry_after_s > 0
             assert len((await served.embed(images.digits[0])).results) == 1
+
+    asyncio.run(scenario())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what other tasks do."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - nothing tells when it comes true
+            await asyncio.sleep(0.001)
+
+
+def slow_webp() -> bytes:
+    """38 bytes that are 12 megapixels: slow to decode, by their header."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4000, 3000)).save(buffer, "WEBP", lossless=True, method=0)
+    return buffer.getvalue()
+
+
+def test_embed_refuses_slow_images_past_the_calls_allowance(serve: Serve, images: Any) -> None:
+    """They are refused one by one, with the numbers; the others of the call are embedded."""
+
+    async def scenario() -> None:
+        async with serve(EmbedderConfig(run_size=1, max_call_decode_s=0.2)) as served:
+            slow = slow_webp()
+            response = await served.embed(slow, images.digits[0], slow, images.digits[1])
+            reasons = [result.error.reason for result in response.results]
+            assert reasons == ["", "", "OVERLOADED", ""]
+            error = response.results[2].error
+            assert error.retryable
+            assert error.metadata["max_call_decode_ms"] == "200"
+            assert "may take 0.2 s of a core to decode" in error.message
+            assert (served.service._slow_calls.items, served.service._calls.items) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_embed_slow_images_hold_up_only_slow_ones(serve: Serve, images: Any) -> None:
+    """A quick call is answered while slow images are in process; a slow one is refused then."""
+
+    async def scenario() -> None:
+        config = EmbedderConfig(run_size=1, max_call_images=2, max_call_decode_s=0.25)
+        async with serve(config) as served:
+            slow, held = slow_webp(), asyncio.Event()
+            apart = served.service._running.fleet._decoder._apart
+            decode = apart.decode
+
+            async def holding(*given: Any) -> Any:
+                callers.append(given[1].caller)
+                await held.wait()
+                return await decode(*given)
+
+            callers: list[str] = []
+            apart.decode = holding
+            busy = asyncio.create_task(served.embed(*[slow] * 3))
+            await until(lambda: len(callers) == 1)
+            assert served.service._calls.items == 0
+            assert served.service._slow_calls.items == 250
+            assert len((await served.embed(*images.digits[:2])).results) == 2
+            second = asyncio.create_task(served.embed(slow))
+            await until(lambda: len(callers) == 2)
+            before = REGISTRY.get_sample_value("shoal_embedder_calls_refused_total") or 0.0
+            error = await refused(served.embed(slow, slow))
+            assert isinstance(error, Overloaded)
+            assert "ms of slow decoding" in error.message
+            assert error.retry_after_s == 10
+            count = REGISTRY.get_sample_value("shoal_embedder_calls_refused_total")
+            assert count == before + 1
+            held.set()
+            await asyncio.gather(busy, second)
+            assert len(set(callers)) == 1
+            assert callers[0].startswith("ipv4:")
+
+    asyncio.run(scenario())
+
+
+def test_ingest_slow_images_hold_up_only_streams_of_slow_ones(serve: Serve, images: Any) -> None:
+    """They have room of their own, by their time; a stream without them goes on beside."""
+
+    async def scenario() -> None:
+        config = EmbedderConfig(run_size=1, max_stream_images=2, max_call_decode_s=0.1)
+        async with serve(config) as served:
+            held = asyncio.Event()
+            apart = served.service._running.fleet._decoder._apart
+            decode = apart.decode
+            callers: list[str] = []
+
+            async def holding(*given: Any) -> Any:
+                callers.append(given[1].caller)
+                await held.wait()
+                return await decode(*given)
+
+            apart.decode = holding
+            requests = [served.request(slow_webp(), key=f"slow {n}") for n in range(4)]
+            stream = asyncio.create_task(served.ingest(*requests))
+            await until(lambda: bool(callers))
+            quick = [served.request(data, key=f"{n}") for n, data in enumerate(images.digits)]
+            answers = await served.ingest(*quick)
+            assert {answer.result.status for answer in answers} == {1}
+            assert len(callers) == 1
+            assert served.service._slow_streams.items > 100
+            assert served.service._streams.items == 0
+            held.set()
+            assert {answer.result.status for answer in await stream} == {1}
+            assert served.service._slow_streams.items == 0
+            assert set(callers) == {callers[0]}
+            assert callers[0].startswith("ipv4:")
 
     asyncio.run(scenario())
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedder.flow.admission import Capacity, Gate, Turns
+from embedder.flow.admission import Allowance, Capacity, Gate, Turns
 from shoal.errors import Overloaded
 
 pytestmark = pytest.mark.timeout(10)
@@ -55,6 +55,54 @@ def test_gate_is_left_by_a_call_that_fails() -> None:
     with pytest.raises(ValueError, match="broken"), gate.admit(2, 50):
         raise ValueError("broken")
     assert (gate.items, gate.bytes) == (0, 0)
+
+
+def test_gate_says_what_it_counts_and_when_to_come_back() -> None:
+    """Not only images: the slow ones are counted by their milliseconds."""
+    gate = Gate("embed", Capacity(10, 100), unit="ms of slow decoding", retry_after_s=7)
+    with gate.admit(8, 1), pytest.raises(Overloaded) as caught, gate.admit(3, 1):
+        pass
+    assert caught.value.message.startswith("embed: 8 ms of slow decoding (1 bytes) are in process")
+    assert caught.value.retry_after_s == 7
+
+
+def test_gate_takes_several_items_at_once_and_gives_all_of_them_back() -> None:
+    """Who waits with several gets room for all of them; who is cancelled then has none."""
+
+    async def scenario() -> None:
+        gate = Gate("ingest", Capacity(max_items=10, max_bytes=100))
+        await gate.enter(5, items=8)
+        waiting = asyncio.create_task(gate.enter(6, items=4))
+        behind = asyncio.create_task(gate.enter(1, items=1))
+        await settled()
+        assert not waiting.done()
+        assert not behind.done()
+        gate.leave(5, items=8)
+        waiting.cancel()  # let in and cancelled in the same moment
+        await settled()
+        assert behind.done()
+        assert (gate.items, gate.bytes) == (1, 1)
+
+    asyncio.run(scenario())
+
+
+def test_allowance_is_spent_by_slow_images_and_then_refuses_them() -> None:
+    """The first always has room; the refusal has the numbers; quick images cost nothing."""
+    allowance = Allowance(1000)
+    allowance.spend(5000)
+    with pytest.raises(Overloaded) as caught:
+        allowance.spend(1)
+    assert "may take 1 s of a core to decode, those before this one take about 5.0 s" in (
+        caught.value.message
+    )
+    assert caught.value.metadata == {"decode_ms": "1", "max_call_decode_ms": "1000"}
+    allowance.spend(0)
+    exact = Allowance(1000)
+    for _ in range(2):
+        exact.spend(500)
+    assert exact.spent_ms == 1000
+    with pytest.raises(Overloaded):
+        exact.spend(0.5)
 
 
 def test_gate_lets_in_what_fits_and_no_more() -> None:

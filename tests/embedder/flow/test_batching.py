@@ -146,17 +146,44 @@ def test_batcher_counts_a_busy_worker_half() -> None:
 
 
 def test_batcher_without_a_limit_of_weight_weighs_nothing() -> None:
-    """A weight of 0 is no limit, whatever the items weigh; and items weigh nothing by default."""
+    """A weight of 0 is no limit, whatever the items weigh; and an item weighs 1 by default."""
 
     async def scenario() -> None:
         run = Doubler()
         run.may_run.set()
         unlimited: Portion[int] = Portion(8, weigh=lambda number: number)
-        weightless: Portion[int] = Portion(8, weight=1)
+        weightless: Portion[int] = Portion(8, weight=3)
         for portion in (unlimited, weightless):
             async with Batcher(run, name="doubling", workers=1, portion=portion) as doubling:
                 await asyncio.gather(*map(doubling.submit, (3, 30, 300)))
         assert run.batches == [[3, 30, 300]] * 2
+
+    asyncio.run(scenario())
+
+
+def test_batcher_serves_callers_in_turn_by_what_their_items_weigh() -> None:
+    """One caller's many items do not hold up another's few; the lanes still take turns."""
+
+    async def scenario() -> None:
+        run = Doubler()
+        portion: Portion[int] = Portion(1, weigh=lambda number: 10 if number >= 100 else 1)
+        async with Batcher(run, name="doubling", workers=1, portion=portion) as doubling:
+
+            def submit(number: int, caller: str, lane: Lane = Lane.CALL) -> asyncio.Task[int]:
+                return asyncio.create_task(doubling.submit(number, Patience(lane, None, caller)))
+
+            tasks = [submit(number, "slow") for number in (100, 101, 102)]
+            await settled()
+            tasks += [submit(number, "quick") for number in range(1, 12)]
+            tasks += [submit(number, "other", Lane.STREAM) for number in (50, 51)]
+            await settled()
+            run.may_run.set()
+            assert await asyncio.gather(*tasks)
+        order = [number for (number,) in run.batches]
+        assert order[0] == 100
+        assert sorted(order[1:5]) == [1, 2, 50, 51]
+        assert [number for number in order if number < 50] == list(range(1, 12))
+        assert order.index(9) < order.index(101) < order.index(11) < order.index(102)
 
     asyncio.run(scenario())
 

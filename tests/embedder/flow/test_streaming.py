@@ -9,7 +9,7 @@ from contextlib import aclosing
 import pytest
 
 from embedder.flow.admission import Capacity, Gate
-from embedder.flow.streaming import Flow, answer_stream
+from embedder.flow.streaming import Flow, Room, answer_stream
 
 pytestmark = pytest.mark.timeout(10)
 """A stream that reads nothing more is found in seconds."""
@@ -35,12 +35,8 @@ class Sender:
 
 
 def flow(*, max_items: int = 4, gate: Gate | None = None) -> Flow[int]:
-    return Flow(
-        max_items,
-        gate or Gate("test", Capacity(100, 10_000)),
-        size=lambda number: number,
-        stop=asyncio.Event(),
-    )
+    shared = gate or Gate("test", Capacity(100, 10_000))
+    return Flow(max_items, lambda number: Room(shared, number), stop=asyncio.Event())
 
 
 def test_stream_answers_each_request_once_as_it_finishes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from embedder.config import EmbedderConfig
 from embedder.encoding.artefact import Artefact, bundled_artefact, load_artefact
@@ -18,18 +20,21 @@ from embedder.encoding.encoder import Encoder
 from embedder.encoding.runtime import RuntimeConfig
 from embedder.flow.batching import Lane, Patience
 from embedder.images import decoding
-from embedder.images.decoding import MAX_BATCH, Decoder
-from embedder.images.preprocess import ImageLimits, decode
+from embedder.images.cost import SLOW_MS, Cost, cost_of, unknown_cost
+from embedder.images.decoding import MAX_BATCH, Decoder, Encoded, MoreThanSaid
+from embedder.images.limits import DecodeMemory, ImageLimits
+from embedder.images.preprocess import decode
 from embedder.inference.fleet import Fleet
-from shoal.errors import DeadlineExceeded, ImageCorrupt, ServiceUnavailable
+from shoal.errors import DeadlineExceeded, ImageCorrupt, ImageTooManyPixels, ServiceUnavailable
 
 SPECS = (load_artefact(bundled_artefact()).manifest.preprocessing,)
 LIMITS = ImageLimits()
+MEMORY = DecodeMemory(each=2**26, apart=2**30)
 
 
 @asynccontextmanager
 async def decoder(*, threads: int) -> AsyncIterator[Decoder]:
-    made = Decoder(LIMITS, threads=threads)
+    made = Decoder(LIMITS, threads=threads, memory=MEMORY)
     made.start()
     try:
         yield made
@@ -137,7 +142,7 @@ def test_closed_decoder_answers_what_waits_and_takes_nothing_new(images: Any) ->
     """What was submitted before is decoded; after, it is refused."""
 
     async def scenario() -> None:
-        threads = Decoder(LIMITS, threads=1)
+        threads = Decoder(LIMITS, threads=1, memory=MEMORY)
         threads.start()
         waiting = [
             asyncio.create_task(threads.decode_in_turn(data, SPECS, Patience()))
@@ -188,3 +193,82 @@ def test_images_that_are_decoded_together_run_together(held: Held) -> None:
     asyncio.run(scenario())
     assert sum(ran) == count
     assert len(ran) <= count // 8, ran
+
+
+def png(side: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (side, side)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_slow_images_are_decoded_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their time, or by their memory; the others in the decoder's threads."""
+    apart: list[tuple[bytes, float]] = []
+
+    async def decode_apart(image: Any, _: Patience) -> Any:
+        apart.append((image.data, image.cost.ms))
+        return (np.zeros((224, 224, 3), np.uint8),)
+
+    async def scenario() -> None:
+        quick, slow = png(500), png(3000)
+        async with decoder(threads=1) as made:
+            monkeypatch.setattr(made._apart, "decode", decode_apart)
+            for data in (quick, slow):
+                await made.decode_in_turn(data, SPECS, Patience())
+            assert apart == [(slow, cost_of(slow).ms)]
+            assert made.is_slow(Encoded(b"", Cost(1, SLOW_MS + 0.1, 1)))
+            assert not made.is_slow(Encoded(b"", Cost(1, SLOW_MS, MEMORY.each)))
+            assert made.is_slow(Encoded(b"", Cost(1, 1, MEMORY.each + 1)))
+
+    asyncio.run(scenario())
+
+
+def test_an_image_with_more_pixels_than_it_said_is_decoded_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the header seemed to say is never believed: nothing is gained by a trick."""
+    monkeypatch.setattr(decoding, "cost_of", lambda _: Cost(1000, 1.0, 1000))
+    costs: list[Cost] = []
+
+    async def scenario() -> None:
+        async with decoder(threads=1) as made:
+            decode_apart = made._apart.decode
+
+            async def watched(image: Any, patience: Patience) -> Any:
+                costs.append(image.cost)
+                return await decode_apart(image, patience)
+
+            monkeypatch.setattr(made._apart, "decode", watched)
+            honest, liar = png(1000), png(1100)
+            (pixels,) = await made.decode_in_turn(honest, SPECS, Patience())
+            assert pixels.shape == (224, 224, 3)
+            assert costs == []
+            with pytest.raises(MoreThanSaid):
+                made.decode_now(made.weighed(liar), SPECS)
+            (pixels,) = await made.decode_in_turn(liar, SPECS, Patience())
+            assert pixels.shape == (224, 224, 3)
+
+    asyncio.run(scenario())
+    assert costs == [unknown_cost(LIMITS.max_pixels, len(png(1100)))]
+
+
+def test_an_image_past_the_limit_costs_nothing_and_is_told_the_limit(images: Any) -> None:
+    """It is refused by its header, in a thread: no process starts for it."""
+
+    async def scenario() -> None:
+        async with decoder(threads=1) as made:
+            assert made.weighed(images.huge).cost.ms < SLOW_MS
+            for data in (images.huge, png(8000)):
+                with pytest.raises(ImageTooManyPixels, match="expected at most 50000000 pixels"):
+                    await made.decode_in_turn(data, SPECS, Patience())
+            assert made._apart._all == []
+
+    asyncio.run(scenario())
+
+
+def test_memory_for_decoding_is_shared_by_threads_and_slow_images() -> None:
+    """All of it together is the number that the operator sets."""
+    shared = DecodeMemory.of(2**30, 2)
+    assert shared == DecodeMemory(64 * 2**20, 2**30 - 2 * 64 * 2**20)
+    little = DecodeMemory.of(100, 5)
+    assert little == DecodeMemory(10, 50)

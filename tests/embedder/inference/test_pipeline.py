@@ -98,7 +98,7 @@ async def working(
     encoder: Colours, *, run_size: int = 8, **options: Any
 ) -> AsyncIterator[Pipeline]:
     config = EmbedderConfig(**options)
-    decoder = Decoder(config.limits, threads=1)
+    decoder = Decoder(config.limits, threads=1, memory=config.decode_memory)
     decoder.start()
     pipeline = Pipeline(encoder, config, decoder, run_size=run_size)  # type: ignore[arg-type]
     pipeline.start()

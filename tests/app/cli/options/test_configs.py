@@ -39,6 +39,8 @@ EMBEDDER = (
     Row("--max-image-pixels", "limits.max_pixels", 50_000_000, ["14"], 14),
     Row("--max-call-images", "max_call_images", 512, ["15"], 15),
     Row("--max-call-mib", "max_call_mib", 256, ["16"], 16),
+    Row("--max-call-decode", "max_call_decode_s", 60.0, ["1.5"], 1.5),
+    Row("--max-decode-memory-mib", "max_decode_memory_mib", 0, ["900"], 900),
     Row("--stream-images", "stream_images", 0, ["17"], 17),
     Row("--max-stream-images", "max_stream_images", 1024, ["18"], 18),
     Row("--max-stream-mib", "max_stream_mib", 256, ["19"], 19),
