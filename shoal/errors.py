@@ -22,6 +22,7 @@
     |   +-- SelfTestFailed         the encoder does not reproduce its reference vectors
     |   +-- ExportRefused          a model cannot be exported, or its export is not faithful
     |   +-- StoreLocked            another process owns the embedded store
+    |   +-- DiskFull               the embedded store's disk has no room for writes
     |   +-- FitFailed              the child process of a fit died
     |   +-- Unrecoverable          the process cannot recover; it ends, to be started anew
     +-- TransientError             the same request may succeed later
@@ -193,6 +194,12 @@ class StoreLocked(OperatorError):
     """Another process owns the embedded store."""
 
     reason = "STORE_LOCKED"
+
+
+class DiskFull(OperatorError):
+    """The embedded store's disk has no room for writes; reads go on."""
+
+    reason = "DISK_FULL"
 
 
 class FitFailed(OperatorError):

@@ -7,6 +7,8 @@ composition roots call this module.
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import logging
 import sys
 import threading
@@ -72,6 +74,13 @@ def configure_logging(level: str = "info", fmt: str = "json", **facts: object) -
     for name in _CHATTY:
         quiet = logging.DEBUG if level.lower() == "debug" else logging.WARNING
         logging.getLogger(name).setLevel(quiet)
+
+
+def trace_crashes() -> None:
+    """Has a crash of the process (SIGBUS, SIGSEGV) write on stderr what each thread was doing."""
+    # A closed stderr is None, and one that was replaced may have no file.
+    with contextlib.suppress(RuntimeError, ValueError, OSError, AttributeError):
+        faulthandler.enable()
 
 
 @dataclass(frozen=True, slots=True)

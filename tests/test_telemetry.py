@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import signal
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from shoal import __version__
 from shoal.errors import ConfigError
-from shoal.telemetry import configure_logging, start_metrics
+from shoal.telemetry import configure_logging, start_metrics, trace_crashes
 
 CHATTY = ("httpx", "httpcore", "grpc", "PIL", "asyncio")
 
@@ -66,6 +70,35 @@ def test_logging_json_keeps_a_traceback_in_its_line(capsys: pytest.CaptureFixtur
         logging.getLogger("shoal.test").exception("failed")
     (line,) = capsys.readouterr().err.splitlines()
     assert "ValueError: two\nlines" in json.loads(line)["exc_info"]
+
+
+def test_crash_leaves_a_trace() -> None:
+    """A signal that ends the process (SIGBUS, as on a full disk) tells where it was."""
+    program = (
+        "import os, signal; from shoal.telemetry import trace_crashes\n"
+        "def writing(): os.kill(os.getpid(), signal.SIGBUS)\n"
+        "trace_crashes(); writing()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == -signal.SIGBUS
+    assert "Fatal Python error: Bus error" in done.stderr
+    assert "in writing" in done.stderr
+
+
+@pytest.mark.parametrize("stream", [None, io.StringIO()])
+def test_crash_without_a_file_for_its_trace_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None
+) -> None:
+    """A program may have closed or replaced stderr."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    trace_crashes()
 
 
 def test_logging_text_is_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:

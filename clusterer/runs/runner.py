@@ -83,18 +83,24 @@ class Runner:
         """Frees the leases of a process that is certain to have died.
 
         The embedded store has one owner, so every earlier holder of a lease is gone. On a server a
-        lease expires by itself.
+        lease expires by itself; so does one that cannot be freed now, as on a full disk.
         """
         if self._store.kind == "server":
             return
         for collection in self._store.collections():
             clusterings = Clusterings(self._store, collection.name)
             for name in collection.clusterings:
-                state = clusterings.state(name)
-                if state.lease.run:
-                    _LOG.warning("run %s was interrupted", state.lease.run)
-                    self.book.close_record(clusterings, state.lease.run, state)
-                    break_lease(clusterings, state)
+                try:
+                    self._free(clusterings, clusterings.state(name))
+                except ShoalError as exc:
+                    _LOG.warning("collection %s, clustering %s: %s", collection.name, name, exc)
+
+    def _free(self, clusterings: Clusterings, state: State) -> None:
+        """Closes the record of the run that holds the lease in ``state``, and frees the lease."""
+        if state.lease.run:
+            _LOG.warning("run %s was interrupted", state.lease.run)
+            self.book.close_record(clusterings, state.lease.run, state)
+            break_lease(clusterings, state)
 
     def start(self, task: Task, message: pb.Run, *, once: bool) -> pb.Run:
         """Starts a run.

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from annotated_types import Ge
+
 from shoal.app.packages import check_packages
 from shoal.rpc.config import ServerConfig
 from shoal.settings import Setting
@@ -35,6 +37,9 @@ class LocalConfig:
     """Where the process listens, and whom it lets in."""
     metrics_address: Annotated[str, _METRICS] = OFF
     """Where Prometheus metrics are served."""
+    min_free_mib: Annotated[int, Ge(0)] = 128
+    """Free MiB on the store's disk below which writes are refused, while reads go on. The engine
+    needs some 64 MiB at most between two looks at the disk."""
 
     @property
     def store(self) -> Path:

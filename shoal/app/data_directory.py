@@ -12,6 +12,7 @@ other people in a directory that is Shoal's are never touched.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ from shoal.ownership import (
     remove_temporary,
     temporary,
 )
+from shoal.store.failures import NO_ROOM
+
+_LOG = logging.getLogger(__name__)
 
 _OURS = {"heads", "train", "contact-sheet.png"}
 """Names that other commands make in a data directory, perhaps before ``shoal up`` ran there."""
@@ -67,20 +71,24 @@ def check_data_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def scratch_in(data: Path, scratch: Path) -> Iterator[Path]:
-    """A new directory in ``scratch`` for this process's fits; deleted on leaving.
+def scratch_in(data: Path, scratch: Path) -> Iterator[Path | None]:
+    """A new directory in ``scratch`` for this process's fits; None if the disk is full.
 
     Marks ``data``, which this process must own. Deletes what a killed process left in ``scratch``,
-    and warns of everything else there.
+    and warns of everything else there. The new directory is deleted on leaving.
     """
-    owner = mark(data)
     try:
+        owner = mark(data)
         scratch.mkdir(exist_ok=True)
         for each in remove_temporary(scratch, owner=owner):
             leave_alone(each, "Shoal did not make it, or an earlier version did")
         own = temporary(scratch, owner=owner, purpose="fits")
         own.mkdir()
     except OSError as exc:
+        if exc.errno in NO_ROOM:  # it starts all the same: it can be read
+            _LOG.warning("no place for fits: %s", exc.strerror, extra={"path": str(scratch)})
+            yield None
+            return
         msg = f"data directory {data}: {scratch} cannot be used: {exc.strerror}"
         raise ConfigError(msg, path=str(scratch)) from exc
     try:

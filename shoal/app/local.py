@@ -43,6 +43,9 @@ A flush of much new data holds everything up for 100 to 200 ms. At this pause th
 percent of an ingestion, and nothing on an idle server.
 """
 
+WRITES = "shoal.writes"
+"""The health name that is SERVING while the store accepts writes."""
+
 _END_S = 10.0
 """Time that a process which has given up gets to end, beyond the grace of its calls."""
 
@@ -72,7 +75,9 @@ async def local_server(config: LocalConfig) -> AsyncIterator[RpcServer]:
 
     check_data_directory(config.data)
     async with _server_and_store(
-        config.server, StoreConfig(path=config.store), metrics_address=config.metrics_address
+        config.server,
+        StoreConfig(path=config.store, min_free_mib=config.min_free_mib),
+        metrics_address=config.metrics_address,
     ) as (server, store):
         log_config(config)
         embedder = EmbedderService(config.embedder, store)
@@ -117,6 +122,7 @@ async def _server_and_store(
             stack.callback(metrics.close)
             _LOG.info("metrics", extra={"port": metrics.port})
         server = RpcServer(config, [])
+        server.add_condition(WRITES, lambda: not store.refusal)
         await server.bind()
         try:
             yield server, store

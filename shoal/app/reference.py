@@ -63,8 +63,8 @@ GROUPS: Final[Mapping[str, Options[Any]]] = {
 }
 """Options that several commands share, which are written once."""
 INTERNAL: Final = "Something failed that no reason is for; the server's log says what."
-SERVICES: Final = ("embedder.service", "clusterer.service", "search.service")
-"""Importing these declares all metrics."""
+SERVICES: Final = ("embedder.service", "clusterer.service", "search.service", "shoal.store.edge")
+"""Modules whose import declares all metrics."""
 
 Row = tuple[str, ...]
 

@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 from grpc_status import rpc_status
 
-from shoal.errors import CallerError, Cancelled, OperatorError, ShoalError, Unsupported
+from shoal.errors import CallerError, Cancelled, DiskFull, OperatorError, ShoalError, Unsupported
 from shoal.rpc.metrics import IN_FLIGHT, REQUESTS, SECONDS
 from shoal.rpc.status import status_code, to_status
 
@@ -122,6 +122,8 @@ async def _fail(context: Context, method: str, error: ShoalError) -> Never:
     level = logging.WARNING
     if isinstance(error, (CallerError, Cancelled)):
         level = logging.INFO
+    elif isinstance(error, DiskFull):
+        pass  # the store has told the operator, and the disk has no room for a trace of each call
     elif isinstance(error, OperatorError) or type(error) is ShoalError:
         level = logging.ERROR
     extra = {**facts, "request_id": request_id, "error": error.message}

@@ -1,14 +1,14 @@
 """``grpc.health.v1``, which tells whether each service says that it is ready.
 
 A service is SERVING only while its last ``ready()`` returned True. The empty name stands for the
-whole server, and is SERVING while all services are.
+whole server, and is SERVING while all services are. A condition has a name of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import grpc
@@ -63,6 +63,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._services: list[Probed] = []
+        self._conditions: dict[str, Callable[[], bool]] = {}
         self._ready: dict[str, bool] = {OVERALL: False}
         self._troubles: dict[str, str] = {}
         self._changed = asyncio.Condition()
@@ -77,6 +78,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
             self._services.append(service)
             self._ready[service.name] = False
             READY.labels(service.name).set(0)
+
+    def add_condition(self, name: str, holds: Callable[[], bool]) -> None:
+        """Adds a health name that is SERVING while ``holds()``; the whole server's ignores it."""
+        self._conditions[name] = holds
+        self._ready[name] = False
 
     async def start(self) -> None:
         """Asks every service once, then goes on asking in the background."""
@@ -101,8 +107,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no ty
             if isinstance(service, Detailed)
             for detail in service.details
         }
+        conditions = {name: holds() for name, holds in self._conditions.items()}
         if not self._stopped:
-            await self._publish({**ready, **details, OVERALL: all(answers)})
+            await self._publish({**ready, **details, **conditions, OVERALL: all(answers)})
 
     async def given_up(self) -> Unrecoverable | None:
         """Why a service is lost for this process; waits until one is."""

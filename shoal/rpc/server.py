@@ -102,6 +102,10 @@ class RpcServer:
         """Adds a service; only before ``start``."""
         self._services.append(service)
 
+    def add_condition(self, name: str, holds: Callable[[], bool]) -> None:
+        """Adds a health name that tells whether ``holds()``, and makes no service unready."""
+        self._health.add_condition(name, holds)
+
     async def start(self) -> int:
         """Starts to answer: first health, then each service once it has started, in order.
 

@@ -33,6 +33,7 @@ _CODES: Final[Mapping[type[errors.ShoalError], grpc.StatusCode]] = {
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
     errors.OperatorError: grpc.StatusCode.INTERNAL,
     errors.StoreLocked: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DiskFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.TransientError: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,

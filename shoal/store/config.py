@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from annotated_types import Gt, Interval, Lt
+from annotated_types import Ge, Gt, Interval, Lt
 from pydantic import SecretStr
 
 from shoal.errors import ConfigError
@@ -38,6 +38,8 @@ class StoreConfig:
 
     By default those do not count.
     """
+    min_free_mib: Annotated[int, Ge(0), INTERNAL] = 128
+    """Free MiB on the disk of ``path`` below which writes are refused."""
     timeout_s: Annotated[float, Gt(0), Lt(math.inf), INTERNAL] = 30.0
     """Limit of one call to a server, rounded up to a whole second."""
 

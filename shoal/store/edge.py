@@ -26,6 +26,7 @@ from shoal.store import edge_files as files
 from shoal.store import edge_models as convert
 from shoal.store.edge_open import OpenShards
 from shoal.store.edge_shard import Shard
+from shoal.store.edge_space import Space
 from shoal.store.engines import Backend, IndexSchema, WithFields
 from shoal.store.model import is_records_name, records_name
 from shoal.vectors import Vectors
@@ -50,22 +51,30 @@ class _Info:
         return self.read_schema()
 
 
-def open_embedded(root: Path) -> Backend:
+def open_embedded(root: Path, *, least_free: int) -> Backend:
     """The embedded engine on the directory ``root``, which this process now owns.
+
+    It refuses writes while less than ``least_free`` bytes are free there.
 
     Raises:
         StoreLocked: another process owns it.
         ConfigError: the directory cannot be used.
         OperatorError: a collection's files are damaged.
     """
-    engine = EdgeEngine(root)
-    return Backend("embedded", engine, nullcontext(), engine.flush)
+    engine = EdgeEngine(root, least_free=least_free)
+    return Backend(
+        "embedded",
+        engine,
+        nullcontext(),
+        engine.flush,
+        refusal=lambda: engine.refusal,
+    )
 
 
 class EdgeEngine:
     """The methods of ``QdrantClient`` that the gateway uses, on shards under one directory."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, least_free: int) -> None:
         self._root = root
         self._lock = RLock()
         self._shards: dict[str, Shard] = {}
@@ -73,15 +82,22 @@ class EdgeEngine:
         self._closed = False
         self._lock_file = files.take_lock(root)
         try:
-            earlier = read_mark(root) is None  # an earlier version's: it did not note what is open
+            earlier = read_mark(root) is None  # an earlier version's: it noted nothing
             self._id = mark(root)
+            self._space = Space(root, owner=self._id, least_free=least_free)
             for directory in files.collection_dirs(root, owner=self._id):
-                self._shards[directory.name] = Shard(directory, files.read_metadata(directory))
+                metadata = files.read_metadata(directory)
+                self._shards[directory.name] = Shard(directory, metadata, self._space)
                 if earlier:
-                    files.note_open(directory)
+                    files.note_unwritten(directory)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def refusal(self) -> str:
+        """Why writes are refused; empty if they are not."""
+        return self._space.refusal
 
     def close(self) -> None:
         """Flushes and closes every shard, then gives up the directory. Idempotent."""
@@ -96,6 +112,7 @@ class EdgeEngine:
         """Writes everything acknowledged to disk, and closes the shards that nobody uses."""
         with self._lock:
             names = list(self._shards)
+        self._space.watch()
         for name in names:
             with suppress(NotFound), self._entry(name) as entry:  # one may have been dropped
                 entry.flush()
@@ -127,6 +144,7 @@ class EdgeEngine:
             if collection_name in self._shards:
                 raise Conflict(f"collection {collection_name!r} already exists")
             self._check_number(collection_name)
+            self._space.check_write()
             directory = files.collection_dir(self._root, collection_name)
             with files.new_collection(directory, owner=self._id) as fresh:
                 shard = fresh / "shard"
@@ -134,11 +152,12 @@ class EdgeEngine:
                 # The engine keeps the paths of its files: it is opened again where they end up.
                 edge.EdgeShard.create(str(shard), convert.to_config(vectors_config)).close()
                 files.write_metadata(fresh, metadata)
-            self._shards[collection_name] = Shard(directory, metadata)
+            self._shards[collection_name] = Shard(directory, metadata, self._space)
 
     def update_collection(self, collection_name: str, *, metadata: dict[str, Any]) -> None:
         """Merges ``metadata``, top-level key by key."""
         with self._entry(collection_name) as entry:
+            self._space.check_write()
             merged = {**entry.metadata, **metadata}
             files.write_metadata(entry.directory, merged)
             entry.metadata = merged
@@ -363,5 +382,6 @@ class EdgeEngine:
     ) -> None:
         """Applies ``operation`` to ``name``: ``points`` whole points, or None for one by filter."""
         with self._entry(name) as entry:
+            self._space.check_write()
             self._open.live(entry)
             entry.write(operation, points)

@@ -4,7 +4,7 @@
     PATH/shoal.json                         the id that names of directories for a time contain
     PATH/collections/NAME/collection.json   the metadata
     PATH/collections/NAME/shard/            the engine's own files
-    PATH/collections/NAME/open              there while the shard is open, and after a kill
+    PATH/collections/NAME/unwritten         there while the log has writes that the rest has not
     PATH/collections/.new-ID-...            a collection that is being made
     PATH/collections/.dropped-ID-...        a collection that is being deleted
 
@@ -18,7 +18,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,8 +31,8 @@ FORMAT = 1
 """The version of ``collection.json`` that this module writes and reads."""
 
 _METADATA = "collection.json"
-_OPEN = "open"
-_PARTS = (_METADATA, _METADATA + FRESH, "shard", _OPEN)
+_UNWRITTEN = "unwritten"
+_PARTS = (_METADATA, _METADATA + FRESH, "shard", _UNWRITTEN)
 """The entries of a collection's directory that Shoal makes."""
 
 
@@ -46,14 +46,14 @@ def take_lock(root: Path) -> BinaryIO:
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / "collections").mkdir(exist_ok=True)
-        lock = (root / "LOCK").open("a+b")
+        handle = os.open(root / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = os.fdopen(handle, "r+b", buffering=0)
     except OSError as exc:
         raise ConfigError(f"store {root}: cannot use the directory: {exc.strerror}") from exc
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:
-        lock.seek(0)
-        owner = lock.read(20).decode("ascii", "replace").strip() or "unknown"
+        owner = (lock.read(20) or b"").decode("ascii", "replace").strip() or "unknown"
         lock.close()
         raise StoreLocked(
             f"store {root} is in use by process {owner}: expected one owner; stop that process "
@@ -64,10 +64,10 @@ def take_lock(root: Path) -> BinaryIO:
     except OSError as exc:
         lock.close()
         raise ConfigError(f"store {root}: cannot lock the directory: {exc.strerror}") from exc
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"{os.getpid()}\n".encode("ascii"))
-    lock.flush()
+    number = f"{os.getpid()}\n".encode("ascii")
+    with suppress(OSError):  # on a full disk the old number stays: the lock holds all the same
+        os.pwrite(handle, number, 0)
+        os.ftruncate(handle, len(number))
     return lock
 
 
@@ -100,19 +100,21 @@ def _is_name(name: str) -> bool:
     return True
 
 
-def note_open(directory: Path) -> bool:
-    """Notes that the shard of a collection is about to be open; True if it was closed before."""
-    marker = directory / _OPEN
-    if marker.exists():
-        return False
-    marker.touch()
-    sync(directory)  # else a power cut takes the note with it
-    return True
+def is_unwritten(directory: Path) -> bool:
+    """Whether a collection has writes that are not written out, or had as its process ended."""
+    return (directory / _UNWRITTEN).exists()
 
 
-def note_closed(directory: Path) -> None:
-    """Notes that the shard of a collection was written out and closed."""
-    (directory / _OPEN).unlink(missing_ok=True)
+def note_unwritten(directory: Path) -> None:
+    """Notes that a collection is about to have writes that are not written out."""
+    if not is_unwritten(directory):
+        (directory / _UNWRITTEN).touch()
+        sync(directory)  # else a power cut takes the note with it
+
+
+def note_written(directory: Path) -> None:
+    """Notes that a collection is written out."""
+    (directory / _UNWRITTEN).unlink(missing_ok=True)
 
 
 @contextmanager

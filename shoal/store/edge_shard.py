@@ -21,6 +21,7 @@ from shoal.errors import NotFound, ShoalError
 from shoal.store import edge_files as files
 from shoal.store.edge_check import disagreements, rebuild_index
 from shoal.store.edge_models import SEARCH_THREADS
+from shoal.store.edge_space import FLUSH_BYTES, Space
 from shoal.store.failures import engine_errors
 
 _LOG = logging.getLogger(__name__)
@@ -38,11 +39,14 @@ class Shard:
 
     directory: Path
     metadata: dict[str, Any]
+    space: Space
     engine: edge.EdgeShard | None = None
     dropped: bool = False
     unflushed: int = 0
     used_at: float = 0.0
     """When it was last used, by the monotonic clock."""
+    noted: bool = False
+    """Whether the directory notes that there are writes which are not written out."""
     unchecked: bool = False
     """True if the check after an unclean stop failed."""
     lock: RLock = field(default_factory=RLock)
@@ -59,43 +63,60 @@ class Shard:
     def write(self, operation: edge.UpdateOperation, points: int | None) -> None:
         """Applies ``operation``: ``points`` whole points, or None for one by filter."""
         with self.lock:
-            self.live().update(operation)
+            engine = self.live()
+            if not self.noted:
+                files.note_unwritten(self.directory)
+                self.noted = True
             self.unflushed += _OTHER_WRITE if points is None else points
+            engine.update(operation)
             if self.unflushed >= FLUSH_EVERY_POINTS:
                 self.flush()
 
     def flush(self) -> None:
-        """Writes everything out, which shortens the log; does nothing if all is written out."""
+        """Writes everything out, which shortens the log.
+
+        Does nothing if all is written out, or if the disk has no room for it.
+        """
         with self.lock:
-            if self.engine is None or not self.unflushed:
+            if self.engine is None or not self.unflushed or not self.space.has_room(FLUSH_BYTES):
                 return
             self.engine.flush()
-            self.unflushed = 0
+            self._note_written()
 
     def close(self, *, flush: bool = True) -> None:
-        """Waits for the call in progress, writes everything out if ``flush``, and lets go."""
+        """Waits for the call in progress, writes everything out if ``flush``, and lets go.
+
+        If the disk has no room for it, the log keeps what was not written out.
+        """
         with self.lock:
             engine, self.engine = self.engine, None
             if engine is None:
                 return
             try:
-                if flush:
+                if flush and self.space.has_room(FLUSH_BYTES):
                     engine.flush()
+                    self._note_written()
             finally:
                 engine.close()
-            self.unflushed = 0
-            if flush and not self.unchecked:
-                files.note_closed(self.directory)
+                self.unflushed = 0
+
+    def _note_written(self) -> None:
+        self.unflushed = 0
+        if not self.unchecked:
+            files.note_written(self.directory)
+            self.noted = False
 
     def _opened(self) -> edge.EdgeShard:
         """The shard, opened; after an unclean stop its indexes are checked against its payloads."""
-        clean = files.note_open(self.directory)
+        self.noted = files.is_unwritten(self.directory)
+        self.space.check_open(self.directory, clean=not self.noted)
         with engine_errors(f"collection {self.directory.name!r}"):
             engine = edge.EdgeShard.load(*_how(self.directory / "shard"))
-        self.unchecked = not clean
-        if not clean:
+        if self.noted:
+            self.unchecked, self.unflushed = True, _OTHER_WRITE
             try:
                 with engine_errors(f"collection {self.directory.name!r}: the check of its indexes"):
+                    self.space.check_write()
                     _mend(engine, self.directory.name)
                 self.unchecked = False
             except ShoalError:

@@ -242,6 +242,7 @@ class Backend:
         engine: The engine.
         guard: A lock held during each call, for an engine that is not thread-safe.
         flush: Makes acknowledged writes safe against a power cut.
+        refusal: Tells why the engine refuses writes now; empty if it does not.
         advice: Tells, in a sentence or not at all, what an operator should know of the engine.
     """
 
@@ -250,6 +251,7 @@ class Backend:
     guard: AbstractContextManager[object]
     flush: Callable[[], None] = _nothing
     advice: Callable[[], str] = _no_advice
+    refusal: Callable[[], str] = _no_advice
 
 
 def open_server(config: StoreConfig) -> Backend:

@@ -7,6 +7,8 @@ raises bare Exception, or pyo3's PanicException, which is not even an Exception.
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +23,7 @@ from qdrant_client.http.exceptions import (
 from shoal.errors import (
     ConfigError,
     Conflict,
+    DiskFull,
     InvalidArgument,
     NotFound,
     Overloaded,
@@ -45,6 +48,12 @@ _BY_HTTP: dict[int, type[ShoalError]] = {
     422: InvalidArgument,
     429: Overloaded,
 }
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""The system's errors that mean DiskFull: a full disk or quota, a read-only file system."""
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""The embedded engine's way to tell an error of the system."""
+
 _CALLER_MISTAKES = ("not existing vector name", "vector dimension error", "wrong input")
 
 
@@ -58,6 +67,7 @@ def engine_errors(subject: str) -> Iterator[None]:
     Raises:
         NotFound, InvalidArgument, Conflict, Overloaded: the engine says so.
         ConfigError: the server refuses the API key.
+        DiskFull: the embedded engine's disk is full.
         StoreUnavailable: the engine cannot be reached, or failed.
     """
     try:
@@ -65,6 +75,8 @@ def engine_errors(subject: str) -> Iterator[None]:
     except ShoalError:
         raise
     except Exception as exc:
+        if _means_no_room(exc):
+            raise DiskFull(f"{subject}: the disk is full: {_one_line(exc)}") from exc
         translated = _translate(exc, subject)
         if translated is None:
             raise
@@ -93,6 +105,14 @@ def _translate(error: Exception, subject: str) -> ShoalError | None:
             return _from_memory(error, subject)
         case _:
             return _from_edge(error, subject) if type(error) is Exception else None
+
+
+def _means_no_room(error: Exception) -> bool:
+    """Whether an error of the system, or of the embedded engine, means a full disk."""
+    if isinstance(error, OSError):
+        return error.errno in NO_ROOM
+    number = _OS_ERROR.search(str(error)) if type(error) is Exception else None
+    return number is not None and int(number[1]) in NO_ROOM
 
 
 def _from_rpc(error: grpc.RpcError, subject: str) -> ShoalError:

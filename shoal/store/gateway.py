@@ -76,7 +76,9 @@ class Store:
     * NotFound: the collection does not exist;
     * Conflict: Shoal did not make the collection;
     * InvalidArgument: an argument is malformed; nothing was written;
-    * StoreUnavailable, Overloaded: the engine failed, or the store is closed.
+    * StoreUnavailable, Overloaded: the engine failed, or the store is closed;
+    * DiskFull: the embedded store's disk has no room, neither for writes nor, if the store was not
+      closed cleanly or lies in memory, for opening the collection.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -99,6 +101,11 @@ class Store:
     def kind(self) -> str:
         """``"embedded"``, ``"server"`` or ``"memory"``."""
         return self._session.kind
+
+    @property
+    def refusal(self) -> str:
+        """Why writes are refused, as far as was seen last: a full disk; empty if they are not."""
+        return self._session.refusal
 
     def __enter__(self) -> Self:
         """This store, closed at the end of the block."""

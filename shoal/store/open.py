@@ -27,4 +27,4 @@ def _backend(config: StoreConfig) -> Backend:
         return open_memory()
     from shoal.store.edge import open_embedded  # noqa: PLC0415 - a server needs no embedded engine
 
-    return open_embedded(config.path)
+    return open_embedded(config.path, least_free=config.min_free_mib << 20)

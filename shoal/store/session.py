@@ -57,6 +57,11 @@ class Session:
                 self._advised = True
                 self._advise()
 
+    @property
+    def refusal(self) -> str:
+        """Why the engine refuses writes; empty if it does not."""
+        return self._backend.refusal()
+
     def flush(self) -> None:
         """Makes every acknowledged write safe against a power cut."""
         with self.engine("flush"):

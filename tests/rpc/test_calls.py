@@ -147,6 +147,7 @@ def test_call_request_id_that_would_spoil_the_log_is_replaced(
         (errors.Cancelled("x"), logging.INFO),
         (errors.Overloaded("x"), logging.WARNING),
         (errors.StoreLocked("x"), logging.ERROR),
+        (errors.DiskFull("x"), logging.WARNING),
         (errors.ShoalError("x"), logging.ERROR),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import SecretStr
 
-from shoal.rpc.server import ServerConfig
+from shoal.rpc.server import RpcServer, ServerConfig
 
 EMBEDDER = "shoal.v1.EmbedderService"
 CLUSTERER = "shoal.v1.ClustererService"
@@ -150,6 +150,30 @@ def test_health_details_are_names_of_their_own(
                 return await check(stub, f"{EMBEDDER}/cuda") == NOT_SERVING
 
             await until(gone)
+
+    asyncio.run(scenario())
+
+
+def test_health_condition_makes_no_service_unready(fake_embedder: Any, until: Any) -> None:
+    """It has a name of its own, which follows it; the server and its services stay SERVING."""
+    holding = [False]
+
+    async def scenario() -> None:
+        config = ServerConfig(address="127.0.0.1:0", health_interval_s=0.02)
+        server = RpcServer(config, [fake_embedder()])
+        server.add_condition("shoal.writes", lambda: holding[0])
+        port = await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            assert await check(stub, "shoal.writes") == NOT_SERVING
+            assert [await check(stub, name) for name in ("", EMBEDDER)] == [SERVING] * 2
+            holding[0] = True
+
+            async def holds() -> bool:
+                return await check(stub, "shoal.writes") == SERVING
+
+            await until(holds)
+        await server.stop()
 
     asyncio.run(scenario())
 

@@ -6,11 +6,13 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import qdrant_edge as edge
 
+from shoal.errors import StoreUnavailable
 from shoal.store import (
     EVERYWHERE,
     Equals,
@@ -154,15 +156,13 @@ def test_check_comes_after_an_unclean_stop_only(
 ) -> None:
     """Each collection that was open is checked once, when it is opened; others are not."""
     caplog.set_level(logging.INFO)
-    assert not (place / "open").exists()
+    assert not (place / "unwritten").exists()
     lose_in_payload(place, swap)
     with open_store(StoreConfig(path=root)) as store:
         store.count("photos")
-        assert (place / "open").exists()
         assert checked(caplog) == []
-    assert not (place / "open").exists()
 
-    (place / "open").touch()  # as a killed process leaves it
+    (place / "unwritten").touch()  # as a killed process leaves it
     with open_store(StoreConfig(path=root)) as store:
         assert checked(caplog) == []  # not before somebody needs it
         assert store.facet("photos", SLOT) == {0: 2, 1: 2}
@@ -198,7 +198,7 @@ def test_check_that_fails_is_repeated(
 ) -> None:
     """The collection is usable, and the next opening checks it."""
     caplog.set_level(logging.INFO)
-    (place / "open").touch()
+    (place / "unwritten").touch()
 
     def fail(_: object) -> None:
         raise OSError("no")
@@ -208,20 +208,51 @@ def test_check_that_fails_is_repeated(
         with open_store(StoreConfig(path=root)) as store:
             assert store.count("photos") == 5
     assert "not checked" in caplog.text
-    assert (place / "open").exists()
+    assert (place / "unwritten").exists()
     with open_store(StoreConfig(path=root)) as store:
         assert store.count("photos") == 5
     assert checked(caplog) == [("photos", 0)]
 
 
-def test_note_of_an_open_shard_survives_a_power_cut(
+def test_writes_that_are_not_written_out_are_noted(
     root: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The note is on disk before the engine opens its files."""
-    synced: list[tuple[Path, bool]] = []
-    monkeypatch.setattr(
-        "shoal.store.edge_files.sync", lambda path: synced.append((path, (path / "open").exists()))
-    )
+    """From the first write to the next flush; on disk before the engine writes; not for reads."""
+    note, synced = place / "unwritten", list[Path]()
+    monkeypatch.setattr("shoal.store.edge_files.sync", synced.append)
+    with open_store(StoreConfig(path=root)) as store:
+        for _ in range(2):
+            store.count("photos")
+            assert not note.exists()
+            synced.clear()
+            set_at(store, 1, {"tags": ["y"]})
+            set_at(store, 2, {"tags": ["y"]})
+            assert (note.exists(), synced) == (True, [place])
+            store.flush()
+            assert not note.exists()
+        set_at(store, 1, {"tags": ["z"]})
+    assert not note.exists()
+
+
+def test_write_that_fails_is_noted_too(
+    root: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log may have it; the next flush writes it out."""
+    note = place / "unwritten"
     with open_store(StoreConfig(path=root)) as store:
         store.count("photos")
-    assert (place, True) in synced
+        shard = store._session._backend.engine._shards["photos"]  # type: ignore[attr-defined]
+        whole, seen = shard.engine, list[bool]()
+
+        def fail(_: object) -> None:
+            seen.append(note.exists())
+            raise Exception("no")  # noqa: TRY002 - as the engine does
+
+        with monkeypatch.context() as patched:
+            patched.setattr(shard, "engine", SimpleNamespace(update=fail, flush=whole.flush))
+            with pytest.raises(StoreUnavailable):
+                set_at(store, 1, {"tags": ["y"]})
+            assert seen == [True]
+            assert note.exists()
+            store.flush()
+            assert not note.exists()

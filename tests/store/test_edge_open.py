@@ -168,7 +168,7 @@ def test_shard_that_cannot_be_written_out_is_closed_all_the_same(
     shard.engine = Failing()  # type: ignore[assignment]
     engine(store)._open.close_idle(-1.0)
     assert "not written out" in caplog.text
-    assert (root / "collections" / "a" / "open").exists()
+    assert (root / "collections" / "a" / "unwritten").exists()
     assert store.count("a") == 1
 
 

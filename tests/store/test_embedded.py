@@ -21,6 +21,7 @@ from qdrant_client import models
 from shoal.errors import (
     ConfigError,
     Conflict,
+    DiskFull,
     NotFound,
     OperatorError,
     ShoalError,
@@ -42,6 +43,7 @@ from shoal.store import (
     records_name,
 )
 from shoal.store.edge_shard import Shard
+from shoal.store.edge_space import Space
 
 if TYPE_CHECKING:
     from shoal.store import Payload
@@ -215,7 +217,8 @@ def test_shard_is_written_out_as_it_is_closed(
     """Else the next start replays its log. A collection that is dropped needs no such thing."""
     made: list[str] = []
     engine = SimpleNamespace(flush=lambda: made.append("flush"), close=lambda: made.append("close"))
-    shard = Shard(tmp_path, {}, engine)
+    space = Space(tmp_path, owner="ab", least_free=0)
+    shard = Shard(tmp_path, {}, space, engine)
     for _ in range(2):
         shard.close(flush=flush)
     assert made == calls
@@ -494,7 +497,7 @@ def test_creation_that_failed_can_be_repeated(
 
     with monkeypatch.context() as patched:
         patched.setattr(edge, "EdgeShard", SimpleNamespace(create=fail))
-        with pytest.raises(StoreUnavailable, match="No space left"):
+        with pytest.raises(DiskFull, match="No space left"):
             store.create_collection("more", [TINY])
     store.create_collection("more", [TINY])
     store.upsert("more", points(1))

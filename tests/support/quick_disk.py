@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shoal.store import edge_space
+
+edge_space.RESERVE_BYTES = 1 << 20  # it takes memory there
+
 _IN_MEMORY = Path("/dev/shm")
 _LEAST_FREE = 2 * 2**30
 """A collection takes about 20 MB there. Containers often have only 64 MB in all."""

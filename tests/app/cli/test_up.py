@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import trustme
 from encoders import other_encoder
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from websites import Page, web_server
 
@@ -297,3 +299,33 @@ def test_up_with_tls_serves_and_searches_by_image(
         result = in_process(*command, *target)
         assert result.code == 0, result.stderr
     assert "1.0000" in result.stdout
+
+
+def test_up_on_a_full_disk_reads_and_says_so(
+    start_server: Any, in_process: Run, tmp_path: Path, one_picture: bytes
+) -> None:
+    """Writes are refused with the numbers, also after a start; a health name tells it."""
+    (tmp_path / "one.png").write_bytes(one_picture)
+    server = start_server(tmp_path / "up", "--run-size", "1")
+    target = ("--address", server.address)
+    assert in_process("ingest", str(tmp_path / "one.png"), *target).code == 0
+    server.stop()
+
+    server = start_server(tmp_path / "up", "--run-size", "1", "--min-free-mib", str(10**9))
+    target = ("--address", server.address)
+    found = in_process("search", str(tmp_path / "one.png"), *target)
+    assert (found.code, "1.0000" in found.stdout) == (0, True), found.stderr
+    (tmp_path / "two.png").write_bytes(one_picture)
+    refused = in_process("ingest", str(tmp_path / "two.png"), *target)
+    assert refused.code == 1
+    assert "DISK_FULL" in refused.stderr
+    assert "expected at least 1,000,000,000 MiB free, got " in refused.stderr
+    with grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        statuses = [
+            stub.Check(health_pb2.HealthCheckRequest(service=name)).status
+            for name in ("shoal.writes", "", "shoal.v1.EmbedderService")
+        ]
+    serving = health_pb2.HealthCheckResponse.SERVING
+    assert statuses == [health_pb2.HealthCheckResponse.NOT_SERVING, serving, serving]
+    server.stop()

@@ -8,12 +8,16 @@ from dataclasses import replace
 
 import pytest
 from faulty_engine import EachOnce, Faulty, away_until, make_hasty
-from reclustering import CONFIG, Bench, blobs, fit_here
+from reclustering import CONFIG, DIM, VECTOR, Bench, blobs, fit_here
 
 from clusterer.config import ClustererConfig
 from clusterer.runs import records
+from clusterer.runs.lease import Holder, acquire
 from clusterer.runs.runner import Runner
+from shoal.errors import DiskFull
+from shoal.store.clusterings import Clusterings, State
 from shoal.v1 import clusterer_pb2 as pb
+from shoal.values import VectorInfo
 
 Fault = Callable[[str], object]
 
@@ -121,3 +125,27 @@ def test_runner_does_not_wait_for_a_store_when_it_is_closed(watch: Watch, bench:
     runner.close()
     assert runner.ended.is_set()
     assert bench.state.lease.run == run
+
+
+def test_lease_that_cannot_be_freed_stops_nobody(
+    quick: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a full disk the process starts; the lease is told, and the others are freed."""
+    quick.store.create_collection("aaa", [VectorInfo(VECTOR, DIM, "f" * 64)])
+    for name in ("aaa", "toys"):
+        holder = Holder("default", "dead", "run", ttl_s=1000.0)
+        lease, _ = acquire(Clusterings(quick.store, name), holder)
+        lease._stop.set()
+    read = Clusterings.state
+
+    def state(self: Clusterings, clustering: str) -> State:
+        if self.collection == "aaa":
+            raise DiskFull("the disk is full")
+        return read(self, clustering)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Clusterings, "state", state)
+        Runner(quick.store, CONFIG).recover()
+    assert "collection aaa, clustering default: the disk is full" in caplog.text
+    assert Clusterings(quick.store, "aaa").state("default").lease.run == "run"
+    assert Clusterings(quick.store, "toys").state("default").lease.run == ""

@@ -11,7 +11,7 @@ from shoal.errors import ConfigError
 from shoal.files import replacing
 from shoal.rpc.config import ServerConfig
 from shoal.settings import Setting
-from shoal.telemetry import LogFormat, LogLevel, configure_logging
+from shoal.telemetry import LogFormat, LogLevel, configure_logging, trace_crashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,9 @@ class Reporting:
         self.log()
 
     def log(self, **facts: object) -> None:
-        """Sends this process's log lines to stderr, each with ``facts``."""
+        """Sends log lines, each with ``facts``, and the traces of a crash to stderr."""
         configure_logging(self.log_level, self.log_format, **facts)
+        trace_crashes()
 
     def announce(self, address: str, *, what: str) -> None:
         """Says on stderr, and in the ready file if there is one, that ``address`` answers."""

@@ -122,6 +122,7 @@ LOCAL = (
     *inside(EMBEDDER, "embedder"),
     *inside(SERVER, "server"),
     Row("--metrics-address", "metrics_address", "off", ["m:3"], "m:3"),
+    Row("--min-free-mib", "min_free_mib", 128, ["7"], 7),
 )
 SERVE = (
     *inside(SERVER, "server"),
