@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from google.protobuf import struct_pb2
 
@@ -30,8 +31,10 @@ from shoal.v1 import common_pb2, embedder_pb2
 
 _LOG = logging.getLogger(__name__)
 
-MAX_KEY_CHARS = 2000
-MAX_URI_CHARS = 2000
+MAX_KEY_CHARS = 8192
+"""Twice the bytes that a path may have, since a tar and its member have one each. A character that
+is percent-encoded counts once, or a path in Japanese could have a ninth."""
+MAX_URI_CHARS = MAX_KEY_CHARS
 MAX_SOURCE_CHARS = 200
 MAX_TEXT_CHARS = 10_000
 MAX_PAYLOAD_BYTES = 64 * 2**10
@@ -68,13 +71,19 @@ def image_source(image: common_pb2.Image, *, max_bytes: int) -> bytes | str:
                 raise ImageTooLarge(msg, max_bytes=str(max_bytes), bytes=str(size))
             return image.data
         case "uri":
-            if not 1 <= len(image.uri) <= MAX_URI_CHARS:
-                msg = f"image.uri: expected 1 to {MAX_URI_CHARS} characters, got {len(image.uri)}"
+            length = _length(image.uri, MAX_URI_CHARS)
+            if not 1 <= length <= MAX_URI_CHARS:
+                msg = f"image.uri: expected 1 to {MAX_URI_CHARS} characters, got {length}"
                 raise InvalidArgument(msg, field="image.uri")
             return image.uri
         case _:
             msg = "image: expected the bytes in image.data or image.uri, got no image"
             raise InvalidArgument(msg, field="image")
+
+
+def _length(text: str, limit: int) -> int:
+    """The characters of ``text``; if they are more than ``limit``, those that are encoded once."""
+    return len(text) if len(text) <= limit else len(unquote(text))
 
 
 async def to_ingest(request: embedder_pb2.IngestRequest, *, max_bytes: int) -> Item | Remote:
@@ -88,8 +97,9 @@ async def to_ingest(request: embedder_pb2.IngestRequest, *, max_bytes: int) -> I
         ("uri", request.uri, MAX_URI_CHARS),
         ("source", request.source, MAX_SOURCE_CHARS),
     ):
-        if len(text) > limit:
-            msg = f"{name}: expected at most {limit} characters, got {len(text)}"
+        length = _length(text, limit)
+        if length > limit:
+            msg = f"{name}: expected at most {limit} characters, got {length}"
             raise InvalidArgument(msg, field=name)
     image = image_source(request.image, max_bytes=max_bytes)
     fields = to_payload(request.payload)

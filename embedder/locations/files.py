@@ -8,12 +8,11 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
 
 from embedder.locations.sources import Means, check_size, not_allowed, shown
+from shoal import file_uris
 from shoal.errors import InvalidArgument, LocationUnavailable, NotFound, ShoalError
 
-_LOCAL_HOSTS = ("", "localhost")
 _PERMANENT_ERRORS = frozenset({errno.ELOOP, errno.ENAMETOOLONG})
 """Errors that come again however often one tries."""
 
@@ -85,16 +84,16 @@ def _failure(uri: str, error: OSError) -> ShoalError:
 
 
 def _path(uri: str) -> bytes:
-    """The absolute path, without ``..``, of a ``file:`` URI (RFC 8089)."""
-    parts = urlsplit(uri)
-    path = unquote_to_bytes(parts.path)
-    if parts.netloc not in _LOCAL_HOSTS or not path.startswith(b"/") or b"\0" in path:
-        msg = f"image.uri: expected file:///path, got {shown(uri)}"
+    """The absolute path, without ``..``, of a ``file:`` URI."""
+    try:
+        place = file_uris.from_uri(uri)
+    except ValueError as exc:
+        msg = f"image.uri: {exc}, got {shown(uri)}"
+        raise InvalidArgument(msg, field="image.uri") from exc
+    if place.member:
+        msg = f"image.uri: expected # in a path as %23, got {shown(uri)}"
         raise InvalidArgument(msg, field="image.uri")
-    if parts.query or parts.fragment:
-        msg = f"image.uri: expected ? and # in a path as %3F and %23, got {shown(uri)}"
-        raise InvalidArgument(msg, field="image.uri")
-    return os.path.normpath(path)
+    return os.path.normpath(os.fsencode(place.path))
 
 
 def _by_descriptor(descriptor: int) -> Path:

@@ -70,16 +70,15 @@ def _zstd() -> _Stream:
     return stream
 
 
+# What pzstd and others write first is a frame to be skipped.
+_ZSTD: Final = (b"\x28\xb5\x2f\xfd", *(bytes((n, 0x2A, 0x4D, 0x18)) for n in range(0x50, 0x60)))
+
+
 _KINDS: Final[tuple[tuple[tuple[bytes, ...], str, Callable[[], _Stream]], ...]] = (
     ((b"\x1f\x8b",), "gzip", _Gzip),
     ((b"BZh",), "bzip2", bz2.BZ2Decompressor),
     ((b"\xfd7zXZ\0", b"]\0\0"), "xz", _xz),
-    # What pzstd and others write first is a frame to be skipped.
-    (
-        (b"\x28\xb5\x2f\xfd", *(bytes((n, 0x2A, 0x4D, 0x18)) for n in range(0x50, 0x60))),
-        "zstd",
-        _zstd,
-    ),
+    (_ZSTD, "zstd", _zstd),
 )
 _NOT_READ: Final = {
     b"\x1f\x9d": "compress (.Z)",

@@ -6,9 +6,10 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+from shoal import file_uris
 from shoal.client import IngestItem
+from shoal.errors import InvalidArgument
 from shoal.sources.items import UNREADABLE, SourceConfig, SourceItem, failed, unreadable
 from shoal.sources.kinds import HEAD_BYTES, has_image_suffix, is_hidden, reason_to_leave_out
 from shoal.sources.left_out import LeftOut
@@ -20,9 +21,20 @@ def absolute(path: Path) -> Path:
 
 
 def to_path(place: str) -> Path:
-    """The path that ``place`` means, which is a path or a ``file:`` URI."""
-    scheme, _, _ = place.partition(":")
-    return Path(unquote(urlsplit(place).path) if scheme.lower() == "file" else place)
+    """The path that ``place`` means, which is a path or a ``file:`` URI.
+
+    Raises:
+        InvalidArgument: the URI is malformed, of another machine, or of a member of a tar.
+    """
+    if not file_uris.is_file_uri(place):
+        return Path(place)
+    try:
+        found = file_uris.from_uri(place)
+    except ValueError as exc:
+        raise InvalidArgument(f"{exc}, got {place}") from exc
+    if found.member:
+        raise InvalidArgument(f"expected a file (# in a path as %23), got {place}")
+    return found.path
 
 
 def walk(
@@ -95,7 +107,7 @@ def read_file(file: Path, config: SourceConfig, *, name: str = "") -> SourceItem
     Only regular files are opened: a pipe would wait for ever, and a device may have no end.
     """
     shown = str(file)
-    uri = absolute(file).as_uri()
+    uri = file_uris.to_uri(file)
     try:
         found = file.stat()
         if not stat.S_ISREG(found.st_mode):

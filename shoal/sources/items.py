@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from shoal.client import IngestItem, IngestOutcome, IngestStatus, ItemFailure, Json
+from shoal.file_uris import readable_name
 from shoal.sources.left_out import LeftOut
 
 Keys: TypeAlias = Literal["uri", "name", "content"]
@@ -41,7 +42,7 @@ class SourceConfig:
 
     def key(self, *, uri: str, name: str) -> str:
         """The key of the item with this ``uri`` and ``name``; empty for the hash of its content."""
-        return {"uri": uri, "name": name, "content": ""}[self.keys]
+        return {"uri": uri, "name": readable_name(name), "content": ""}[self.keys]
 
     def too_large(self, name: str, size: int) -> IngestOutcome | None:
         """The failed outcome of an item of ``size`` bytes, if the server would refuse it."""

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from shoal.client import IngestItem
+from shoal.errors import InvalidArgument
+from shoal.file_uris import is_file_uri
 from shoal.sources.files import read_file, to_path
 from shoal.sources.items import (
     MANIFEST_INVALID,
@@ -83,6 +85,8 @@ def _read_line(line: bytes | None, config: SourceConfig, *, base: Path, name: st
             message = f"expected lines of at most {MAX_LINE_BYTES:,} bytes, got a longer one"
             return failed(name, MANIFEST_INVALID, message)
         found = _read_entry(_parse(line), config, base=base)
+    except InvalidArgument as exc:  # a file: URI
+        return failed(name, MANIFEST_INVALID, f"uri: {exc.message}")
     except ValueError as exc:  # from _read_entry: a URI or path that is malformed
         return failed(name, MANIFEST_INVALID, str(exc))
     return dataclasses.replace(found, name=f"{name}: {found.name}")
@@ -124,9 +128,10 @@ def _read_entry(entry: Mapping[str, Any], config: SourceConfig, *, base: Path) -
     )
     if entry.get("path"):
         file = base / entry["path"]
-    elif urlsplit(uri).scheme == "file":
+    elif is_file_uri(uri):
         file = to_path(uri)
     else:
+        urlsplit(uri)  # raises ValueError if it is malformed
         return remote_item(uri, config, key=entry.get("key", ""))
     found = read_file(file, config, name=entry.get("path", ""))
     if not isinstance(found, IngestItem):

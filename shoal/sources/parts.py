@@ -53,19 +53,22 @@ def split(paths: Sequence[str], *, least: int, left_out: LeftOut) -> Iterator[Pa
     ``left_out`` counts the files of directories that are in none.
 
     Raises:
-        InvalidArgument: one of the paths is standard input, which only one process can read.
+        InvalidArgument: one of the paths is standard input, which only one process can read, or a
+            ``file:`` URI that is malformed.
     """
     for path in paths:
-        location = to_path(path)
         if path == STDIN:
             raise InvalidArgument("- : --engine spark reads manifests from files, not from stdin")
         if is_remote(path):
             yield Part("uris", (path,))
-        elif location.is_dir():
+            continue
+        location = to_path(path)
+        name = location.name.lower()
+        if location.is_dir():
             yield from _split_directory(absolute(location), left_out)
-        elif path.lower().endswith(TAR_SUFFIXES):
+        elif name.endswith(TAR_SUFFIXES):
             yield Part("tar", (str(absolute(location)),))
-        elif path.lower().endswith(MANIFEST_SUFFIXES):
+        elif name.endswith(MANIFEST_SUFFIXES):
             yield from _split_manifest(absolute(location), least)
         else:
             yield Part("files", (str(absolute(location)),), ("",))

@@ -11,9 +11,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from shoal.errors import NotFound
+from shoal.errors import InvalidArgument, NotFound
 from shoal.sources.files import read_directory, read_file, to_path, walk
-from shoal.sources.items import SourceConfig, SourceItem, remote_item, unreadable
+from shoal.sources.items import (
+    UNREADABLE,
+    SourceConfig,
+    SourceItem,
+    failed,
+    remote_item,
+    unreadable,
+)
 from shoal.sources.left_out import LeftOut
 from shoal.sources.manifests import MANIFEST_SUFFIXES, read_lines, read_manifest
 from shoal.sources.tars import TAR_SUFFIXES, count_tar, read_tar
@@ -38,6 +45,7 @@ def check_paths(paths: Iterable[Place]) -> None:
 
     Raises:
         NotFound: a path does not exist; the message names it.
+        InvalidArgument: a ``file:`` URI is malformed, or of another machine.
     """
     for path in _texts(paths):
         if path != STDIN and not _REMOTE.match(path) and not to_path(path).exists():
@@ -75,20 +83,30 @@ def read_items(
     """
     config = SourceConfig() if config is None else config
     for path in _texts(paths):
-        location = to_path(path)
         if path == STDIN:
             lines = open_stdin() if stdin is None else stdin
             yield from read_manifest(lines, config, base=Path.cwd(), name="stdin", piped=True)
         elif _REMOTE.match(path):
             yield remote_item(path, config)
-        elif location.is_dir():
-            yield from read_directory(location, config)
-        elif path.lower().endswith(TAR_SUFFIXES):
-            yield from read_tar(location, config)
-        elif path.lower().endswith(MANIFEST_SUFFIXES):
-            yield from _open_manifest(location, config)
         else:
-            yield read_file(location, config)
+            try:
+                location = to_path(path)
+            except InvalidArgument as exc:
+                yield failed(path, UNREADABLE, exc.message)
+            else:
+                yield from _read_local(location, config)
+
+
+def _read_local(location: Path, config: SourceConfig) -> Iterator[SourceItem]:
+    name = location.name.lower()
+    if location.is_dir():
+        yield from read_directory(location, config)
+    elif name.endswith(TAR_SUFFIXES):
+        yield from read_tar(location, config)
+    elif name.endswith(MANIFEST_SUFFIXES):
+        yield from _open_manifest(location, config)
+    else:
+        yield read_file(location, config)
 
 
 def _open_manifest(location: Path, config: SourceConfig) -> Iterator[SourceItem]:
@@ -117,7 +135,7 @@ def count_items(paths: Iterable[Place], *, limit_s: float = 2.0) -> int | None:
 def _count(path: str) -> Iterator[int] | None:
     """Ones and zeros whose sum is the count; None if counting costs as much as reading."""
     location = to_path(path)
-    lowered = path.lower()
+    lowered = location.name.lower()
     if path == STDIN or not (location.is_dir() or location.is_file()):
         return None  # a pipe can be read only once
     if location.is_dir():

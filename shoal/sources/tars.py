@@ -7,11 +7,10 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
+from shoal import file_uris
 from shoal.client import IngestItem
 from shoal.sources.archives import DAMAGE, Archive, open_archive
-from shoal.sources.files import absolute
 from shoal.sources.items import UNREADABLE, SourceConfig, SourceItem, failed, unreadable
 from shoal.sources.kinds import HEAD_BYTES, has_image_suffix, is_hidden, reason_to_leave_out
 from shoal.sources.links import MOST_LINKS, Link, Links, plain
@@ -28,7 +27,6 @@ class _Tar:
     """A tar whose images are read."""
 
     path: Path
-    uri: str
     config: SourceConfig
 
     def shown(self, name: str) -> str:
@@ -37,7 +35,7 @@ class _Tar:
 
     def item(self, name: str, data: bytes) -> IngestItem:
         """The member ``name`` as an item."""
-        place = f"{self.uri}#{quote(name, errors='surrogateescape')}"
+        place = file_uris.to_uri(self.path, member=name)
         return IngestItem(
             data=data,
             key=self.config.key(uri=place, name=f"{self.path.name}/{name}"),
@@ -71,7 +69,7 @@ def read_tar(path: Path, config: SourceConfig) -> Iterator[SourceItem]:
     which it is read once more. A damaged tar gives one failed outcome in its name; the items before
     the damage stand.
     """
-    tar = _Tar(path, absolute(path).as_uri(), config)
+    tar = _Tar(path, config)
     links = Links()
     try:
         with open_archive(path) as archive:

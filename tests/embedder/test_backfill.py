@@ -47,7 +47,7 @@ def test_backfill_answers_as_the_service_does(store: Store, images: Any) -> None
         request(10, images.china, key="china"),
         request(11, images.digits[0]),
         request(12, images.truncated),
-        request(13, images.flower, key="k" * 2001),
+        request(13, images.flower, key="k" * 8193),
     ]
     first = ingest(store, sent)
     assert first.keys() == {10, 11, 12, 13}
@@ -55,7 +55,7 @@ def test_backfill_answers_as_the_service_does(store: Store, images: Any) -> None
     assert first[10].key == "china"
     assert first[11].key.startswith("sha256:")
     assert (first[12].error.reason, first[12].key[:7]) == ("IMAGE_CORRUPT", "sha256:")
-    assert (first[13].error.reason, first[13].key) == ("INVALID_ARGUMENT", "k" * 2001)
+    assert (first[13].error.reason, first[13].key) == ("INVALID_ARGUMENT", "k" * 8193)
     again = ingest(store, sent)
     assert again[10].result.status == again[11].result.status == pb.INGEST_STATUS_UNCHANGED
     assert [again[number] for number in (12, 13)] == [first[number] for number in (12, 13)]

@@ -7,6 +7,7 @@ import json
 import logging
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -219,7 +220,7 @@ def test_request_with_a_uri_is_to_be_read() -> None:
     assert item == Remote("", "file:///a.jpg", {"uri": "other"}, 7)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("key", 2000), ("uri", 2000), ("source", 200)])
+@pytest.mark.parametrize(("name", "limit"), [("key", 8192), ("uri", 8192), ("source", 200)])
 def test_request_bounds_its_texts(name: str, limit: int) -> None:
     """As many characters as the contract says, and no more; the error names the field."""
     request = embedder_pb2.IngestRequest(image=common_pb2.Image(data=b"bytes"))
@@ -231,17 +232,30 @@ def test_request_bounds_its_texts(name: str, limit: int) -> None:
     assert error.metadata["field"] == name
 
 
+def test_percent_encoded_characters_count_once() -> None:
+    """A path in Japanese has nine letters of its URI for each of its own."""
+    written = "file:///" + quote("写" * 2000)
+    assert len(written) > 8192
+    request = embedder_pb2.IngestRequest(image=common_pb2.Image(uri=written), key=written)
+    item = asyncio.run(messages.to_ingest(request, max_bytes=5))
+    assert (item.key, item.fields["uri"]) == (written, written)
+    request.key = quote("写" * 8193)
+    assert refusal(request).message == "key: expected at most 8192 characters, got 8193"
+    with pytest.raises(InvalidArgument, match="1 to 8192 characters, got 8193"):
+        messages.image_source(common_pb2.Image(uri=quote("写" * 8193)), max_bytes=1)
+
+
 def test_image_has_bytes_within_the_limit_or_a_place() -> None:
     """Both bounds of both; each refusal says what was expected."""
     assert messages.image_source(common_pb2.Image(data=b"x"), max_bytes=1) == b"x"
-    assert messages.image_source(common_pb2.Image(uri="u" * 2000), max_bytes=1) == "u" * 2000
+    assert messages.image_source(common_pb2.Image(uri="u" * 8192), max_bytes=1) == "u" * 8192
     with pytest.raises(ImageEmpty):
         messages.image_source(common_pb2.Image(data=b""), max_bytes=1)
     with pytest.raises(ImageTooLarge, match="at most 1 bytes, got 2") as caught:
         messages.image_source(common_pb2.Image(data=b"xx"), max_bytes=1)
     assert caught.value.metadata == {"max_bytes": "1", "bytes": "2"}
-    for uri in ("", "u" * 2001):
-        with pytest.raises(InvalidArgument, match=f"1 to 2000 characters, got {len(uri)}"):
+    for uri in ("", "u" * 8193):
+        with pytest.raises(InvalidArgument, match=f"1 to 8192 characters, got {len(uri)}"):
             messages.image_source(common_pb2.Image(uri=uri), max_bytes=1)
     with pytest.raises(InvalidArgument, match="got no image"):
         messages.image_source(common_pb2.Image(), max_bytes=1)

@@ -501,7 +501,7 @@ def test_ingest_answers_each_request_once_among_bad_ones(serve: Serve, images: A
             ]
             for place, (reason, data) in enumerate(bad.items()):
                 requests.insert(5 * place, served.request(data, key=reason))
-            requests.append(served.request(images.china, uri="x" * 2001, key="long uri"))
+            requests.append(served.request(images.china, uri="x" * 8193, key="long uri"))
             requests.append(served.request(images.china, payload={"clusters": 1}, key="reserved"))
             requests.append(served.request(images.china, payload={"a.b": 1}, key="dotted"))
             requests.append(

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from shoal.client import IngestItem, IngestOutcome
-from shoal.errors import NotFound
+from shoal.errors import InvalidArgument, NotFound
 from shoal.sources import SourceConfig, SourceItem, check_paths, count_items, read_items
 
 CONFIG = SourceConfig()
@@ -286,6 +287,56 @@ def test_file_uri_is_the_file(tmp_path: Path) -> None:
     assert count_items([uri, tmp_path.as_uri()]) == 2
     with pytest.raises(NotFound, match="no such file or directory: file:///no/such"):
         check_paths(["file:///no/such"])
+
+
+def test_names_of_any_bytes_have_keys(tmp_path: Path) -> None:
+    """By place and by name, of files and of members: each key can be sent."""
+    folder = os.fsencode(tmp_path / "p")
+    os.mkdir(folder)  # noqa: PTH102 - bytes
+    with open(folder + b"/caf\xe9 #1.png", "wb") as file:  # noqa: PTH123 - bytes
+        file.write(b"x")
+    write_tar(tmp_path / "p" / "t.tar", {"caf\udce9 #2.png": b"y"})
+    for keys, expected in (
+        ("uri", ["caf%E9%20%231.png", "t.tar#caf%E9%20%232.png"]),
+        ("name", ["caf%E9 #1.png", "caf%E9 #2.png"]),
+    ):
+        config = SourceConfig(keys=keys)  # type: ignore[arg-type]  # of two
+        found = items(read(tmp_path / "p", tmp_path / "p" / "t.tar", config=config))
+        root = {"uri": (tmp_path / "p").as_uri(), "name": "p"}[keys]
+        second = {"uri": f"{root}/", "name": "t.tar/"}[keys]
+        assert [item.key for item in found] == [f"{root}/{expected[0]}", f"{second}{expected[1]}"]
+        assert all(item.key.encode() for item in found)
+
+
+def test_a_malformed_file_uri_is_one_failure(tmp_path: Path) -> None:
+    """Of another machine, with a query, of a member: named, and what comes after it is read."""
+    (tmp_path / "1.png").write_bytes(b"x")
+    for uri, expected in (
+        ("file://elsewhere/x", "expected file:///path, got file://elsewhere/x"),
+        ("file:///x?y", "expected ? in a path as %3F, got file:///x?y"),
+        ("file:///x.tar#y", "expected a file (# in a path as %23), got file:///x.tar#y"),
+    ):
+        (bad, good) = read(uri, tmp_path / "1.png")
+        assert failures([bad]) == [(uri, "UNREADABLE")]
+        assert isinstance(bad, IngestOutcome)
+        assert bad.failure is not None
+        assert bad.failure.message == expected
+        assert isinstance(good, IngestItem)
+        with pytest.raises(InvalidArgument, match=re.escape(expected)):
+            check_paths([uri])
+        line = json.dumps({"uri": uri}).encode()
+        (wrong,) = read("-", stdin=line)
+        assert isinstance(wrong, IngestOutcome)
+        assert wrong.failure is not None
+        assert (wrong.name, wrong.failure.message) == ("stdin:1", f"uri: {expected}")
+
+
+def test_the_kind_of_a_file_uri_is_that_of_its_path(tmp_path: Path) -> None:
+    """A tar whose URI says localhost, or has letters that are encoded, is a tar."""
+    tar = write_tar(tmp_path / "a b.tar", {"1.png": b"x"})
+    uri = tar.as_uri().replace("file:///", "FILE://localhost/").replace(".tar", ".t%61r")
+    assert [item.data for item in items(read(uri))] == [b"x"]
+    assert count_items([uri]) == 1
 
 
 def test_remote_uri_is_left_to_the_server() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ from shoal.app.cli.root import DomainError, Interrupted, one_line
 from shoal.app.config import SparkChoice
 from shoal.app.jobs.backfill import Backfill, Done, ingest_in_spark
 from shoal.client import WINDOW, IngestOutcome, IngestStatus, Json
-from shoal.errors import ShoalError, TransientError
+from shoal.errors import InvalidArgument, ShoalError, TransientError
 from shoal.rpc.signals import interrupted_by_signals
 from shoal.sources import (
     Keys,
@@ -115,11 +116,25 @@ def parse_fields(
         if name[-1] in _COMPARISONS or value[:1] == "=":
             msg = f"expected NAME=VALUE, which is all that there is, got {text!r}"
             raise click.BadParameter(msg)
-        try:
-            fields[name] = json.loads(value)
-        except json.JSONDecodeError:
-            fields[name] = value
+        fields[name] = _value(name, value)
     return fields
+
+
+def _value(name: str, text: str) -> Json:
+    """``text`` as JSON, or as it is; BadParameter for a number that is not finite."""
+
+    def finite(number: str) -> float:
+        value = float(number)
+        if not math.isfinite(value):
+            msg = f"{name}: expected finite numbers, got {text!r}; as a text: {name}='\"{text}\"'"
+            raise click.BadParameter(msg)
+        return value
+
+    try:
+        value: Json = json.loads(text, parse_constant=finite, parse_float=finite)
+    except (ValueError, RecursionError):  # also of an integer of more than 4,300 digits
+        return text
+    return value
 
 
 @click.command(cls=Command)
@@ -300,7 +315,10 @@ def _check_fields(fields: dict[str, Json]) -> None:
             reserved = ", ".join(sorted(RESERVED_FIELDS))
             msg = f'--field {name}: expected a name without . and ", and none of {reserved}'
             raise click.UsageError(msg)
-    to_struct(fields)
+    try:
+        to_struct(fields)
+    except InvalidArgument as exc:
+        raise click.UsageError(f"--field: {exc.message}") from exc
 
 
 def follow(outcomes: Iterable[IngestOutcome], report: Report, bar: tqdm[Never]) -> None:

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from shoal.client import IngestItem, Json
+from shoal.errors import InvalidArgument
 from shoal.sources import SourceConfig, SourceItem, count_items, read_items
+from shoal.sources.files import to_path
 
 _MAX_DIGIT_VALUE = 16
 """The digits' pixels are 0 to 16."""
@@ -95,8 +96,8 @@ class Folder:
     def data(self, payload: Mapping[str, Json]) -> bytes | None:
         """The file at the ``uri`` in ``payload``."""
         try:
-            return Path(unquote(urlsplit(str(payload["uri"])).path)).read_bytes()
-        except OSError:
+            return to_path(str(payload["uri"])).read_bytes()
+        except (OSError, InvalidArgument):
             return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,7 @@ from shoal.app.cli.printing.hits import hit_json, print_hits
 from shoal.app.cli.printing.output import print_json, talk
 from shoal.app.cli.root import DomainError
 from shoal.client import AnyOf, Empty, Filter, Json, SearchOptions, StoredId, Test, Text
+from shoal.sources.files import to_path
 
 if TYPE_CHECKING:
     from shoal.client import Query
@@ -125,7 +125,7 @@ def _query(image: str | None, point: str | None, text: str | None) -> Query:
     if image is None or image == "-":
         return sys.stdin.buffer.read()
     try:
-        return Path(image).read_bytes()
+        return to_path(image).read_bytes()
     except OSError as exc:
         why = (exc.strerror or str(exc)).lower()
         msg = f"{image} cannot be read: {why}"

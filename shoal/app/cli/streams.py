@@ -22,6 +22,8 @@ def mend_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 - a stream for good
     sys.stdout = _usable(sys.stdout)
     sys.stderr = _usable(sys.stderr)
 

@@ -134,6 +134,25 @@ def test_ingest_of_nothing_says_so(shoal: Run, tmp_path: Path) -> None:
     assert result.stderr == "shoal: no images in p\n"
 
 
+def test_ingest_of_a_long_path_in_any_script(shoal: Run, tmp_path: Path, pictures: Any) -> None:
+    """2,700 letters as a URI, and some bytes that are no UTF-8: as the file system allows."""
+    name = "/".join(["写真" * 30] * 5) + "/caf\udce9 #?%.png"
+    pictures(tmp_path, ["1.png"])
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / "1.png").rename(tmp_path / name)
+    for keys in ("uri", "name"):
+        for again in ("stored", "unchanged"):
+            arguments = ("写真" * 30, "--keys", keys, "--collection", f"long-{keys}")
+            code, report = ingest_json(shoal, *arguments)
+            assert (code, report[again]) == (0, 1)
+    found = shoal("search", name, "--collection", "long-uri", "--json")
+    (hit,) = json.loads(found.stdout)["hits"]
+    assert hit["payload"]["uri"] == (tmp_path / name).as_uri()
+    assert len(hit["payload"]["uri"]) > 2700
+    by_uri = shoal("search", (tmp_path / name).as_uri(), "--collection", "long-uri", "--json")
+    assert json.loads(by_uri.stdout)["hits"][0]["id"] == hit["id"]
+
+
 def test_ingest_tells_what_it_leaves_out(shoal: Run, tmp_path: Path, pictures: Any) -> None:
     """On stderr and in --json, by reason; with --strict the exit status is 1, all being stored."""
     folder = pictures(tmp_path / "p", ["1.png", "2.jpg"])

@@ -13,7 +13,7 @@ import pytest
 
 from shoal.app.jobs import pictures_of_points
 from shoal.app.jobs.pictures_of_points import Pictures
-from shoal.errors import LocationUnavailable, NotFound
+from shoal.errors import ImageTooLarge, LocationUnavailable, NotFound
 
 
 @pytest.fixture
@@ -65,13 +65,42 @@ def test_only_a_few_tars_stay_open(
     assert all(tar.closed for tar in kept)
 
 
-def test_other_uris_are_fsspecs(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As much of a picture as is allowed."""
+def test_other_uris_are_fsspecs(pictures: Pictures) -> None:
+    """All that fsspec knows."""
     with fsspec.open("memory://bucket/p.png", "wb") as file:
         file.write(b"picture")
     assert pictures.read("memory://bucket/p.png") == b"picture"
-    monkeypatch.setattr(pictures_of_points, "_MOST_BYTES", 4)
-    assert pictures.read("memory://bucket/p.png") == b"pict"
+
+
+def test_a_picture_that_is_too_large_is_told(
+    tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any place; a part of it is never taken for the whole."""
+    with fsspec.open("memory://bucket/p.png", "wb") as file:
+        file.write(b"picture")
+    (tmp_path / "p.png").write_bytes(b"picture")
+    uris = ["memory://bucket/p.png", (tmp_path / "p.png").as_uri()]
+    uris.append(f"{tar_of(tmp_path / 't.tar', **{'p.png': b'picture'})}#p.png")
+    below = Pictures(tmp_path)
+    monkeypatch.setattr(pictures_of_points, "_MOST_BYTES", 7)
+    assert [pictures.read(uri) for uri in uris] == [b"picture"] * 3
+    assert below.read("s3://gone/p.png") == b"picture"
+    monkeypatch.setattr(pictures_of_points, "_MOST_BYTES", 6)
+    for uri in uris:
+        with pytest.raises(ImageTooLarge, match=f"{uri}: expected at most 6 bytes, got more"):
+            pictures.read(uri)
+    for uri in ("s3://gone/p.png", "file:///gone/p.png"):
+        with pytest.raises(ImageTooLarge):
+            below.read(uri)
+
+
+def test_tars_one_after_the_other_are_one(tmp_path: Path, pictures: Pictures) -> None:
+    """As they were when their members were stored."""
+    uri = tar_of(tmp_path / "a.tar", **{"1.png": b"one"})
+    tar_of(tmp_path / "b.tar", **{"2.png": b"two"})
+    with (tmp_path / "a.tar").open("ab") as file:
+        file.write((tmp_path / "b.tar").read_bytes())
+    assert pictures.read(f"{uri}#2.png") == b"two"
 
 
 @pytest.mark.parametrize(
