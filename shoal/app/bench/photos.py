@@ -30,3 +30,10 @@ def photos(count: int, *, seed: int = 0) -> list[bytes]:
         )
         made.append(out.getvalue())
     return made
+
+
+def slow_image(width: int, height: int) -> bytes:
+    """A WebP of one colour: a few dozen bytes, and slow to decode if it has millions of pixels."""
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), (200, 30, 40)).save(out, "WEBP", lossless=True, method=0)
+    return out.getvalue()

@@ -1,4 +1,4 @@
-"""Mixed load for a while: streams, calls, poison images and callers that go away.
+"""Mixed load for a while: streams, calls, poison, slow images and callers that go away.
 
 What must hold: every image is answered exactly once, in its own place, good ones with their own
 vector or a status, poison with an error of its own; what is stored is what was sent last; nothing
@@ -24,6 +24,7 @@ import grpc
 import numpy as np
 
 from shoal.app.bench import machine
+from shoal.app.bench.photos import slow_image
 from shoal.app.bench.process import UpProcess
 from shoal.client import COLLECTION, Client, IngestItem, ItemFailure, Vector
 from shoal.client.messages_ingest import from_ingest_response
@@ -37,6 +38,11 @@ KEYS = 2_000
 """Points that the streams write over and over: the collection does not grow without end."""
 PER_STREAM = 1_000
 CALLERS = 4
+SLOW_SIZE = (4_000, 3_000)
+SLOW_IMAGES = 4
+"""The slow images of one call: as WebP, a second of one core together."""
+SLOW_PAUSE_S = 2.0
+"""A pause between two such calls, which leaves most of the machine to the other loads."""
 WARM_UP = 0.2
 """The share of the time after which memory is looked at."""
 STALLED_S = 60.0
@@ -70,6 +76,7 @@ class SoakResult:
     poisoned: int
     cancelled: int
     refused: int
+    slow: int
     rate: float
     resident_mib: float
     growth_mib_per_hour: float
@@ -141,7 +148,7 @@ def bench_soak(images: Sequence[bytes], *, seconds: float, seed: int = 0) -> Soa
 def _soak(up: UpProcess, images: Sequence[bytes], seconds: float, seed: int) -> SoakResult:
     loads: dict[Future[None], _Tally] = {}
     # Left in reverse: an error closes the connections, which ends the loads, which are waited for.
-    with ThreadPoolExecutor(CALLERS + 2) as threads, ExitStack() as connections:
+    with ThreadPoolExecutor(CALLERS + 3) as threads, ExitStack() as connections:
 
         def client() -> Client:
             return connections.enter_context(Client(up.address, timeout_s=STALLED_S))
@@ -161,6 +168,7 @@ def _soak(up: UpProcess, images: Sequence[bytes], seconds: float, seed: int) -> 
         stub = embedder_pb2_grpc.EmbedderServiceStub(channel)
         start("the stream", partial(_stream, stub, client()))
         start("the stream that is left", partial(_leaver, client()))
+        start("the caller with slow images", partial(_slow_caller, client()))
         for number in range(CALLERS):
             start(f"caller {number}", partial(_caller, client()))
         samples = _watch(up.process.pid, loads)
@@ -174,6 +182,7 @@ def _soak(up: UpProcess, images: Sequence[bytes], seconds: float, seed: int) -> 
         poisoned=counts["poison"],
         cancelled=counts["cancelled"],
         refused=counts["refused"],
+        slow=counts["slow"],
         rate=answered / took,
         resident_mib=samples[-1][1],
         growth_mib_per_hour=_growth(samples, began + WARM_UP * seconds),
@@ -300,6 +309,25 @@ def _leaver(client: Client, plan: _Plan, tally: _Tally, rng: random.Random) -> N
         stream.close()
         tally.add("cancelled")
         time.sleep(0.5)
+
+
+def _slow_caller(client: Client, plan: _Plan, tally: _Tally, _: random.Random) -> None:
+    """Calls of slow images, which are all answered or refused for their number."""
+    slow = slow_image(*SLOW_SIZE)
+    while plan.goes_on():
+        try:
+            answers = client.embed([slow] * SLOW_IMAGES)
+        except Overloaded:
+            tally.add("refused")
+            time.sleep(0.2)
+            continue
+        if len(answers) != SLOW_IMAGES:
+            raise OperatorError(f"{SLOW_IMAGES} images were sent, {len(answers)} answered")
+        for answer in answers:
+            if answer.failure is not None:
+                raise OperatorError(f"a slow image was refused: {answer.failure.message}")
+            tally.add("slow")
+        time.sleep(SLOW_PAUSE_S)
 
 
 def _check(picture: _Picture, failure: ItemFailure | None, tally: _Tally) -> None:

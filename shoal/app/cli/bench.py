@@ -177,7 +177,7 @@ def bench_decode(*, images: Path | None, count: int, rounds: int, as_json: bool)
 @option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the load.")
 @json_option
 def bench_soak(*, minutes: float, seed: int, as_json: bool) -> None:
-    """Mixed load with 5% poison images and callers that go away; watch answers and memory.
+    """Mixed load with poison, slow images and callers that go away; watch answers and memory.
 
     Exit status 1, and one line, if an answer is lost, doubled or wrong, the server is stuck
     or, in a soak of 20 minutes or more, its memory grows.
@@ -195,9 +195,45 @@ def bench_soak(*, minutes: float, seed: int, as_json: bool) -> None:
     talk(result.machine)
     say(
         f"{result.answered:,} images answered once each in {result.seconds:.0f} s "
-        f"({result.rate:.0f}/s), {result.poisoned:,} of them poison; {result.cancelled:,} streams "
-        f"left, {result.refused:,} calls refused; RSS {result.resident_mib:.0f} MiB, "
-        f"{result.growth_mib_per_hour:+.0f} MiB/h once warm"
+        f"({result.rate:.0f}/s), {result.poisoned:,} of them poison; {result.slow:,} slow ones; "
+        f"{result.cancelled:,} streams left, {result.refused:,} calls refused; "
+        f"RSS {result.resident_mib:.0f} MiB, {result.growth_mib_per_hour:+.0f} MiB/h once warm"
+    )
+
+
+@bench.command("overload")
+@option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    help="How long, half of it beside the flood.",
+)
+@json_option
+def bench_overload(*, seconds: float, as_json: bool) -> None:
+    """Callers of an embedder that others flood with images of 49 megapixels.
+
+    Exit status 1, and one line, if an image of theirs is refused or their p99 is more than 3 times
+    what it is without the flood.
+
+    Example:
+      shoal bench overload --seconds 60
+    """
+    from shoal.app.bench.overload import bench_overload as overload
+    from shoal.app.bench.photos import photos
+
+    result = overload(photos(64), seconds=seconds)
+    if as_json:
+        print_json(asdict(result))
+        return
+    talk(result.machine)
+    print_table(
+        ("row", "images/s", "p50 ms", "p95 ms", "p99 ms"),
+        [(row.name, f"{row.rate:.1f}", *_percentiles(row)) for row in result.rows],
+    )
+    talk(
+        f"p99 x {result.ratio:.2f}; {result.flooded} slow images answered, {result.refused} "
+        f"refused or abandoned; RSS {result.before_mib:.0f} MiB before, {result.peak_mib:.0f} at "
+        f"the peak with the decoding processes, {result.after_mib:.0f} after"
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from shoal import vectors
 from shoal.app.bench import soak
+from shoal.app.bench.photos import slow_image
 from shoal.errors import ImageCorrupt, OperatorError, ShoalError
 from shoal.rpc.status import item_error
 from shoal.v1 import (
@@ -26,6 +27,9 @@ from shoal.v1 import (
 )
 
 IMAGES = [b"the image with number %02d" % number for number in range(8)]
+
+
+SLOW = slow_image(*soak.SLOW_SIZE)
 
 
 def vector_of(data: bytes) -> common_pb2.Vector:
@@ -58,6 +62,8 @@ class Fake(
         return embedder_pb2.EmbedResponse(results=results)
 
     def embed(self, data: bytes) -> Any:
+        if data == SLOW and self.fault != "slow image refused":
+            return embedder_pb2.EmbedResult(vector=vector_of(IMAGES[0]))
         if data in IMAGES and not (self.fault == "good image refused" and self.calls > 20):
             return embedder_pb2.EmbedResult(vector=vector_of(data))
         if data not in IMAGES and self.fault == "poison accepted":
@@ -136,6 +142,7 @@ def test_soak_of_an_honest_server_passes(fake: Fake) -> None:
         ("one answer too few", r"\d images were sent, \d answered"),
         ("poison accepted", "a poison image was accepted"),
         ("good image refused", "a good image was refused: not an image"),
+        ("slow image refused", "a slow image was refused: not an image"),
     ],
 )
 def test_soak_tells_a_wrong_answer(

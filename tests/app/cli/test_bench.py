@@ -18,8 +18,10 @@ import pytest
 from stand_in import qdrant_server
 
 from embedder.encoding.artefact import bundled_artefact
+from shoal.app.bench import overload
 from shoal.app.bench.callers import Flow, callers
 from shoal.app.bench.embed import ceiling, drop
+from shoal.app.bench.rounds import Row
 from shoal.errors import OperatorError, ServiceUnavailable
 from shoal.store import StoreConfig, open_store
 from shoal.v1 import embedder_pb2_grpc
@@ -263,7 +265,39 @@ def test_bench_soak_answers_every_image_once(in_process: Any) -> None:
     assert found["answered"] > 100
     assert 0 < found["poisoned"] < 0.2 * found["answered"]
     assert found["cancelled"] > 0
+    assert found["slow"] > 0
     assert found["resident_mib"] > 50
+
+
+def test_bench_overload_prints_the_callers_beside_the_flood(
+    in_process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both phases, their ratio and the memory; what it floods with was decoded, or refused."""
+    monkeypatch.setattr(overload, "_WARM_UP_S", 0.1)
+    monkeypatch.setattr(overload, "_AWAY_S", 1.0)
+    monkeypatch.setattr(overload, "PER_CALL", 2)
+    result = in_process("bench", "overload", "--seconds", "2", "--json")
+    assert result.code == 0, result.stderr
+    found = json.loads(result.stdout)
+    alone, beside = found["rows"]
+    assert min(len(alone["latencies_s"]), len(beside["latencies_s"])) > 4
+    assert found["ratio"] > 0
+    assert found["flooded"] + found["refused"] > 0
+    assert 50 < found["before_mib"] < found["peak_mib"]
+    assert found["after_mib"] > 50
+
+
+def test_bench_overload_fails_where_others_wait_too_long() -> None:
+    """The ratio of both p99s, over enough calls; too few calls are not judged."""
+    calls = overload.MEASURED_CALLS
+    alone = Row("alone", [], [0.1] * calls)
+    assert overload._ratio(alone, Row("beside", [], [0.3] * calls)) == pytest.approx(3)
+    with pytest.raises(OperatorError, match="is 310 ms, alone 100: expected at most 3 times"):
+        overload._ratio(alone, Row("beside", [], [0.31] * calls))
+    few = Row("beside", [], [0.5] * (calls - 1))
+    assert overload._ratio(alone, few) == pytest.approx(5)
+    with pytest.raises(OperatorError, match="no call was answered"):
+        overload._ratio(Row("alone", [], []), few)
 
 
 def test_bench_train_prints_the_training_beside_its_products(
