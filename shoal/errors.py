@@ -16,6 +16,7 @@
     |   |   +-- TooManyCollections the store holds as many as it can
     |   +-- Unauthenticated        no bearer token, or a wrong one
     |   +-- Unsupported            this deployment cannot do what was asked
+    |       +-- ServiceMissing     no server with the service is known to the client
     +-- OperatorError              whoever runs the service must act
     |   +-- ConfigError            a setting is wrong; raised before a port opens
     |   +-- ArtefactError          an encoder directory is damaged or incomplete
@@ -158,6 +159,12 @@ class Unsupported(CallerError):
     """This deployment cannot do what was asked."""
 
     reason = "UNSUPPORTED"
+
+
+class ServiceMissing(Unsupported):
+    """No server with the service that a call is for is known to the client."""
+
+    reason = "SERVICE_MISSING"
 
 
 class OperatorError(ShoalError):

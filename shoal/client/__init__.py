@@ -33,6 +33,7 @@ from shoal.client.runs import (
     Schedule,
     VectorSample,
 )
+from shoal.client.settings import Addresses
 from shoal.client.values import (
     AnyOf,
     Collection,
@@ -64,6 +65,7 @@ __all__ = [
     "CLUSTERING",
     "COLLECTION",
     "WINDOW",
+    "Addresses",
     "AnyOf",
     "AsyncClient",
     "Client",

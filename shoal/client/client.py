@@ -7,7 +7,6 @@ Every failure is a ShoalError; a failure of one item of a batch or stream is a v
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, Self
@@ -27,12 +26,13 @@ from shoal.client.calls import (
     searcher,
 )
 from shoal.client.connections import Connections
-from shoal.client.failures import answering, asking
+from shoal.client.failures import asking
 from shoal.client.messages_ingest import IngestTarget
-from shoal.client.settings import ADDRESS, TIMEOUT_S, channel_config
+from shoal.client.settings import ADDRESS, TIMEOUT_S, Addresses, channels_of
 from shoal.client.stream import Ingestion
 from shoal.client.values import IngestItem, IngestOutcome
 from shoal.client.window import WINDOW, Window
+from shoal.rpc.config import MAX_MESSAGE_BYTES
 from shoal.v1 import embedder_pb2_grpc
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ def _call(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
 
     @method_of(build, owner="Client")
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._translating():
+        with asking(self._connections):
             call = build(*args, **kwargs)
+        with self._connections.translating(call):
             response = self._connections.call(call)
         return call.parse(response)
 
@@ -60,7 +61,7 @@ def _stream(
 
     @method_of(build, owner="Client", returns="Generator[{}, None, None]")
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
-        with self._translating():
+        with asking(self._connections):
             stream = build(*args, **kwargs)
         yield from self._values(stream)
 
@@ -72,7 +73,7 @@ def _pages(build: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], Ite
 
     @method_of(build, owner="Client", returns="Iterator[{}]")
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        with self._translating():
+        with asking(self._connections):
             pages = build(*args, **kwargs)
         yield from self._all_pages(pages)
 
@@ -84,7 +85,7 @@ def _gathered(build: Callable[P, Gathered[T]]) -> Callable[Concatenate[Client, P
 
     @method_of(build, owner="Client")
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._translating():
+        with asking(self._connections):
             gathered = build(*args, **kwargs)
         gatherer, parts = gathered.gatherer(), gathered.parts
         for part in self._values(parts) if isinstance(parts, Stream) else self._all_pages(parts):
@@ -95,7 +96,7 @@ def _gathered(build: Callable[P, Gathered[T]]) -> Callable[Concatenate[Client, P
 
 
 class Client:
-    """A connection to a Shoal server, or to a set of them behind one address.
+    """A connection to a Shoal server, to a set of them behind one address, or to one per service.
 
         with Client("localhost:7800") as shoal:
             for outcome in shoal.ingest(IngestItem(path.read_bytes()) for path in paths):
@@ -108,7 +109,7 @@ class Client:
 
     def __init__(  # noqa: PLR0913 - keywords, each with a default
         self,
-        address: str = ADDRESS,
+        address: str | Addresses = ADDRESS,
         *,
         token: str | None = None,
         tls: bool = False,
@@ -119,7 +120,7 @@ class Client:
         """Connects on first use.
 
         Args:
-            address: HOST:PORT.
+            address: HOST:PORT of a server with all services, or the addresses of several servers.
             token: Bearer token, if the server wants one.
             tls: Encrypt, and verify the server by the system's authorities.
             tls_ca: PEM file of the authority to verify the server by instead; implies ``tls``.
@@ -130,7 +131,7 @@ class Client:
         Raises:
             ConfigError: the file cannot be read, or a value is out of range.
         """
-        config = channel_config(
+        channels = channels_of(
             address,
             token=token,
             tls=tls,
@@ -138,9 +139,8 @@ class Client:
             timeout_s=timeout_s,
             via_proxy=via_proxy,
         )
-        self._address = address
-        self._max_message_bytes = config.max_message_bytes
-        self._connections = Connections(config)
+        self._max_message_bytes = MAX_MESSAGE_BYTES
+        self._connections = Connections(channels)
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -239,20 +239,15 @@ class Client:
             embedder_pb2_grpc.EmbedderServiceStub(channel).Ingest
             for channel in self._connections.several(streams)
         ]
-        with answering(self._address):
+        with self._connections.ingesting():
             yield from ingestion.exchange(calls)
 
-    @contextmanager
-    def _translating(self) -> Iterator[None]:
-        with answering(self._address), asking(self._connections):
-            yield
-
     def _values(self, stream: Stream[T]) -> Generator[T, None, None]:
-        with self._translating():
+        with self._connections.translating(stream):
             responses = self._connections.call(stream)
         try:
             while True:
-                with self._translating():
+                with self._connections.translating(stream):
                     response = next(responses, None)
                 if response is None:
                     return
@@ -262,7 +257,7 @@ class Client:
 
     def _all_pages(self, pages: Pages[T]) -> Iterator[T]:
         while True:
-            with self._translating():
+            with self._connections.translating(pages):
                 page = self._connections.call(pages)
             yield from pages.parse(page)
             if not pages.next_request(page):

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import grpc
 
+from shoal.client.calls import Service
+from shoal.client.settings import Channels
 from shoal.errors import InvalidArgument
 from shoal.rpc.status import from_rpc_error
 
@@ -24,12 +26,13 @@ class Closing:
 
 
 @contextlib.contextmanager
-def answering(address: str) -> Iterator[None]:
-    """Raises the failure of a call to ``address`` as an error of Shoal's."""
+def answering(channels: Channels, service: Service) -> Iterator[None]:
+    """Raises the failure of a call to ``service`` as an error of Shoal's."""
     try:
         yield
     except grpc.RpcError as exc:
-        raise from_rpc_error(exc, address) from exc
+        address = channels[service].address
+        raise from_rpc_error(exc, address, service=service) from exc
 
 
 @contextlib.contextmanager

@@ -130,12 +130,14 @@ def from_item_error(message: common_pb2.ItemError) -> errors.ShoalError:
     return error
 
 
-def from_rpc_error(error: grpc.RpcError, address: str) -> errors.ShoalError:
+def from_rpc_error(error: grpc.RpcError, address: str, *, service: str = "") -> errors.ShoalError:
     """The ShoalError behind a failed call; raise it ``from`` that call's error.
 
     Args:
         error: The error that a stub raised, sync or asyncio.
         address: The server's address, for the message.
+        service: The word for the called service in options, such as ``clusterer``; empty where
+            the server can have no other.
 
     Returns:
         An error of the class that a Shoal handler raised; if none did, of a class chosen by the
@@ -149,6 +151,8 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> errors.ShoalError:
     status = _rich_status(error)
     info = _detail(status, error_details_pb2.ErrorInfo())
     if info is None or info.domain != DOMAIN:
+        if code is grpc.StatusCode.UNIMPLEMENTED and service:
+            return _without_service(service, address)
         return _from_code(code, details, address)
     metadata = dict(info.metadata)
     found = errors.by_reason(info.reason)
@@ -160,6 +164,17 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> errors.ShoalError:
     if isinstance(rebuilt, errors.TransientError) and retry is not None:
         rebuilt.retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
     return rebuilt
+
+
+def _without_service(service: str, address: str) -> errors.ServiceMissing:
+    """The error for a server that has other services than the one that was called."""
+    name = "search service" if service == "search" else service
+    return errors.ServiceMissing(
+        f"the server at {address} is not the {name}, or is older than this client: expected the "
+        f"{name}'s address (--{service}-address, or Addresses({service}=...))",
+        address=address,
+        service=service,
+    )
 
 
 _UNREACHABLE = {

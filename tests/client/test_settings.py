@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shoal.client import Client
+from shoal.client import Addresses, Client
 from shoal.client import client as blocking
 from shoal.client.aio import AsyncClient
 from shoal.client.aio import client as asynchronous
+from shoal.errors import ConfigError
 from shoal.rpc.config import ChannelConfig
 
 
@@ -28,9 +30,22 @@ def test_both_clients_reach_a_server_as_they_are_told(
     given: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An authority implies TLS; an empty token is none."""
-    made: list[ChannelConfig] = []
+    made: list[dict[str, ChannelConfig]] = []
     monkeypatch.setattr(blocking, "Connections", made.append)
     monkeypatch.setattr(asynchronous, "AsyncConnections", made.append)
     Client("a:1", **given)
     AsyncClient("a:1", **given)
-    assert made == [ChannelConfig("a:1", **expected)] * 2
+    config = ChannelConfig("a:1", **expected)
+    assert made == [{"embedder": config, "clusterer": config, "search": config}] * 2
+    split = Addresses(clusterer="c:2", search="s:3")
+    Client(split, **given)
+    AsyncClient(split, **given)
+    ours = {"clusterer": replace(config, address="c:2"), "search": replace(config, address="s:3")}
+    assert made[2:] == [ours] * 2
+
+
+@pytest.mark.parametrize("address", [Addresses(), "", "nowhere", Addresses(search="nowhere")])
+def test_client_without_a_good_address_is_refused(make_client: Any, address: Any) -> None:
+    """At once, and not by the first call."""
+    with pytest.raises(ConfigError, match="address"):
+        make_client(address)

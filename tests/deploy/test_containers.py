@@ -123,7 +123,7 @@ def test_addresses_that_are_called_exist(
         with monkeypatch.context() as patch:
             _, context = each.parse(patch)
         options, known = context.params, ports[each.where]
-        called = [options["embedder_address"]] if "embedder_address" in options else []
+        called = [options["embedder_address"]] if options.get("embedder_address") else []
         called += [options["address"]] if each.name == "recluster" else []
         for address in map(parse_address, called):
             assert address.port in known[address.host]

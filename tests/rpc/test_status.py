@@ -45,6 +45,7 @@ EXPECTED = {
     "TooManyCollections": CODE.FAILED_PRECONDITION,
     "Unauthenticated": CODE.UNAUTHENTICATED,
     "Unsupported": CODE.UNIMPLEMENTED,
+    "ServiceMissing": CODE.UNIMPLEMENTED,
     "OperatorError": CODE.INTERNAL,
     "ConfigError": CODE.INTERNAL,
     "ArtefactError": CODE.INTERNAL,

@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 
 from shoal import errors
 from shoal.client import AsyncClient, IngestItem
+from shoal.client.calls import SERVICES, Service
 from shoal.rpc.status import item_error, to_status
 from shoal.v1 import (
     clusterer_pb2_grpc,
@@ -101,13 +102,19 @@ def abort(context: grpc.ServicerContext, status: status_pb2.Status) -> None:
     context.abort_with_status(rpc_status.to_status(status))
 
 
+_ADD: dict[Service, Callable[[Any, grpc.Server], None]] = {
+    "embedder": embedder_pb2_grpc.add_EmbedderServiceServicer_to_server,
+    "clusterer": clusterer_pb2_grpc.add_ClustererServiceServicer_to_server,
+    "search": search_pb2_grpc.add_SearchServiceServicer_to_server,
+}
+
+
 @contextmanager
-def serving(fake: Fake) -> Iterator[str]:
-    """A real server with ``fake`` behind all three services; its HOST:PORT."""
+def serving(fake: Fake, *services: Service) -> Iterator[str]:
+    """A real server with ``fake`` behind ``services``, or all three; its HOST:PORT."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
-    embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(fake, server)
-    clusterer_pb2_grpc.add_ClustererServiceServicer_to_server(fake, server)
-    search_pb2_grpc.add_SearchServiceServicer_to_server(fake, server)
+    for service in services or SERVICES:
+        _ADD[service](fake, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

@@ -12,9 +12,10 @@ from shoal.app.cli.options.target import CLUSTER_ID, Target, target_options
 from shoal.app.cli.printing.describe import amount, describe_drift, describe_lineage, short
 from shoal.app.cli.printing.hits import hit_json, place, print_hits
 from shoal.app.cli.printing.output import print_json, print_table, say, talk
+from shoal.errors import ServiceMissing, TransientError
 
 if TYPE_CHECKING:
-    from shoal.client import Cluster, ClusterList
+    from shoal.client import Client, Cluster, Clustering, ClusterList
 
 MAX_LISTED_EXEMPLARS = 20
 
@@ -58,21 +59,30 @@ def clusters(
             clustering=target.clustering,
             exemplars=3 if exemplars is None else min(exemplars, MAX_LISTED_EXEMPLARS),
         )
-        state = client.clustering(target.clustering, collection=target.collection)
+        state = _state(client, target)
     if as_json:
         print_json(
             {
                 "run": listed.run,
                 "noise": listed.noise,
                 "unassigned": listed.unassigned,
-                "drift": state.drift,
+                "drift": state.drift if state else None,
                 "clusters": [cluster_json(each) for each in listed.clusters],
             }
         )
     else:
         _print_list(listed)
-        if state.drift is not None and state.drift.due:
+        if state and state.drift and state.drift.due:
             talk(f"shoal: {describe_drift(state)[-1]}")
+
+
+def _state(client: Client, target: Target) -> Clustering | None:
+    """The state of the clustering; None where no clusterer tells it, which is said."""
+    try:
+        return client.clustering(target.clustering, collection=target.collection)
+    except (ServiceMissing, TransientError) as exc:
+        talk(f"shoal: the drift is left out: {exc.message}")
+        return None
 
 
 def cluster_json(cluster: Cluster) -> dict[str, object]:

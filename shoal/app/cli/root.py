@@ -46,6 +46,10 @@ COMMANDS = {
         "shoal.app.cli.model:model",
         "Encoders: list a server's; export, vary, mix, verify and show artefacts.",
     ),
+    "context": (
+        "shoal.app.cli.context:context",
+        "Keep addresses and other settings of deployments under names.",
+    ),
     "bench": ("shoal.app.cli.bench:bench", "Measure Shoal on this machine, against its own parts."),
     "serve": ("shoal.app.cli.serve:serve", "Run one service over a Qdrant server."),
 }

@@ -26,10 +26,12 @@ from shoal.client.calls import (
     method_of,
     searcher,
 )
+from shoal.client.failures import asking
 from shoal.client.messages_ingest import IngestTarget
-from shoal.client.settings import ADDRESS, TIMEOUT_S, channel_config
+from shoal.client.settings import ADDRESS, TIMEOUT_S, Addresses, channels_of
 from shoal.client.values import IngestItem, IngestOutcome
 from shoal.client.window import WINDOW, Window
+from shoal.rpc.config import MAX_MESSAGE_BYTES
 from shoal.v1 import embedder_pb2_grpc
 
 if TYPE_CHECKING:
@@ -47,8 +49,9 @@ def _call(
 
     @method_of(build, owner="AsyncClient")
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        async with self._connections.translating():
+        with asking(self._connections):
             call = build(*args, **kwargs)
+        async with self._connections.translating(call):
             response = await self._connections.call(call)
         return call.parse(response)
 
@@ -64,7 +67,7 @@ def _stream(
     async def method(
         self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs
     ) -> AsyncGenerator[T, None]:
-        async with self._connections.translating():
+        with asking(self._connections):
             stream = build(*args, **kwargs)
         async with aclosing(self._values(stream)) as values:
             async for value in values:
@@ -82,7 +85,7 @@ def _pages(
     async def method(
         self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs
     ) -> AsyncGenerator[T, None]:
-        async with self._connections.translating():
+        with asking(self._connections):
             pages = build(*args, **kwargs)
         async with aclosing(self._all_pages(pages)) as values:
             async for value in values:
@@ -98,7 +101,7 @@ def _gathered(
 
     @method_of(build, owner="AsyncClient")
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        async with self._connections.translating():
+        with asking(self._connections):
             gathered = build(*args, **kwargs)
         gatherer, parts = gathered.gatherer(), gathered.parts
         several = self._values(parts) if isinstance(parts, Stream) else self._all_pages(parts)
@@ -126,7 +129,7 @@ class AsyncClient:
 
     def __init__(  # noqa: PLR0913 - keywords, each with a default
         self,
-        address: str = ADDRESS,
+        address: str | Addresses = ADDRESS,
         *,
         token: str | None = None,
         tls: bool = False,
@@ -140,7 +143,7 @@ class AsyncClient:
             ConfigError: a value is out of range. That the file cannot be read is raised by the
                 first call.
         """
-        config = channel_config(
+        channels = channels_of(
             address,
             token=token,
             tls=tls,
@@ -148,8 +151,8 @@ class AsyncClient:
             timeout_s=timeout_s,
             via_proxy=via_proxy,
         )
-        self._max_message_bytes = config.max_message_bytes
-        self._connections = AsyncConnections(config)
+        self._max_message_bytes = MAX_MESSAGE_BYTES
+        self._connections = AsyncConnections(channels)
 
     async def __aenter__(self) -> Self:
         """The client itself."""
@@ -245,19 +248,19 @@ class AsyncClient:
         ]
         async with aclosing(ingestion.exchange(calls)) as outcomes:
             while True:
-                async with self._connections.answering():
+                async with self._connections.answering("embedder"):
                     outcome = await anext(outcomes, None)
                 if outcome is None:
                     return
                 yield outcome
 
     async def _values(self, stream: Stream[T]) -> AsyncGenerator[T, None]:
-        async with self._connections.translating():
+        async with self._connections.translating(stream):
             responses = self._connections.call(stream)
         answers = aiter(responses)
         try:
             while True:
-                async with self._connections.translating():
+                async with self._connections.translating(stream):
                     response = await anext(answers, None)
                 if response is None:
                     return
@@ -267,7 +270,7 @@ class AsyncClient:
 
     async def _all_pages(self, pages: Pages[T]) -> AsyncGenerator[T, None]:
         while True:
-            async with self._connections.translating():
+            async with self._connections.translating(pages):
                 page = await self._connections.call(pages)
             for value in pages.parse(page):
                 yield value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, get_args
 
 from google.protobuf.message import Message
 
@@ -17,6 +17,7 @@ COLLECTION = "images"
 CLUSTERING = "default"
 
 Service: TypeAlias = Literal["embedder", "clusterer", "search"]
+SERVICES: tuple[Service, ...] = get_args(Service)
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -23,11 +23,14 @@ from shoal.app.cli import main
 ROOT = Path(__file__).parents[3]
 READY = "shoal: serving on "
 START_S = 60.0
+NOWHERE = "/nonexistent"
+"""Where no contexts of a user are."""
 
 
 def clean_environment() -> dict[str, str]:
     """This process's environment without Shoal's settings, able to import the project."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")}
+    kept["XDG_CONFIG_HOME"] = NOWHERE
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
@@ -130,7 +133,7 @@ Shoal = Callable[..., Result]
 def invoke(*arguments: str, stdin: bytes = b"", address: str = "127.0.0.1:9") -> Result:
     """Run a client command in this process, without Shoal's settings in the environment."""
     unset = dict.fromkeys(name for name in os.environ if name.startswith("SHOAL_"))
-    environment = {**unset, "SHOAL_ADDRESS": address}
+    environment = {**unset, "SHOAL_ADDRESS": address, "XDG_CONFIG_HOME": NOWHERE}
     result = CliRunner().invoke(main, arguments, input=stdin, env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -58,6 +58,8 @@ class Leaf:
             attributes["default"] = self._revealed
         if field.kind is bool:
             attributes["is_flag"] = True
+            if self.default is None:  # else click takes an absent flag for False
+                attributes["default"] = None
         else:
             attributes |= {"type": _type(field), "metavar": _metavar(field), "multiple": field.many}
         return option(self.flags, self.parameter, **attributes)

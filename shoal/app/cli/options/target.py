@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
+from click.core import ParameterSource
 
-from shoal.app.cli.options.derive import configured
-from shoal.client import CLUSTERING, COLLECTION, Client
+from shoal.app.cli.options.contexts import ADDRESSES, read_contexts
+from shoal.app.cli.options.derive import Options
+from shoal.client import CLUSTERING, COLLECTION, Addresses, Client
 from shoal.rpc.config import ChannelConfig
 from shoal.settings import Setting
 
@@ -16,6 +20,7 @@ CLUSTER_ID = click.IntRange(-(2**63), 2**63 - 1)
 """What the contract can hold."""
 
 _NAME = Setting(metavar="NAME")
+_ADDRESS = Setting(metavar="HOST:PORT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +29,25 @@ class Target:
 
     channel: ChannelConfig = field(default_factory=ChannelConfig)
     """The server."""
+    embedder_address: Annotated[str | None, _ADDRESS] = None
+    """The embedder, where it is a server of its own. Default: --address."""
+    clusterer_address: Annotated[str | None, _ADDRESS] = None
+    """The clusterer, where it is a server of its own. Default: --address."""
+    search_address: Annotated[str | None, _ADDRESS] = None
+    """The search service, where it is a server of its own. Default: --address."""
+    context: Annotated[str | None, _NAME] = None
+    """The context that gives the settings that are not given here (`shoal context`). Default: the
+    current one, unless an address is given."""
     collection: Annotated[str, _NAME] = COLLECTION
     """The collection."""
     clustering: Annotated[str, _NAME] = CLUSTERING
     """The clustering."""
 
     def connect(self) -> Client:
-        """A client for the server; nothing is sent yet."""
+        """A client for the server or servers; nothing is sent yet."""
         token = self.channel.token
         return Client(
-            self.channel.address,
+            self._address,
             token=token.get_secret_value() if token else None,
             tls=self.channel.tls,
             tls_ca=self.channel.tls_ca,
@@ -41,6 +55,43 @@ class Target:
             via_proxy=self.channel.via_proxy,
         )
 
+    @property
+    def _address(self) -> str | Addresses:
+        """One address for all services, or one for each."""
+        own = (self.embedder_address, self.clusterer_address, self.search_address)
+        if not any(own):
+            return self.channel.address
+        return Addresses(*(each or self.channel.address for each in own))
 
-target_options = configured(Target, as_="target")
-"""Gives a command the options of a client; it gets them as ``target``."""
+
+_OPTIONS = Options(Target)
+
+
+def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the options of a client; it gets them as ``target``."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **values: Any) -> Any:
+        _fill(values)
+        target = _OPTIONS.take(values)
+        return function(*args, **values, target=target)
+
+    return _OPTIONS.give(command)
+
+
+def _fill(values: dict[str, Any]) -> None:
+    """Puts the settings of a context where neither the command line nor the environment has one.
+
+    An address that is given sets the current context aside: its token is for other servers.
+    """
+    source = click.get_current_context().get_parameter_source
+    given = {name for name in values if source(name) is not ParameterSource.DEFAULT}
+    known = given.intersection(ADDRESSES)
+    if values["context"] or not known:
+        # A given --address is for all services that have none on the command line.
+        without = given.union(ADDRESSES) if "address" in known else given
+        settings = read_contexts().find(values["context"] or "").settings(without=without)
+        values.update(settings)
+        known = known.union(settings).intersection(ADDRESSES)
+    if known and "address" not in known:
+        values["address"] = ""  # the other services are nowhere, and not at the default address

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from clusterer.config import ClustererConfig
 from embedder.config import EmbedderConfig
 from search.config import EmbedderAddress, SearchConfig
+from shoal.app.cli.options.contexts import ClientContext
 from shoal.app.cli.options.derive import configured
 from shoal.app.cli.options.reporting import Reporting
 from shoal.app.cli.options.target import Target
@@ -102,8 +103,24 @@ TARGET = (
     Row("--tls-ca", "channel.tls_ca", None, ["ca"], Path("ca")),
     Row("--timeout", "channel.timeout_s", 60.0, ["0.5"], 0.5),
     Row("--via-proxy", "channel.via_proxy", False, [], True),
+    Row("--embedder-address", "embedder_address", None, ["e:1"], "e:1"),
+    Row("--clusterer-address", "clusterer_address", None, ["c:1"], "c:1"),
+    Row("--search-address", "search_address", None, ["s:1"], "s:1"),
+    Row("--context", "context", None, ["prod"], "prod"),
     Row("--collection", "collection", "images", ["c"], "c"),
     Row("--clustering", "clustering", "default", ["d"], "d"),
+)
+CONTEXT = (
+    Row("--address", "address", None, ["a:1"], "a:1"),
+    Row("--embedder-address", "embedder_address", None, ["e:1"], "e:1"),
+    Row("--clusterer-address", "clusterer_address", None, ["c:1"], "c:1"),
+    Row("--search-address", "search_address", None, ["s:1"], "s:1"),
+    Row("--token-file", "token_file", None, ["t"], Path("t")),
+    Row("--tls", "tls", None, [], True),
+    Row("--tls-ca", "tls_ca", None, ["ca"], Path("ca")),
+    Row("--via-proxy", "via_proxy", None, [], True),
+    Row("--collection", "collection", None, ["c"], "c"),
+    Row("--clustering", "clustering", None, ["d"], "d"),
 )
 REPORTING = (
     Row("--log-level", "log_level", "info", ["debug"], "debug"),
@@ -162,6 +179,7 @@ CASES = {
         SparkChoice(StoreConfig(url="http://other")),
     ),
     "target": Case(Target, TARGET),
+    "context": Case(ClientContext, CONTEXT),
     "reporting": Case(Reporting, REPORTING),
 }
 COMMANDS = {name: case.command for name, case in CASES.items()}
