@@ -21,6 +21,10 @@ from shoal.printable import printable
 # reads this once, when it is first imported, which is after this.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+# OpenMP's threads spin while they wait for each other: beside one busy process a training took six
+# times as long. OpenMP reads this once, when PyTorch or scikit-learn loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 COMMANDS = {
     "up": ("shoal.app.cli.up:up", "Run all of Shoal in one process, over a directory."),
     "demo": ("shoal.app.cli.demo:demo", "See Shoal work, offline: ingest, cluster, search."),

@@ -73,6 +73,16 @@ def test_match_numbers_clusters_of_one_size_in_their_order() -> None:
     assert [each.cluster for each in found.lineage] == [5, 6, 7]
 
 
+def test_match_keeps_the_order_of_many_of_one_size() -> None:
+    """Forty clusters of two points, and forty heirs of one old cluster: in their order, all."""
+    new = [i for i in range(40) for _ in range(2)]
+    found = matched([UNASSIGNED] * 80, new, next_id=0)
+    assert found.ids.tolist() == list(range(40))
+    thresholds = MatchThresholds(related_share=0.01)
+    heirs = matched([7] * 80, new, thresholds=thresholds)
+    assert line(heirs, 7) == Lineage(7, "retired", 80, tuple(range(100, 140)))
+
+
 def test_match_overlap_is_the_jaccard_index() -> None:
     """Shared points over the points of either: 6 of 10 here, and 0 where nothing continues."""
     found = matched([1] * 8 + [2] * 2 + [3] * 9, [0] * 6 + [1] * 2 + [0] * 2 + [1] * 9)

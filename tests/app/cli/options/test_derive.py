@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import click
 import pytest
-from annotated_types import Ge, Gt, Interval, Le
+from annotated_types import Ge, Gt, Interval, Le, Lt
 from click.testing import CliRunner
 from option_tables import Command, changed
 from pydantic import SecretStr
@@ -84,6 +84,8 @@ class Config:
     """Log."""
     place: Path = Path("here")
     """Place."""
+    below: Annotated[float, Lt(1)] = 0.0
+    """Below."""
     facts: Annotated[Mapping[str, str], Setting("--fact", parse=pair)] = field(default_factory=dict)
     """Facts."""
     inner: Inner = field(default_factory=lambda: Inner(4))
@@ -126,6 +128,9 @@ GIVEN: list[tuple[list[str], dict[str, str], dict[str, Any]]] = [
     (["--root", "a", "--root", "b"], {"SHOAL_ROOT": "a:b"}, {"roots": (Path("a"), Path("b"))}),
     (["--log", "l"], {"SHOAL_LOG": "l"}, {"log": Path("l")}),
     (["--place", "p"], {"SHOAL_PLACE": "p"}, {"place": Path("p")}),
+    (["--place", "/"], {"SHOAL_PLACE": "/"}, {"place": Path("/")}),
+    (["--place", __file__], {"SHOAL_PLACE": __file__}, {"place": Path(__file__)}),
+    (["--below", "0.9"], {"SHOAL_BELOW": "0.9"}, {"below": 0.9}),
     (
         ["--fact", "a=1", "--fact", "b=x=y"],
         {"SHOAL_FACT": "a=1 b=x=y"},
@@ -174,6 +179,7 @@ def test_config_that_may_be_absent_is_there_once_something_in_it_is(command: Com
         (["--tries", "1.5"], "'1.5' is not a valid integer"),
         (["--ratio", "-0.1"], "-0.1 is not in the range x>=0"),
         (["--count", "0"], "0 is not in the range x>=1"),
+        (["--below", "1"], "1.0 is not in the range x<1"),
         (["--count", "some"], "'some' is not a valid integer"),
         (["--mode", "slow"], "'slow' is not one of 'fast', 'good'"),
         (["--fact", "a"], "expected NAME=VALUE, got 'a'"),
