@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Interval
 
+from shoal.settings import INTERNAL, Setting
 from shoal.values import Json, VectorInfo
 
 Vector: TypeAlias = npt.NDArray[np.float32]
@@ -137,20 +139,22 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """The rarer parts of a search.
-
-    The first ``offset`` hits (0 to 100,000) are skipped. ``min_score`` is the least cosine of a
-    hit. ``vector`` is the named vector to compare; an empty name means the collection's first.
-    ``approximate`` allows the index inside a cluster, where the answer is otherwise exact.
-    """
+    """The rarer parts of a search."""
 
     clustering: str = "default"
-    where: Filter = field(default_factory=Filter)
-    offset: int = 0
-    min_score: float | None = None
-    vector: str = ""
+    """The clustering whose clusters count."""
+    where: Annotated[Filter, INTERNAL] = field(default_factory=Filter)
+    """The conditions on fields that every hit meets."""
+    vector: Annotated[str, Setting(metavar="NAME")] = ""
+    """Which of the collection's named vectors to compare. Default: its first."""
+    offset: Annotated[int, Interval(ge=0, le=100_000)] = 0
+    """Hits to skip."""
+    min_score: Annotated[float, Interval(ge=-1, le=1)] | None = None
+    """Least cosine of a hit."""
     with_vectors: bool = False
+    """Whether hits bring their vectors."""
     approximate: bool = False
+    """Whether the index may answer inside a cluster, where the answer is otherwise exact."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from shoal.app.cli.command import Command
 from shoal.app.cli.ingest import parse_fields
+from shoal.app.cli.options.derive import configured
 from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.target import CLUSTER_ID, Target, target_options
 from shoal.app.cli.printing.describe import amount, short
@@ -50,15 +52,8 @@ class WithinType(click.ParamType[Any]):
     metavar="any|auto|ID",
     help="Everywhere, in the query's own cluster, or in a cluster.",
 )
-@option(
-    "--vector",
-    default="",
-    metavar="NAME",
-    help="Which of the collection's named vectors to compare. Default: its first.",
-)
 @option("-n", "--limit", type=click.IntRange(1, 10_000), default=10, help="Most hits.")
-@option("--offset", type=click.IntRange(0, 100_000), default=0, help="Hits to skip.")
-@option("--min-score", type=click.FloatRange(-1, 1), help="Least cosine of a hit.")
+@configured(SearchOptions, as_="options", only=("vector", "offset", "min_score"))
 @option(
     "--where",
     multiple=True,
@@ -74,10 +69,12 @@ def search(
     image: str | None,
     point: str | None,
     text: str | None,
+    within: str | int,
+    limit: int,
+    options: SearchOptions,
     where: dict[str, Json],
     as_json: bool,
     target: Target,
-    **options: Any,
 ) -> None:
     """Find the stored images nearest to one.
 
@@ -95,15 +92,9 @@ def search(
         result = client.search(
             query,
             collection=target.collection,
-            within=options["within"],
-            limit=options["limit"],
-            options=SearchOptions(
-                clustering=target.clustering,
-                where=conditions,
-                offset=options["offset"],
-                min_score=options["min_score"],
-                vector=options["vector"],
-            ),
+            within=within,
+            limit=limit,
+            options=replace(options, clustering=target.clustering, where=conditions),
         )
     if as_json:
         hits = [hit_json(hit) for hit in result.hits]

@@ -66,9 +66,8 @@ class Leaf:
 
     @property
     def _nothing(self) -> tuple[Any, ...]:
-        """Defaults that click is not told: a choice has no empty word."""
-        nothing: tuple[Any, ...] = (MISSING, None, (), {})
-        return (*nothing, "") if self.field.words else nothing
+        """Defaults that click is not told, and the help does not show."""
+        return (MISSING, None, (), {}, "")
 
     @property
     def _revealed(self) -> Any:
