@@ -16,7 +16,7 @@ from google.protobuf import struct_pb2
 from embedder.encoding.artefact import Artefact
 from embedder.inference.fleet import has_text
 from embedder.inference.pipeline import Vector
-from embedder.ingest.items import Item, Outcome, Remote, Status, to_item
+from embedder.ingest.items import MAX_PAYLOAD_BYTES, Item, Outcome, Remote, Status, to_item
 from shoal import vectors
 from shoal.errors import (
     ImageEmpty,
@@ -37,8 +37,6 @@ is percent-encoded counts once, or a path in Japanese could have a ninth."""
 MAX_URI_CHARS = MAX_KEY_CHARS
 MAX_SOURCE_CHARS = 200
 MAX_TEXT_CHARS = 10_000
-MAX_PAYLOAD_BYTES = 64 * 2**10
-"""The most bytes of a payload as JSON."""
 MOST_ON_WIRE = 5 * MAX_PAYLOAD_BYTES
 """A payload of more bytes on the wire is too large: 3 bytes of JSON are at most 11 bytes there, in
 a list of digits. Nulls, which are left out, count as well."""
@@ -108,9 +106,19 @@ async def to_ingest(request: embedder_pb2.IngestRequest, *, max_bytes: int) -> I
         fields["uri"] = uri
     if request.source:
         fields["source"] = request.source
+    merge = _nulls(request.payload) if request.merge_fields else None
     if isinstance(image, str):
-        return Remote(request.key, image, fields, request.sequence)
-    return await to_item(request.key, image, fields, sequence=request.sequence)
+        return Remote(request.key, image, fields, request.sequence, merge)
+    return await to_item(request.key, image, fields, sequence=request.sequence, merge=merge)
+
+
+def _nulls(message: struct_pb2.Struct) -> frozenset[str]:
+    """The names of the fields that are null."""
+    return frozenset(
+        name
+        for name, value in message.fields.items()
+        if value.WhichOneof("kind") in {None, "null_value"}
+    )
 
 
 def to_payload(message: struct_pb2.Struct) -> Payload:

@@ -7,6 +7,7 @@ Knows the rules of identity and change; knows no messages.
 - The same bytes and fields again change nothing: nothing is decoded, embedded or written.
 - The same bytes with other fields change the payload; the vector and the clusters stay.
 - Other bytes replace the point; its clusters go, since they belonged to the old vector.
+- The fields are those of the last sender. One who merges leaves those that he does not name.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from dataclasses import dataclass
 from embedder.flow.admission import Turns
 from embedder.flow.batching import Lane, Patience
 from embedder.inference.fleet import Fleet
-from embedder.ingest.items import Item, Outcome, Remote, Status, to_item
+from embedder.ingest.items import MAX_PAYLOAD_BYTES, Item, Outcome, Remote, Status, to_item
 from embedder.ingest.points import Patch, Points
 from embedder.locations.reading import Locations
-from shoal.errors import EncoderMismatch, NotFound
-from shoal.store import Payload, Point, VectorInfo, arrival, point_id
+from shoal.errors import EncoderMismatch, InvalidArgument, NotFound
+from shoal.store import RESERVED_FIELDS, Payload, Point, VectorInfo, arrival, point_id
 
 _SERVERS_FIELDS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
 """The payload fields that Shoal writes; all others are the sender's."""
@@ -102,7 +103,9 @@ class Ingestor:
     async def _read(self, item: Remote) -> AsyncIterator[Item]:
         """The item with its image, for which there is memory inside the block."""
         async with self._locations.read(item.uri, max_bytes=self._max_bytes) as data:
-            yield await to_item(item.key, data, item.fields, sequence=item.sequence)
+            yield await to_item(
+                item.key, data, item.fields, sequence=item.sequence, merge=item.merge
+            )
 
     async def _settle(self, to: Destination, item: Item) -> Outcome:
         """Ingests ``item``, whose turn it is."""
@@ -112,7 +115,7 @@ class Ingestor:
         record = await self._points.find(to.collection, item.id)
         known = record.payload if record else {}
         if known.get("content_hash") != item.content_hash:
-            await self._replace(to, item)
+            await self._replace(to, item, known)
             return Status.UPDATED if record else Status.STORED
         patch = _difference(item, known)
         if patch is None:
@@ -121,14 +124,15 @@ class Ingestor:
         record = await self._points.find(to.collection, item.id)
         if record is None or record.payload.get("content_hash") != item.content_hash:
             # Another process has replaced or deleted the point. This item came later, and wins.
-            await self._replace(to, item)
+            await self._replace(to, item, record.payload if record else {})
         return Status.UPDATED
 
-    async def _replace(self, to: Destination, item: Item) -> None:
+    async def _replace(self, to: Destination, item: Item, known: Payload) -> None:
+        fields = _fields(item, known)
         patience = Patience(Lane.STREAM, caller=to.caller)
         vectors = await self._fleet.embed(item.data, to.encoders, patience)
         payload: Payload = {
-            **item.fields,
+            **fields,
             "key": item.key,
             "content_hash": item.content_hash,
             **arrival(time.time()),
@@ -154,18 +158,41 @@ def _check_encoder(fleet: Fleet, spec: VectorInfo, collection: str) -> None:
         raise EncoderMismatch(msg, encoder=spec.name)
 
 
+def _fields(item: Item, known: Payload) -> Payload:
+    """The sender's fields of the point that was ``known`` as it will be.
+
+    Raises:
+        InvalidArgument: the item's and those that stay are too large together.
+    """
+    if item.merge is None:
+        return item.fields
+    stay = {
+        name: value
+        for name, value in known.items()
+        if name not in _SERVERS_FIELDS and name not in item.merge
+    }
+    fields = {**stay, **item.fields}
+    own = {name: value for name, value in fields.items() if name not in RESERVED_FIELDS}
+    size = len(json.dumps(own, ensure_ascii=False).encode())
+    if size > MAX_PAYLOAD_BYTES:
+        most = f"at most {MAX_PAYLOAD_BYTES} bytes as JSON with the fields that stay"
+        raise InvalidArgument(f"payload: expected {most}, got {size}", field="payload")
+    return fields
+
+
 def _difference(item: Item, known: Payload) -> Patch | None:
     """The change that makes the fields of a point the item's; None if they are the same.
 
     ``ingested_at`` stays: it dates the vector, and scans are bounded by it.
     """
     said = {name: value for name, value in known.items() if name not in _SERVERS_FIELDS}
+    fields = _fields(item, known)
     changed = {
         name: value
-        for name, value in item.fields.items()
+        for name, value in fields.items()
         if name not in said or _canonical(said[name]) != _canonical(value)
     }
-    removed = tuple(name for name in said if name not in item.fields)
+    removed = tuple(name for name in said if name not in fields)
     if not changed and not removed:
         return None
     return Patch(item.id, item.content_hash, changed, removed)

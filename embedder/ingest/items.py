@@ -12,6 +12,9 @@ from shoal.store import Payload, point_id
 _HASH_INLINE_BYTES = 2**20
 """Hashing this many bytes takes the event loop about 1 ms; larger images are hashed in a thread."""
 
+MAX_PAYLOAD_BYTES = 64 * 2**10
+"""The most bytes of a payload as JSON."""
+
 _CONTENT_PREFIX = "sha256:"
 """A key that starts with this is the hash of an image's content."""
 
@@ -33,6 +36,8 @@ class Item:
         data: the encoded image.
         content_hash: sha256 of ``data``, 64 hex digits.
         fields: the sender's own fields, and ``uri`` and ``source`` where given.
+        merge: None if ``fields`` are all that the point has from then on. Else those that an
+            earlier sender gave stay, unless they are named in ``fields`` or here.
         sequence: the sender's number for the item; the answer repeats it.
         id: the point's id, made of ``key``.
     """
@@ -42,6 +47,7 @@ class Item:
     content_hash: str
     fields: Payload
     sequence: int = 0
+    merge: frozenset[str] | None = None
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,6 +63,7 @@ class Remote:
         key: makes the item itself; empty if the content does.
         uri: where the image lies.
         fields: as an Item's.
+        merge: as an Item's.
         sequence: as an Item's.
     """
 
@@ -64,6 +71,7 @@ class Remote:
     uri: str
     fields: Payload
     sequence: int = 0
+    merge: frozenset[str] | None = None
 
     @property
     def is_content_keyed(self) -> bool:
@@ -80,11 +88,18 @@ class Outcome:
     status: Status
 
 
-async def to_item(key: str, data: bytes, fields: Payload, *, sequence: int = 0) -> Item:
+async def to_item(
+    key: str,
+    data: bytes,
+    fields: Payload,
+    *,
+    sequence: int = 0,
+    merge: frozenset[str] | None = None,
+) -> Item:
     """The item of an encoded image; the content's hash stands in for an empty ``key``."""
     inline = len(data) <= _HASH_INLINE_BYTES
     digest = content_hash(data) if inline else await asyncio.to_thread(content_hash, data)
-    return Item(key or f"{_CONTENT_PREFIX}{digest}", data, digest, fields, sequence)
+    return Item(key or f"{_CONTENT_PREFIX}{digest}", data, digest, fields, sequence, merge)
 
 
 def content_hash(data: bytes) -> str:

@@ -108,6 +108,7 @@ def to_ingest_request(
             key=item.key,
             uri=item.uri,
             source=item.source,
+            merge_fields=item.merge_fields,
         )
         if item.data is None:
             request.image.uri = item.uri

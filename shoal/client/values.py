@@ -48,7 +48,9 @@ class IngestItem:
 
     ``data`` is the encoded file; None means that the server reads ``uri`` itself. ``key`` is what
     the item is stored under; an empty one means the hash of the bytes. Reports call the item by
-    its ``name``, which is not sent.
+    its ``name``, which is not sent. An image that is sent again has the fields of ``payload`` from
+    then on, and no others; with ``merge_fields`` those that ``payload`` does not name stay, and
+    those that are None in it go.
     """
 
     data: bytes | None
@@ -57,6 +59,7 @@ class IngestItem:
     source: str = ""
     payload: Mapping[str, Json] = field(default_factory=dict)
     name: str = ""
+    merge_fields: bool = False
 
 
 class IngestStatus(StrEnum):

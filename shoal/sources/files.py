@@ -127,4 +127,5 @@ def read_file(file: Path, config: SourceConfig, *, name: str = "") -> SourceItem
         source=config.source,
         payload=config.payload,
         name=shown,
+        merge_fields=config.merge_fields,
     )

@@ -29,6 +29,7 @@ class SourceConfig:
             (the server's hash of the bytes). An item with a known key replaces the stored one.
         source: A name for the batch; a manifest's line may give another.
         payload: The caller's fields; a manifest's line may add some and replace others.
+        merge_fields: Whether fields that are stored and not among an item's stay.
         max_bytes: Larger files are not read, but reported. None means no limit;
             ``Client.info().max_image_bytes`` is the server's.
         left_out: Counts the files of directories and tars that are not sent.
@@ -37,6 +38,7 @@ class SourceConfig:
     keys: Keys = "uri"
     source: str = ""
     payload: Mapping[str, Json] = field(default_factory=dict)
+    merge_fields: bool = False
     max_bytes: int | None = None
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
@@ -61,6 +63,7 @@ def remote_item(uri: str, config: SourceConfig, *, key: str = "") -> IngestItem:
         source=config.source,
         payload=config.payload,
         name=key or uri,
+        merge_fields=config.merge_fields,
     )
 
 

@@ -43,6 +43,7 @@ class _Tar:
             source=self.config.source,
             payload=self.config.payload,
             name=self.shown(name),
+            merge_fields=self.config.merge_fields,
         )
 
     def read(self, tar: Archive, member: tarfile.TarInfo, names: list[str]) -> Iterator[SourceItem]:

@@ -62,7 +62,7 @@ class EmbedTextResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[EmbedResult, _Mapping]]] = ..., encoder: _Optional[str] = ...) -> None: ...
 
 class IngestRequest(_message.Message):
-    __slots__ = ("sequence", "collection", "image", "key", "uri", "source", "payload", "encoders")
+    __slots__ = ("sequence", "collection", "image", "key", "uri", "source", "payload", "encoders", "merge_fields")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,7 @@ class IngestRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     ENCODERS_FIELD_NUMBER: _ClassVar[int]
+    MERGE_FIELDS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     collection: str
     image: _common_pb2.Image
@@ -79,7 +80,8 @@ class IngestRequest(_message.Message):
     source: str
     payload: _struct_pb2.Struct
     encoders: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, sequence: _Optional[int] = ..., collection: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., key: _Optional[str] = ..., uri: _Optional[str] = ..., source: _Optional[str] = ..., payload: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., encoders: _Optional[_Iterable[str]] = ...) -> None: ...
+    merge_fields: bool
+    def __init__(self, sequence: _Optional[int] = ..., collection: _Optional[str] = ..., image: _Optional[_Union[_common_pb2.Image, _Mapping]] = ..., key: _Optional[str] = ..., uri: _Optional[str] = ..., source: _Optional[str] = ..., payload: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., encoders: _Optional[_Iterable[str]] = ..., merge_fields: _Optional[bool] = ...) -> None: ...
 
 class IngestResponse(_message.Message):
     __slots__ = ("sequence", "key", "result", "error")

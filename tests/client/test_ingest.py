@@ -126,6 +126,13 @@ def test_ingest_sends_whole_numbers_as_they_are(client: Client, fake: Fake) -> N
     assert from_struct(fake.requests[0].payload) == payload
 
 
+def test_ingest_sends_whether_fields_are_merged(client: Client, fake: Fake) -> None:
+    """Each item says it for itself; by default it does not."""
+    items = [IngestItem(b"x", "k", merge_fields=True), IngestItem(b"x", "l")]
+    list(client.ingest(items))
+    assert [request.merge_fields for request in fake.requests] == [True, False]
+
+
 def test_ingest_sends_a_payload_of_32_levels(client: Client, fake: Fake) -> None:
     """32 levels, the most that are taken, arrive as they are."""
     (found,) = client.ingest([IngestItem(b"b", key="b", payload=nested(32))])

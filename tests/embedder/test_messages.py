@@ -232,6 +232,19 @@ def test_request_bounds_its_texts(name: str, limit: int) -> None:
     assert error.metadata["field"] == name
 
 
+@pytest.mark.parametrize("image", [common_pb2.Image(data=b"x"), common_pb2.Image(uri="s3://b/x")])
+def test_a_request_may_merge_its_fields(image: common_pb2.Image) -> None:
+    """Then its nulls are the fields that go; of another request they mean nothing."""
+    payload = struct(a=1, b=None, c={"d": None}, e=[])
+    request = embedder_pb2.IngestRequest(image=image, payload=payload)
+    assert asyncio.run(messages.to_ingest(request, max_bytes=5)).merge is None
+    request.merge_fields = True
+    item = asyncio.run(messages.to_ingest(request, max_bytes=5))
+    assert item.merge == {"b"}
+    assert {name: item.fields[name] for name in "ace"} == {"a": 1, "c": {"d": None}, "e": []}
+    assert "b" not in item.fields
+
+
 def test_percent_encoded_characters_count_once() -> None:
     """A path in Japanese has nine letters of its URI for each of its own."""
     written = "file:///" + quote("写" * 2000)

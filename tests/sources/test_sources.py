@@ -527,6 +527,18 @@ def test_manifest_key_is_the_lines_own_or_made_as_of_any_item(tmp_path: Path, ke
     assert [item.uri for item in found] == [place, "s3://b/1", place, "s3://b/2", "s3://b/2"]
 
 
+def test_fields_of_every_item_may_be_merged(tmp_path: Path) -> None:
+    """Of files, members, lines and URIs; by default of none."""
+    (tmp_path / "a.png").write_bytes(b"a")
+    tar = write_tar(tmp_path / "t.tar", {"b.png": b"b"})
+    lines = b'{"path": "a.png"}\n{"uri": "s3://b/d.png", "payload": {"x": 1}}\n'
+    (tmp_path / "m.jsonl").write_bytes(lines)
+    paths = (tmp_path / "a.png", tar, tmp_path / "m.jsonl", "s3://b/c.png")
+    for merge in (True, False):
+        found = items(read(*paths, config=SourceConfig(merge_fields=merge)))
+        assert [item.merge_fields for item in found] == [merge] * 5
+
+
 def test_paths_must_exist(tmp_path: Path) -> None:
     """A missing path is refused by name before anything is read; stdin always exists."""
     check_paths([str(tmp_path), "-"])

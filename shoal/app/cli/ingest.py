@@ -163,6 +163,12 @@ def _value(name: str, text: str) -> Json:
     "one decode. Default: the server's first for a new collection, else those that it has.",
 )
 @option(
+    "--merge-fields",
+    is_flag=True,
+    help="Keep the stored fields that an image is not sent with again; null removes one. Default: "
+    "an image that is sent again has the fields of that time, and no others.",
+)
+@option(
     "--strict",
     is_flag=True,
     help="Exit with status 1 also if a file of a directory or tar was left out.",
@@ -197,6 +203,7 @@ def ingest(
     keys: Keys,
     fields: dict[str, Json],
     encoders: tuple[str, ...],
+    merge_fields: bool,
     strict: bool,
     window: int,
     streams: int,
@@ -211,7 +218,8 @@ def ingest(
     PATH is an image, a directory (searched for images), a tar (.tar, .tar.gz, ...), a JSONL
     manifest with lines {"path" or "uri", "key", "source", "payload"}, - for a manifest on stdin,
     or a URI that the server is allowed to read (https://..., s3://...). Running it again changes
-    nothing and resumes what was interrupted. Images that cannot be stored are named on stderr,
+    nothing and resumes what was interrupted; with fewer fields it removes the others, unless
+    --merge-fields keeps them. Images that cannot be stored are named on stderr,
     and the exit status is then 1; the others are stored. A file of a directory or tar is an image
     by its suffix or by its content; the others, and hidden ones, are left out and counted.
 
@@ -222,7 +230,7 @@ def ingest(
     check_paths(paths)
     _check_fields(fields)
     if spark is not None:
-        config = SourceConfig(keys=keys, source=source, payload=fields)
+        config = SourceConfig(keys, source, fields, merge_fields)
         embedder = _EXECUTORS.take(executors)
         backfill = Backfill(spark.store, target.collection, encoders, embedder, config)
         shown = sys.stderr.isatty() if progress is None else progress
@@ -232,7 +240,7 @@ def ingest(
     refuse_given(*(leaf.parameter for leaf in _EXECUTORS.leaves))
     with interrupted_by_signals(), target.connect() as client:
         limit = client.info().max_image_bytes or None
-        config = SourceConfig(keys=keys, source=source, payload=fields, max_bytes=limit)
+        config = SourceConfig(keys, source, fields, merge_fields, max_bytes=limit)
         shown = sys.stderr.isatty() if progress is None else progress
         items = read_items(paths, config, stdin=open_stdin())
         report = Report(left_out=config.left_out)

@@ -134,6 +134,28 @@ def test_ingest_of_nothing_says_so(shoal: Run, tmp_path: Path) -> None:
     assert result.stderr == "shoal: no images in p\n"
 
 
+def test_ingest_again_with_other_fields(
+    shoal: Run, tmp_path: Path, pictures: Any, server: Any
+) -> None:
+    """Fields are those of the last time; with --merge-fields the others stay, and null removes."""
+    pictures(tmp_path, ["1.png"])
+    with Client(server.address) as client:
+
+        def fields(*arguments: str) -> dict[str, Any]:
+            code, _ = ingest_json(
+                shoal, "1.png", "--collection", "merged", "--keys", "name", *arguments
+            )
+            assert code == 0
+            payload = client.point("1.png", collection="merged").payload
+            return {name: payload[name] for name in ("a", "b", "c", "source") if name in payload}
+
+        first = fields("--field", "a=1", "--field", "b=2", "--source", "cam")
+        assert first == {"a": 1, "b": 2, "source": "cam"}
+        merged = fields("--merge-fields", "--field", "c=3", "--field", "b=null")
+        assert merged == {"a": 1, "c": 3, "source": "cam"}
+        assert fields("--field", "c=3") == {"c": 3}
+
+
 def test_ingest_of_a_long_path_in_any_script(shoal: Run, tmp_path: Path, pictures: Any) -> None:
     """2,700 letters as a URI, and some bytes that are no UTF-8: as the file system allows."""
     name = "/".join(["写真" * 30] * 5) + "/caf\udce9 #?%.png"

@@ -26,13 +26,22 @@ from embedder.flow.admission import Capacity
 from embedder.flow.batching import Lane, Patience
 from embedder.inference.fleet import Fleet
 from embedder.ingest.ingestor import Destination, Ingestor
-from embedder.ingest.items import Item, Outcome, Remote, Status, content_hash, to_item
+from embedder.ingest.items import (
+    MAX_PAYLOAD_BYTES,
+    Item,
+    Outcome,
+    Remote,
+    Status,
+    content_hash,
+    to_item,
+)
 from embedder.ingest.points import Patch, Points
 from embedder.locations.config import LocationsConfig
 from embedder.locations.reading import Locations
 from shoal.errors import (
     EncoderMismatch,
     ImageCorrupt,
+    InvalidArgument,
     NotFound,
     OperatorError,
     StoreUnavailable,
@@ -471,6 +480,132 @@ def test_other_bytes_replace_the_point() -> None:
             assert after.payload["ingested_at"] > before.payload["ingested_at"]
             assert after.payload["clusters"] == arrival(after.payload["ingested_at"])["clusters"]
             assert after.vectors["first"][0] == pytest.approx(0.5**0.5)
+
+    asyncio.run(scenario())
+
+
+def merging(key: str, data: bytes, fields: dict[str, Any], *nulls: str) -> Item:
+    return Item(key, data, content_hash(data), fields, merge=frozenset(nulls))
+
+
+@pytest.mark.parametrize("data", [b"aa", b"other"])
+def test_merged_fields_keep_what_they_do_not_name(data: bytes) -> None:
+    """Also uri and source, and also when the bytes are others; a null removes one field."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            await room.ingest("k", b"aa", a=1, b={"c": 2}, gone=3, uri="u", source="s")
+            item = merging("k", data, {"b": {"d": 4}, "new": True, "source": "t"}, "gone", "never")
+            outcome = await room.ingestor.ingest(room.photos, item)
+            assert outcome.status is Status.UPDATED
+            payload = dict(room.point("k").payload)
+            ours = {name: payload.pop(name) for name in ("key", "ingested_at", "clusters")}
+            assert ours["clusters"] == arrival(ours["ingested_at"])["clusters"]
+            assert payload == {
+                "a": 1,
+                "b": {"d": 4},
+                "new": True,
+                "uri": "u",
+                "source": "t",
+                "content_hash": content_hash(data),
+            }
+            assert room.embedded == ([b"aa"] if data == b"aa" else [b"aa", data])
+            same = await room.ingestor.ingest(room.photos, merging("k", data, {"a": 1}))
+            assert same.status is Status.UNCHANGED
+            assert await room.ingest("k", data, a=1) is Status.UPDATED
+            assert "new" not in room.point("k").payload
+
+    asyncio.run(scenario())
+
+
+def test_merged_fields_of_a_new_point_are_its_fields() -> None:
+    """There is nothing to keep."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            item = merging("k", b"aa", {"a": 1}, "b")
+            assert (await room.ingestor.ingest(room.photos, item)).status is Status.STORED
+            assert room.point("k").payload["a"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_fields_that_are_merged_at_the_same_time_are_all_there() -> None:
+    """Each item of a key has its turn, and finds what those before it left."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            items = [merging("k", b"aa", {f"f{n}": n}) for n in range(20)]
+            await asyncio.gather(*(room.ingestor.ingest(room.photos, item) for item in items))
+            payload = room.point("k").payload
+            assert {name: payload[name] for name in payload if name.startswith("f")} == {
+                f"f{n}": n for n in range(20)
+            }
+
+    asyncio.run(scenario())
+
+
+def test_fields_of_another_process_are_merged_too() -> None:
+    """It has replaced the image meanwhile: this one came later, and keeps what is there by now."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            await room.ingest("k", b"aa", a=1, b=2)
+            write = room.points.write
+
+            async def replaced_first(collection: str, change: Any) -> None:
+                if isinstance(change, Patch):
+                    room.points.write = write  # type: ignore[method-assign]
+                    found = room.point("k")
+                    payload = {**found.payload, "content_hash": "other", "a": 7, "theirs": 8}
+                    room.store.upsert("photos", [Point(found.id, found.vectors, payload)])
+                await write(collection, change)
+
+            room.points.write = replaced_first  # type: ignore[method-assign]
+            item = merging("k", b"aa", {"b": 3})
+            assert (await room.ingestor.ingest(room.photos, item)).status is Status.UPDATED
+            payload = room.point("k").payload
+            assert {name: payload[name] for name in ("a", "b", "theirs")} == {
+                "a": 7,
+                "b": 3,
+                "theirs": 8,
+            }
+            assert payload["content_hash"] == content_hash(b"aa")
+
+    asyncio.run(scenario())
+
+
+def test_merged_fields_are_bounded_together() -> None:
+    """Or a payload would grow with each item; the limit itself is allowed, and nothing changes."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            half = MAX_PAYLOAD_BYTES // 2
+            await room.ingest("k", b"aa", a="x" * half)
+            room_left = MAX_PAYLOAD_BYTES - len(json.dumps({"a": "x" * half, "b": ""}))
+            for data in (b"aa", b"other"):
+                item = merging("k", data, {"b": "y" * (room_left + 1)})
+                with pytest.raises(InvalidArgument, match="with the fields that stay, got 65537"):
+                    await room.ingestor.ingest(room.photos, item)
+            assert "b" not in room.point("k").payload
+            item = merging("k", b"aa", {"b": "y" * room_left, "uri": "u" * 1000})
+            await room.ingestor.ingest(room.photos, item)
+            assert len(room.point("k").payload["b"]) == room_left
+
+    asyncio.run(scenario())
+
+
+def test_remote_items_merge_as_others_do() -> None:
+    """What was said of them goes with the image that is read."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            await room.ingest("k", b"aa", a=1, b=2)
+            room.locations.pages["p"] = b"other"
+            item = Remote("k", "p", {"c": 3}, merge=frozenset({"b"}))
+            await room.ingestor.ingest(room.photos, item)
+            payload = room.point("k").payload
+            assert (payload["a"], payload.get("b"), payload["c"]) == (1, None, 3)
 
     asyncio.run(scenario())
 
