@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Final, Self
 import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shoal.clock import seen_through
 from shoal.errors import ArtefactError, ConfigError, EncoderMismatch, InvalidArgument, NotFound
 from shoal.values import VectorInfo
 
@@ -150,7 +152,10 @@ class HeadStore:
         return self.survey()[0]
 
     def survey(self) -> tuple[list[HeadManifest], dict[str, ArtefactError]]:
-        """The heads that are whole, newest first, and the errors of the others by their ids."""
+        """The heads that are whole, newest first, and the errors of the others by their ids.
+
+        Heads that were made in the future, by a clock that was wrong, are the oldest.
+        """
         # fsspec lists an object store from a cache: another process may have written since.
         self._files.invalidate_cache()
         if not self._files.isdir(self._root):
@@ -165,7 +170,9 @@ class HeadStore:
                 continue
             if manifest is not None:
                 found.append(manifest)
-        return sorted(found, key=lambda m: m.created_at, reverse=True), damaged
+        now = time.time()
+        newest = sorted(found, key=lambda m: seen_through(m.created_at, now), reverse=True)
+        return newest, damaged
 
     def drop_retrained(self, name: str, *, keep: int) -> None:
         """Removes retrained heads called ``name``, except the newest ``keep``.

@@ -175,6 +175,8 @@ def acquire(
 ) -> tuple[Lease, State]:
     """Takes the lease if it is free or expired, and keeps renewing it.
 
+    A lease that ends later than its holder can have asked for is of a wrong clock, and is free.
+
     Returns:
         The lease, and the state as it was before, whose ``lease.run`` names a run that died.
 
@@ -190,9 +192,15 @@ def acquire(
             "lease_owner": holder.owner,
             "lease_run": holder.run,
             "lease_expires": now + holder.ttl_s,
+            "lease_ttl": holder.ttl_s,
         },
         Equals("fence", before.lease.fence),
-        where=Filter(must=(Range("lease_expires", lt=now),)),
+        where=Filter(
+            should=(
+                Range("lease_expires", lt=now),
+                Range("lease_expires", gt=before.lease.latest(now)),
+            )
+        ),
     )
     if after.lease.owner != holder.owner:
         raise _held(after, now)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from croniter import croniter
 from google.protobuf.json_format import MessageToDict, ParseDict
 
+from shoal.clock import SKEW_S
 from shoal.errors import InvalidArgument
 from shoal.store.clusterings import Clusterings
 from shoal.store.model import Payload
@@ -55,6 +56,16 @@ class Schedule:
     def after(self, now: float) -> Schedule:
         """This, with ``next_at`` past ``now``: of all times that were missed, one run makes up."""
         return replace(self, next_at=next_time(self.cron, self.interval_s, self.next_at, now))
+
+    def within_reach(self, now: float) -> Schedule:
+        """This, or this due sooner if ``next_at`` is past the first time that there can be.
+
+        A clock that was wrong, or that went back, would else put off the runs for as long.
+        """
+        latest = next_time(self.cron, self.interval_s, now + SKEW_S, now + SKEW_S)
+        if self.next_at <= latest:
+            return self
+        return replace(self, next_at=next_time(self.cron, self.interval_s, now, now))
 
     def request_id(self, collection: str, clustering: str) -> str:
         """The id of the request that is due at ``next_at``; every process makes the same."""

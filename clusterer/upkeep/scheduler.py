@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from clusterer.upkeep import schedule as schedules
+from shoal.clock import SKEW_S
 from shoal.errors import Cancelled, ShoalError, StoreUnavailable
 from shoal.store.clusterings import Clusterings
 from shoal.store.gateway import Store
@@ -16,13 +19,18 @@ from shoal.values import Drift
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+_MEND_EVERY_S: Final = 60.0
+"""Time between two looks for schedules that a wrong clock put off."""
+
+
+@dataclass(slots=True)
 class Scheduler:
     """Starts the runs of one store: ``start`` begins a run, ``drift`` measures a clustering."""
 
     store: Store
     start: Callable[[pb.CreateRunRequest], pb.Run]
     drift: Callable[[str, str], Drift | None]
+    _mended_at: float = field(default=-math.inf, init=False)
 
     def tick(self, now: float) -> None:
         """Starts the runs that are due at ``now`` (Unix seconds) in every collection.
@@ -30,9 +38,13 @@ class Scheduler:
         A run that cannot start, because another one is under way or there are too few points, is
         logged and left until its next time. A run that the store or a shutdown prevents stays due.
         """
+        mending = not 0 <= now - self._mended_at < _MEND_EVERY_S  # the clock may go back, too
+        if mending:
+            self._mended_at = now
         for collection in self.store.collections():
             clusterings = Clusterings(self.store, collection.name)
-            for name in clusterings.due_schedules(now):
+            distant = clusterings.distant_schedules(now + SKEW_S) if mending else []
+            for name in [*distant, *clusterings.due_schedules(now)]:
                 try:
                     self._start_if_due(clusterings, name, now)
                 except ShoalError as exc:
@@ -43,7 +55,14 @@ class Scheduler:
 
     def _start_if_due(self, clusterings: Clusterings, name: str, now: float) -> None:
         found = schedules.load(clusterings, name)
-        if found is None or found.next_at > now:
+        if found is None:
+            return
+        if found.next_at > now:
+            sooner = found.within_reach(now)
+            if sooner is not found:
+                where = f"{clusterings.collection}/{name}"
+                _LOG.warning("the schedule of %s was put off by a wrong clock: mended", where)
+                schedules.advance(clusterings, name, found, sooner)
             return
         run = self._start(clusterings.collection, name, found)
         moved = replace(found.after(now), last_run=run or found.last_run)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from shoal.clock import SKEW_S
 from shoal.errors import InvalidArgument, NotFound
 from shoal.store import (
     Equals,
@@ -41,6 +43,7 @@ STORED: Payload = {
     "lease_owner": "",
     "lease_run": "",
     "lease_expires": 0,
+    "lease_ttl": 0.0,
     "rollback_request": "",
     "run_noise": 0,
     "run_confidence": 0,
@@ -75,7 +78,7 @@ CHANGED: Payload = {
 READ = State(
     "default",
     Pointer("b", "r2", "r1", 1.5, "q"),
-    StoredLease(3, "me", "r3", 2.5),
+    StoredLease(3, "me", "r3", 2.5, 30.0),
     DriftSums(4, 0.5, 5, 0.25, 6, 3.5),
     next_cluster=7,
     unsettled=True,
@@ -342,6 +345,14 @@ def test_runs_come_newest_first(clusterings: Clusterings) -> None:
         "kind": "run",
         "run": "a",
     }
+
+
+def test_runs_of_a_clock_that_was_wrong_are_the_oldest(clusterings: Clusterings) -> None:
+    """Else a few runs of the future would push every later one out of the kept ones."""
+    now = time.time()
+    for run, at in (("future", now + 1e9), ("ahead", now + SKEW_S - 5), ("old", 1.5)):
+        clusterings.put_run(run, {"clustering": "fine", "created_at": at})
+    assert [run["run"] for run in clusterings.runs()] == ["ahead", "old", "future"]
 
 
 def test_run_is_stored_anew_as_it_goes_on(clusterings: Clusterings) -> None:

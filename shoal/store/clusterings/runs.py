@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
+from shoal.clock import seen_through
 from shoal.errors import NotFound
 from shoal.store.clusterings.records import Records
 from shoal.store.model import Equals, Filter, IdIn, Payload, Point, Scan, point_id
@@ -36,13 +38,22 @@ class Runs(Records):
         return record.payload
 
     def runs(self, clustering: str = "") -> list[Payload]:
-        """The records of all runs, or of one clustering's, newest first."""
+        """The records of all runs, or of one clustering's, newest first.
+
+        Runs that began in the future, by a clock that was wrong, are the oldest.
+        """
         self._store.collection(self.collection)
         where = Filter(must=(Equals("kind", "run"),))
         if clustering:
             where = where.also(Equals("clustering", clustering))
         found = [p for b in self._store.scan(self._records, Scan(where=where)) for p in b.payloads]
-        return sorted(found, key=lambda p: (-float(p["created_at"]), str(p["run"])))  # type: ignore[arg-type]
+        now = time.time()
+
+        def newest_first(record: Payload) -> tuple[float, str]:
+            created_at = float(record["created_at"])  # type: ignore[arg-type]
+            return -seen_through(created_at, now), str(record["run"])
+
+        return sorted(found, key=newest_first)
 
 
 def _run_id(run: str) -> str:

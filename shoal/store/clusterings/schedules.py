@@ -19,7 +19,14 @@ class Schedules(Records):
 
     def due_schedules(self, now: float) -> list[str]:
         """The clusterings whose stored schedule has a ``next_at`` of ``now`` or before."""
-        where = Filter(must=(Equals("kind", "schedule"), Range("next_at", lte=now)))
+        return self._with(Range("next_at", lte=now))
+
+    def distant_schedules(self, now: float) -> list[str]:
+        """The clusterings whose stored schedule has a ``next_at`` after ``now``."""
+        return self._with(Range("next_at", gt=now))
+
+    def _with(self, next_at: Range) -> list[str]:
+        where = Filter(must=(Equals("kind", "schedule"), next_at))
         options = Scan(where=where, fields=("clustering",))
         blocks = self._store.scan(self._records, options)
         return sorted(str(payload["clustering"]) for b in blocks for payload in b.payloads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 
+from shoal.clock import SKEW_S
 from shoal.store.clusterings.records import Records
 from shoal.store.model import (
     Equals,
@@ -51,16 +52,22 @@ class StoredLease:
         owner: Who holds the lease; unique to the attempt; empty if nobody does.
         run: The run that it is held for; empty if nobody holds it.
         expires: When it ends unless renewed, in Unix seconds.
+        ttl: The time for which it was taken, in seconds; 0 in a record of an earlier version.
     """
 
     fence: int = 0
     owner: str = ""
     run: str = ""
     expires: float = 0.0
+    ttl: float = 0.0
 
     def held(self, now: float) -> bool:
         """Whether somebody holds the lease at ``now``: an expired one is a dead run's."""
-        return bool(self.run) and self.expires >= now
+        return bool(self.run) and now <= self.expires <= self.latest(now)
+
+    def latest(self, now: float) -> float:
+        """When the lease ends if it was renewed at ``now``. A later end is of a wrong clock."""
+        return now + self.ttl + SKEW_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +167,7 @@ _LEASE_KEYS = {
     "owner": "lease_owner",
     "run": "lease_run",
     "expires": "lease_expires",
+    "ttl": "lease_ttl",
 }
 """The payload key of each field of a lease. Fields of the other parts have their names as keys."""
 

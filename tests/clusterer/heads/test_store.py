@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,16 @@ def test_a_damaged_head_is_named(tmp_path: Path) -> None:
     assert store.find("other").id == other
     whole, damaged = store.survey()
     assert ([each.id for each in whole], list(damaged)) == ([other], [made.id])
+
+
+def test_heads_of_a_clock_that_was_wrong_are_the_oldest(place: str) -> None:
+    """Else no later head of the name would be found, and each would make room at once."""
+    store = HeadStore(place)
+    old, new, future = (manifest(made=at) for at in (1.0, time.time(), time.time() + 1e9))
+    for each in (old, future, new):
+        store.put(each, b"graph")
+    assert [each.id for each in store.manifests()] == [new.id, old.id, future.id]
+    assert store.find("h") == new
 
 
 def test_heads_of_training_on_do_not_pile_up(place: str) -> None:

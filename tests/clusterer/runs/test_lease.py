@@ -7,6 +7,7 @@ import pytest
 from reclustering import Bench
 
 from clusterer.runs.lease import Holder, Lease, acquire, break_lease
+from shoal.clock import SKEW_S
 from shoal.errors import LeaseHeld, LeaseLost, StoreUnavailable
 from shoal.store import Store
 from shoal.store.clusterings import Clusterings, State, StoredLease
@@ -111,14 +112,40 @@ def test_lease_is_written_with_its_holder_and_its_end(quick: Bench) -> None:
     clock = ManualClock()
     lease, before = acquire(quick.clusterings, holder("a"), clock=clock)
     assert before.lease == StoredLease()
-    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + TTL)
+    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + TTL, TTL)
     assert lease.fence == 1
     lease.release()
-    assert quick.state.lease == StoredLease(1, "", "", 0.0)
+    assert quick.state.lease == StoredLease(1, "", "", 0.0, TTL)
     again, before = acquire(quick.clusterings, holder("b"), clock=clock)
     assert before.lease.run == ""
     assert again.fence == quick.state.lease.fence == 2
     again.release()
+
+
+@pytest.mark.parametrize("ahead_s", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("ttl_s", [TTL, 1000.0])
+def test_lease_of_a_clock_that_was_wrong_is_free(
+    quick: Bench, ahead_s: float, ttl_s: float
+) -> None:
+    """It would be held for ever: one that ends later than its holder can have asked for is not."""
+    clock = ManualClock()
+    clock.passed = SKEW_S + ahead_s  # as a machine whose clock is ahead
+    lease, _ = acquire(quick.clusterings, holder("a", ttl_s), clock=clock)
+    lease._stop.set()  # its process dies
+    lease._renewer.join()
+    clock.passed = 0.0
+    assert quick.state.lease.held(clock.now()) is (ahead_s <= 0)
+    if ahead_s <= 0:  # clocks may differ that much
+        with pytest.raises(LeaseHeld):
+            acquire(quick.clusterings, holder("b"), clock=clock)
+    else:
+        acquire(quick.clusterings, holder("b"), clock=clock)[0].release()
+
+
+def test_lease_of_an_earlier_version_has_no_time_to_live() -> None:
+    """It is held as long as it says, unless that is further away than clocks differ."""
+    for ends, held in ((NOW + TTL, True), (NOW + SKEW_S, True), (NOW + SKEW_S + 1, False)):
+        assert StoredLease(3, "a", "run-a", ends).held(NOW) is held
 
 
 def test_lease_is_released_at_the_end_of_a_with_block(quick: Bench) -> None:
@@ -168,7 +195,7 @@ def test_lease_that_was_renewed_after_the_look_is_not_taken(quick: Bench) -> Non
 
     with pytest.raises(LeaseHeld, match="run-a"):
         acquire(Interrupted(quick.store, wake), holder("b"), clock=clock)
-    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + 2 * TTL)
+    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + 2 * TTL, TTL)
     owner.release()
 
 
@@ -182,7 +209,7 @@ def test_lease_that_another_was_faster_to_take_is_refused(quick: Bench) -> None:
 
     with pytest.raises(LeaseHeld, match="run-a"):
         acquire(Interrupted(quick.store, take), holder("b"), clock=clock)
-    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + TTL)
+    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + TTL, TTL)
     faster[0].release()
 
     def take_and_release() -> None:
@@ -190,7 +217,7 @@ def test_lease_that_another_was_faster_to_take_is_refused(quick: Bench) -> None:
 
     with pytest.raises(LeaseHeld):
         acquire(Interrupted(quick.store, take_and_release), holder("d"), clock=clock)
-    assert quick.state.lease == StoredLease(2, "", "", 0.0)
+    assert quick.state.lease == StoredLease(2, "", "", 0.0, TTL)
 
 
 def test_lease_lives_as_long_as_it_is_renewed(quick: Bench) -> None:
@@ -301,7 +328,7 @@ def test_lease_that_expired_is_renewed_if_nobody_has_taken_it(quick: Bench) -> N
     clock.renew()
     assert lease.held()
     lease.update({"active_run": "mine"})
-    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + 100 + TTL)
+    assert quick.state.lease == StoredLease(1, "a", "run-a", NOW + 100 + TTL, TTL)
     lease.release()
 
 
@@ -386,7 +413,7 @@ def test_lease_broken_is_free_and_its_fence_outdated(quick: Bench) -> None:
     clock = ManualClock()
     lease, _ = acquire(quick.clusterings, holder("a"), clock=clock)
     break_lease(quick.clusterings, quick.state)
-    assert quick.state.lease == StoredLease(2, "", "", 0.0)
+    assert quick.state.lease == StoredLease(2, "", "", 0.0, TTL)
     quick.clusterings.compare_and_set("default", {"active_run": "late"}, Equals("fence", 1))
     assert quick.state.pointer.active_run == ""
     with pytest.raises(LeaseLost):
@@ -404,7 +431,7 @@ def test_breaking_a_lease_leaves_a_newer_one(quick: Bench) -> None:
     read = quick.state
     lease, _ = acquire(quick.clusterings, holder("b"), clock=clock)
     break_lease(quick.clusterings, read)
-    assert quick.state.lease == StoredLease(2, "b", "run-b", NOW + TTL)
+    assert quick.state.lease == StoredLease(2, "b", "run-b", NOW + TTL, TTL)
     lease.release()
 
 

@@ -13,6 +13,7 @@ from clusterer.upkeep import schedule as schedules
 from clusterer.upkeep.drift import Baseline, compare
 from clusterer.upkeep.schedule import Schedule, from_message, next_time
 from clusterer.upkeep.scheduler import Scheduler
+from shoal.clock import SKEW_S
 from shoal.errors import Cancelled, InvalidArgument, LeaseHeld, StoreUnavailable
 from shoal.store.clusterings import Clusterings
 from shoal.store.model import Payload
@@ -121,6 +122,19 @@ def test_schedule_after_its_time_is_past_now() -> None:
     assert made.after(NOW + 60) == replace(made, next_at=NOW + 120)
     daily = from_message(wanted(cron="30 2 * * *"), NOW)
     assert daily.after(daily.next_at) == replace(daily, next_at=daily.next_at + 86_400)
+
+
+@pytest.mark.parametrize("late_s", [0.0, 1.0, 1e9])
+@pytest.mark.parametrize("message", [every(60), wanted(cron="30 2 * * *")])
+def test_schedule_that_a_wrong_clock_put_off_is_due_sooner(
+    message: pb.Schedule, late_s: float
+) -> None:
+    """No run is further away than the next after now; clocks may differ by some minutes."""
+    made = from_message(message, NOW)
+    latest = from_message(message, NOW + SKEW_S).next_at
+    found = replace(made, next_at=latest + late_s, last_run="run")
+    sooner = found if late_s == 0 else replace(made, last_run="run")
+    assert found.within_reach(NOW) == sooner
 
 
 def test_request_id_is_of_the_place_and_the_time() -> None:
@@ -244,6 +258,38 @@ def test_scheduler_starts_what_is_due_once(quick: Bench) -> None:
     stored = schedules.load(quick.clusterings, "default")
     assert stored is not None
     assert (stored.last_run, stored.next_at) == ("run-1", NOW + 180)
+
+
+def test_scheduler_mends_what_a_wrong_clock_put_off(
+    quick: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At its first look, and within a minute of a clock that went back; a good one is not moved."""
+    put(quick, every(60))
+    desk = Desk(quick)
+    year = 365 * 86_400.0
+    desk.scheduler.tick(NOW + year)  # the clock is wrong
+    assert len(desk.asked) == 1
+    desk.scheduler.tick(NOW)  # it is right again
+    assert "was put off by a wrong clock" in caplog.text
+    stored = schedules.load(quick.clusterings, "default")
+    assert stored is not None
+    assert (stored.next_at, stored.last_run) == (NOW + 60, "run-0")
+    caplog.clear()
+    desk.scheduler.tick(NOW + 60)
+    assert len(desk.asked) == 2
+
+    far = replace(stored, next_at=NOW + year)
+    schedules.save(quick.clusterings, "default", far)
+    desk.scheduler.tick(NOW + 60.5)  # it has just looked
+    assert schedules.load(quick.clusterings, "default") == far
+    Desk(quick).scheduler.tick(NOW + 61)  # another process has not
+    mended = schedules.load(quick.clusterings, "default")
+    assert mended is not None
+    assert mended.next_at == NOW + 121
+    schedules.save(quick.clusterings, "default", replace(far, next_at=NOW + 61 + 60 + SKEW_S))
+    caplog.clear()
+    desk.scheduler.tick(NOW + 61)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("fail", [Cancelled("shutting down"), StoreUnavailable("away")])
