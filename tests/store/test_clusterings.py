@@ -43,7 +43,7 @@ STORED: Payload = {
     "lease_owner": "",
     "lease_run": "",
     "lease_expires": 0,
-    "lease_ttl": 0.0,
+    "lease_ttl": 0,
     "rollback_request": "",
     "run_noise": 0,
     "run_confidence": 0,
@@ -53,7 +53,7 @@ STORED: Payload = {
     "newcomers_confidence": 0,
     "unsettled": False,
 }
-"""A new clustering as every version stores it. Other versions read it: no key may change."""
+"""A new clustering as it is stored. Other versions read it: no key may change or go."""
 
 CHANGED: Payload = {
     "active_slot": "b",
@@ -65,6 +65,7 @@ CHANGED: Payload = {
     "lease_owner": "me",
     "lease_run": "r3",
     "lease_expires": 2.5,
+    "lease_ttl": 30.0,
     "rollback_request": "q",
     "run_noise": 4,
     "run_confidence": 0.5,
