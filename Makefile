@@ -6,7 +6,7 @@ QUICK := .venv/.quick
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test check lint format stubs reference mutants clean
+.PHONY: help demo quick test check lint format stubs reference mutants fuzz clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ reference: $(STAMP) ## Rewrite docs/reference.md from options, metrics and error
 mutants: $(STAMP) ## Count the one-line sabotages that the tests notice, module by module
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	$(BIN)/python tests/mutants.py
+
+fuzz: $(STAMP) ## Try the targets for data by chance with 50 times as many examples, other ones each time
+	SHOAL_TEST_FUZZ=50 $(BIN)/python -m pytest -m fuzz -n auto --maxprocesses 4
 
 clean: ## Remove the environment and all caches
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.client import IngestItem, IngestOutcome
@@ -154,12 +155,7 @@ TARS = whole_tars()
 PACKS = (bytes, lambda data: gzip.compress(data, 1), lambda data: lzma.compress(data, preset=0))
 
 
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@fuzz(300)
 @given(data=st.data())
 def test_any_tar_gives_items_or_failures(tmp_path: Path, data: st.DataObject) -> None:
     """Bytes changed, cut, doubled, before compression or after: nothing is raised, all ends."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 import pytest
-from hypothesis import example, given, settings
+from fuzzing import fuzz
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shoal.app.cli.ingest import parse_fields
@@ -97,7 +98,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@fuzz(300)
 @given(name=st.text(max_size=6), value=JSON.map(json.dumps) | st.text(max_size=30))
 @example(name="a", value="[" * 5000)
 @example(name="a", value="\ud800")
