@@ -20,6 +20,7 @@ import grpc.aio
 
 from embedder import messages, metrics
 from embedder.config import MAX_CALL_IMAGES, EmbedderConfig
+from embedder.encoding.artefact import Artefact
 from embedder.flow.admission import Allowance, Gate
 from embedder.flow.batching import Lane, Patience
 from embedder.flow.streaming import Flow, Room, answer_stream
@@ -66,7 +67,7 @@ class _Running:
 class _Call:
     """What the images of an Embed call have in common."""
 
-    encoder: str
+    encoder: Artefact
     patience: Patience
     allowance: Allowance
 
@@ -175,10 +176,10 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     ) -> embedder_pb2.EmbedResponse:
         """One answer per image, in order; a bad image costs only itself."""
         running = self._alive()
-        encoder = running.fleet.artefact(request.encoder)
+        encoder = running.fleet.as_made(request.encoder, request.fingerprint)
         _check_count("images", len(request.images))
         patience = Patience(Lane.CALL, _deadline(context), caller_of(context))
-        call = _Call(encoder.name, patience, Allowance(1000 * self._config.max_call_decode_s))
+        call = _Call(encoder, patience, Allowance(1000 * self._config.max_call_decode_s))
         load = _Load.of(request.images, running.fleet)
         with self._admitted(load.items, load.size), self._admitted_slow(load):
             answers = await asyncio.gather(
@@ -194,7 +195,8 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
     ) -> embedder_pb2.EmbedTextResponse:
         """One answer per text, in order; a bad text costs only itself."""
         running = self._alive()
-        encoder = running.fleet.with_text(request.encoder)
+        name = running.fleet.with_text(request.encoder).name
+        encoder = running.fleet.as_made(name, request.fingerprint)
         _check_count("texts", len(request.texts))
         patience = Patience(Lane.CALL, _deadline(context), caller_of(context))
         size = sum(map(len, request.texts))
@@ -338,7 +340,14 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
                 reading = running.locations.read(source, max_bytes=limit)
                 source = await held.enter_async_context(reading)
             call.allowance.spend(running.fleet.slow_ms(source))
-            return (await running.fleet.embed(source, (call.encoder,), call.patience))[call.encoder]
+            encoder = call.encoder
+            made = await running.fleet.embed(
+                source,
+                (encoder.name,),
+                call.patience,
+                fingerprints={encoder.name: encoder.fingerprint},
+            )
+            return made[encoder.name]
 
 
 async def _embed_text(

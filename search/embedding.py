@@ -32,28 +32,35 @@ class QueryEmbedder:
         image: common_pb2.Image,
         encoder: str,
         context: grpc.aio.ServicerContext[object, object],
+        *,
+        fingerprint: str = "",
     ) -> common_pb2.Vector:
-        """The vector of ``image``.
+        """The vector of ``image``, as the collection's vectors of ``fingerprint`` were made.
 
         Raises:
             ImageInvalid: the embedder refuses the image.
             ServiceUnavailable: the embedder cannot be reached.
         """
-        request = pb.EmbedRequest(images=[image], encoder=encoder)
+        request = pb.EmbedRequest(images=[image], encoder=encoder, fingerprint=fingerprint)
         with _translating(encoder):
             answer = await self._stub.Embed(request, timeout=self._timeout(context))
         return _vector_of(answer.results[0])
 
     async def text(
-        self, text: str, encoder: str, context: grpc.aio.ServicerContext[object, object]
+        self,
+        text: str,
+        encoder: str,
+        context: grpc.aio.ServicerContext[object, object],
+        *,
+        fingerprint: str = "",
     ) -> common_pb2.Vector:
-        """The vector of ``text``.
+        """The vector of ``text``, as the collection's vectors of ``fingerprint`` were made.
 
         Raises:
             Unsupported: the encoder has no text tower.
             ServiceUnavailable: the embedder cannot be reached.
         """
-        request = pb.EmbedTextRequest(texts=[text], encoder=encoder)
+        request = pb.EmbedTextRequest(texts=[text], encoder=encoder, fingerprint=fingerprint)
         with _translating(encoder):
             answer = await self._stub.EmbedText(request, timeout=self._timeout(context))
         return _vector_of(answer.results[0])

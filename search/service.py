@@ -71,11 +71,17 @@ class SearchService(search_pb2_grpc.SearchServiceServicer):
         match request.WhichOneof("query"):
             case "image":
                 target = await self._in_thread(self._target, request)
-                vector = await self._embedder.image(request.image, target.vector.name, context)
+                info = target.vector
+                vector = await self._embedder.image(
+                    request.image, info.name, context, fingerprint=info.fingerprint
+                )
                 return await self._in_thread(self._search_by_vector, target, vector)
             case "text":
                 target = await self._in_thread(self._target, request)
-                vector = await self._embedder.text(request.text, target.vector.name, context)
+                info = target.vector
+                vector = await self._embedder.text(
+                    request.text, info.name, context, fingerprint=info.fingerprint
+                )
                 return await self._in_thread(self._search_by_vector, target, vector)
             case _:
                 # All in one thread: each change of threads costs as much as half the search.

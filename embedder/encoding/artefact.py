@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
@@ -24,6 +24,7 @@ from embedder.encoding.manifest import (
     FileEntry,
     MixManifest,
     Pattern,
+    Preprocessing,
     compute_fingerprint,
     mix_fingerprint,
 )
@@ -94,6 +95,19 @@ class EncoderArtefact:
         """The artefacts whose vectors make up its own: itself alone."""
         return (self,)
 
+    @property
+    def before_matte(self) -> EncoderArtefact:
+        """The encoder as it was before it had a matte: it drops alpha. Itself if it has none.
+
+        Collections that were made with it keep its rule.
+        """
+        if self.manifest.preprocessing.matte is None:
+            return self
+        preprocessing = self.manifest.preprocessing.model_copy(update={"matte": None})
+        fingerprint = _fingerprint(self.manifest, preprocessing)
+        changes = {"preprocessing": preprocessing, "fingerprint": fingerprint}
+        return replace(self, manifest=self.manifest.model_copy(update=changes))
+
 
 @dataclass(frozen=True, slots=True)
 class MixArtefact:
@@ -128,6 +142,14 @@ class MixArtefact:
         """Where the weights came from, in one line."""
         return " + ".join(part.source for part in self.parts)
 
+    @property
+    def before_matte(self) -> MixArtefact:
+        """The mix as it was before its parts had mattes; see ``EncoderArtefact.before_matte``."""
+        parts = tuple(part.before_matte for part in self.parts)
+        fingerprint = mix_fingerprint([part.fingerprint for part in parts])
+        manifest = self.manifest.model_copy(update={"fingerprint": fingerprint})
+        return replace(self, manifest=manifest, parts=parts)
+
 
 Artefact: TypeAlias = EncoderArtefact | MixArtefact
 
@@ -159,12 +181,7 @@ def load_artefact(path: Path) -> EncoderArtefact:
     manifest = _parse(manifest_path, EncoderManifest)
     for field, entry in manifest.files.entries().items():
         _check_file(path, f"files.{field}", entry)
-    expected = compute_fingerprint(
-        files=manifest.files,
-        input_spec=manifest.input,
-        output_spec=manifest.output,
-        preprocessing=manifest.preprocessing,
-    )
+    expected = _fingerprint(manifest, manifest.preprocessing)
     _check_fingerprint(manifest_path, expected, manifest.fingerprint)
     return EncoderArtefact(directory=path, manifest=manifest)
 
@@ -188,6 +205,16 @@ def load_any_artefact(path: Path) -> Artefact:
     expected = mix_fingerprint([part.fingerprint for part in parts])
     _check_fingerprint(manifest_path, expected, manifest.fingerprint)
     return MixArtefact(path, manifest, parts)
+
+
+def _fingerprint(manifest: EncoderManifest, preprocessing: Preprocessing) -> str:
+    """The fingerprint of an encoder with another preprocessing."""
+    return compute_fingerprint(
+        files=manifest.files,
+        input_spec=manifest.input,
+        output_spec=manifest.output,
+        preprocessing=preprocessing,
+    )
 
 
 def _check_file(directory: Path, field: str, entry: FileEntry) -> None:

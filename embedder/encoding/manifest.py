@@ -27,6 +27,10 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 Interpolation = Literal["bicubic", "bilinear"]
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+"""Red, green and blue, two lower-case hex digits each."""
+WHITE: Final = "#ffffff"
+"""The matte of an encoder that is given no other."""
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 EncodedVector = Annotated[str, Field(max_length=2**17)]
 """float32 values, little-endian, in base64."""
@@ -109,11 +113,16 @@ class Normalise(_Part):
 
 
 class Preprocessing(_Part):
-    """The steps from a decoded image to the graph's input."""
+    """The steps from a decoded image to the graph's input.
+
+    What is transparent shows ``matte``. Without a matte alpha is dropped, as in every artefact of
+    Shoal before there were mattes.
+    """
 
     resize: Resize
     crop: Crop
     normalise: Normalise
+    matte: Colour | None = None
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
@@ -330,7 +339,8 @@ def compute_fingerprint(
     facts = {
         "input": input_spec.model_dump(mode="json"),
         "output": output_spec.model_dump(mode="json"),
-        "preprocessing": preprocessing.model_dump(mode="json"),
+        # A field that an artefact lacks leaves its fingerprint as it was before the field existed.
+        "preprocessing": preprocessing.model_dump(mode="json", exclude_none=True),
         "weights_sha256": hashes.pop("image_sha256"),
         **hashes,
     }

@@ -26,6 +26,7 @@ from embedder.encoding.artefact import (
     pattern_image,
 )
 from embedder.encoding.manifest import (
+    Colour,
     EncoderManifest,
     FileEntry,
     Files,
@@ -113,6 +114,17 @@ def read_encoder(path: Path, *, mixes: str) -> EncoderArtefact:
     return artefact
 
 
+def to_matte(matte: str) -> str | None:
+    """The matte as ``encoder.json`` has it; None for an empty one: alpha is dropped.
+
+    Raises:
+        ExportRefused: it is no colour.
+    """
+    if matte and not _fits(matte.lower(), Colour):
+        raise ExportRefused(f"matte: expected #rrggbb, such as #ffffff, or nothing, got {matte!r}")
+    return matte.lower() or None
+
+
 def _fits(value: str, annotation: TypeAlias) -> bool:
     try:
         TypeAdapter(annotation).validate_python(value)
@@ -177,7 +189,7 @@ def write_manifest(directory: Path, draft: Draft) -> EncoderArtefact:
         "metric": "cosine",
         "input": input_spec.model_dump(mode="json"),
         "output": output_spec.model_dump(mode="json"),
-        "preprocessing": draft.preprocessing.model_dump(mode="json"),
+        "preprocessing": draft.preprocessing.model_dump(mode="json", exclude_none=True),
         "files": files.model_dump(mode="json", exclude_none=True),
         "text": None if draft.text is None else draft.text.model_dump(mode="json"),
         "precision": draft.precision,

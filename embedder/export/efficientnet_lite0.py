@@ -25,6 +25,7 @@ from PIL import Image
 
 from embedder.encoding.artefact import MANIFEST_NAME, check_self_test, load_artefact, pattern_image
 from embedder.encoding.manifest import (
+    WHITE,
     Crop,
     EncoderManifest,
     FileEntry,
@@ -152,6 +153,7 @@ def manifest(model: Any, weights_sha256: str) -> dict[str, Any]:
         resize=Resize(mode="shortest_edge", size=RESIZE, interpolation="bicubic", antialias=True),
         crop=Crop(mode="center", height=SIZE, width=SIZE),
         normalise=Normalise(mean=(MEAN, MEAN, MEAN), scale=(SCALE, SCALE, SCALE), in_graph=True),
+        matte=WHITE,
     )
     files = Files(image=FileEntry(path=WEIGHTS_NAME, sha256=weights_sha256))
     patterns: tuple[Pattern, ...] = get_args(Pattern)
@@ -170,7 +172,7 @@ def manifest(model: Any, weights_sha256: str) -> dict[str, Any]:
         "metric": "cosine",
         "input": input_spec.model_dump(mode="json"),
         "output": output_spec.model_dump(mode="json"),
-        "preprocessing": preprocessing.model_dump(mode="json"),
+        "preprocessing": preprocessing.model_dump(mode="json", exclude_none=True),
         "files": files.model_dump(mode="json", exclude_none=True),
         "text": None,
         "fingerprint": compute_fingerprint(

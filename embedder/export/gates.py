@@ -76,7 +76,7 @@ def check_image_graph(
         ExportRefused: a vector is too far from the model's or the library's; names its image.
     """
     embed = open_graph(graph, names=(IMAGE_INPUT, IMAGE_OUTPUT))
-    tests = pictures(preprocessing.crop.height)
+    tests = pictures(preprocessing.crop.height, matte=preprocessing.matte)
     ours = np.stack([_ours(each, preprocessing) for each in tests])
     truth = run(module, ours)
     made = embed(ours)

@@ -15,6 +15,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from embedder.encoding.artefact import EncoderArtefact
 from embedder.encoding.manifest import (
+    WHITE,
     Crop,
     Normalise,
     Preprocessing,
@@ -51,6 +52,7 @@ class OpenClipRequest:
         name: The encoder's name. Default: made of model and tag.
         license: The license of the weights (SPDX), if it is known.
         no_text: Leave the text tower out.
+        matte: The colour behind transparent pixels, ``#rrggbb``; empty: alpha is dropped.
     """
 
     model: str
@@ -61,6 +63,7 @@ class OpenClipRequest:
     name: str = ""
     license: str = "unknown"
     no_text: bool = False
+    matte: str = WHITE
 
 
 def export_open_clip(request: OpenClipRequest) -> EncoderArtefact:
@@ -71,8 +74,9 @@ def export_open_clip(request: OpenClipRequest) -> EncoderArtefact:
             expressed; or the export is not faithful.
     """
     artefacts.check_request(request.output, name=request.name, license=request.license)
+    matte = artefacts.to_matte(request.matte)
     model, weights = _load(request)
-    preprocessing = to_preprocessing(dict(open_clip.get_model_preprocess_cfg(model)))
+    preprocessing = to_preprocessing(dict(open_clip.get_model_preprocess_cfg(model)), matte=matte)
     label = artefacts.Label(
         name=request.name or artefact_name(request.model, request.pretrained or ""),
         description=f"open_clip {request.model}, {weights}",
@@ -94,8 +98,8 @@ def export_open_clip(request: OpenClipRequest) -> EncoderArtefact:
     )
 
 
-def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
-    """open_clip's preprocessing configuration in Shoal's terms.
+def to_preprocessing(config: dict[str, Any], *, matte: str | None = None) -> Preprocessing:
+    """open_clip's preprocessing configuration in Shoal's terms; open_clip knows no ``matte``.
 
     Raises:
         ExportRefused: a setting has no counterpart; names it.
@@ -120,6 +124,7 @@ def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
         ),
         crop=Crop(mode="center", height=height, width=width),
         normalise=normalise(config["mean"], config["std"]),
+        matte=matte,
     )
 
 

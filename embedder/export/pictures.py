@@ -20,7 +20,8 @@ _SIDEWAYS = 6
 class Picture:
     """An encoded image, and the decoded image that a library's own transform gets.
 
-    ``seen`` is upright, has 8 bits and no palette, and is otherwise as Pillow opens it. A palette
+    ``seen`` is upright, lies on the encoder's matte if there is one, has 8 bits and no palette, and
+    is otherwise as Pillow opens it. A palette
     image is converted first because open_clip's transform resizes before it converts to RGB, and
     Pillow resizes a palette image to the nearest pixel: there Shoal does better than its reference.
     """
@@ -36,8 +37,11 @@ def photographs() -> tuple[Image.Image, Image.Image]:
     return china, flower
 
 
-def pictures(size: int) -> list[Picture]:
-    """Photographs larger and smaller than ``size`` pixels, and in rare modes and formats."""
+def pictures(size: int, *, matte: str | None = None) -> list[Picture]:
+    """Photographs larger and smaller than ``size`` pixels, and in rare modes and formats.
+
+    What is transparent is seen on ``matte``; without one, alpha is dropped.
+    """
     china, flower = photographs()
     small = china.crop((100, 50, 100 + size // 3, 50 + size // 4))
     large = flower.resize((flower.width * 3, flower.height * 3), Image.Resampling.BICUBIC)
@@ -54,7 +58,7 @@ def pictures(size: int) -> list[Picture]:
         _picture("grey", china.convert("L"), "JPEG", quality=92),
         _picture("cmyk", flower.convert("CMYK"), "JPEG", quality=92),
         _palette(china.quantize(64)),
-        _picture("alpha", alpha, "PNG"),
+        _transparent(alpha, matte),
         _turned(flower),
         _sixteen_bit(grey16),
         _picture("webp", flower, "WEBP", quality=90),
@@ -76,6 +80,13 @@ def _picture(name: str, image: Image.Image, kind: str, **options: object) -> Pic
 def _palette(image: Image.Image) -> Picture:
     data = encoded(image, "PNG")
     return Picture("palette", data, Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def _transparent(image: Image.Image, matte: str | None) -> Picture:
+    data = encoded(image, "PNG")
+    if matte is not None:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, matte), image)
+    return Picture("alpha", data, image)
 
 
 def _turned(image: Image.Image) -> Picture:

@@ -15,7 +15,7 @@ from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 
 from embedder.encoding.artefact import EncoderArtefact
-from embedder.encoding.manifest import Crop, Preprocessing, Resize, Source
+from embedder.encoding.manifest import WHITE, Crop, Preprocessing, Resize, Source
 from embedder.export import artefacts, gates
 from embedder.export.checkpoints import Tensors, check_shapes, find_backbone, read_checkpoint
 from embedder.export.image_encoder import Tower, write_encoder
@@ -41,6 +41,7 @@ class TimmRequest:
             checkpoint's, are resized to it once, at the export.
         name: The encoder's name. Default: the model's.
         license: The license of the weights (SPDX), if it is known.
+        matte: The colour behind transparent pixels, ``#rrggbb``; empty: alpha is dropped.
     """
 
     model: str
@@ -51,6 +52,7 @@ class TimmRequest:
     image_size: int = 0
     name: str = ""
     license: str = "unknown"
+    matte: str = WHITE
 
 
 def export_timm(request: TimmRequest) -> EncoderArtefact:
@@ -61,6 +63,7 @@ def export_timm(request: TimmRequest) -> EncoderArtefact:
             expressed; or the export is not faithful.
     """
     artefacts.check_request(request.output, name=request.name, license=request.license)
+    matte = artefacts.to_matte(request.matte)
     model, weights = _load(request)
     config = data_config(model, request.image_size)
     transform: gates.Transform = create_transform(**config, is_training=False)
@@ -76,7 +79,9 @@ def export_timm(request: TimmRequest) -> EncoderArtefact:
         ),
     )
     tower = Tower(
-        model, to_preprocessing(config), lambda picture: transform(picture.convert("RGB"))
+        model,
+        to_preprocessing(config, matte=matte),
+        lambda picture: transform(picture.convert("RGB")),
     )
     return write_encoder(tower, label, request.output)
 
@@ -88,8 +93,8 @@ def data_config(model: torch.nn.Module, image_size: int = 0) -> dict[str, Any]:
     return config
 
 
-def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
-    """The data configuration of a timm model in Shoal's terms.
+def to_preprocessing(config: dict[str, Any], *, matte: str | None = None) -> Preprocessing:
+    """The data configuration of a timm model in Shoal's terms; timm knows no ``matte``.
 
     Raises:
         ExportRefused: a setting has no counterpart; names it.
@@ -114,6 +119,7 @@ def to_preprocessing(config: dict[str, Any]) -> Preprocessing:
         ),
         crop=Crop(mode="center", height=height, width=width),
         normalise=normalise(config["mean"], config["std"]),
+        matte=matte,
     )
 
 

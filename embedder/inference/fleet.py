@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from embedder.images.decoding import Decoder
 from embedder.inference.pipeline import Pipeline, Vector
 from shoal.errors import (
     ConfigError,
+    EncoderMismatch,
     NotFound,
     ServiceUnavailable,
     Unrecoverable,
@@ -54,6 +55,8 @@ class _EncoderState:
     used_at: float = 0.0
     run_size: int = 0
     """Images of one run of the model, measured when the encoder was first opened; 0 until then."""
+    before_matte: Artefact | None = None
+    """The artefact as it was before it had a matte, once a caller has asked for its vectors."""
 
 
 class Fleet:
@@ -117,6 +120,29 @@ class Fleet:
             msg = f"no encoder {name!r}: this server has {known}"
             raise NotFound(msg, encoder=name)
         return state.artefact
+
+    def as_made(self, name: str, fingerprint: str) -> Artefact:
+        """The encoder called ``name`` as it makes vectors of ``fingerprint``; empty: as it is now.
+
+        An encoder with a matte also makes the vectors that it made before it had one.
+
+        Raises:
+            NotFound: there is no encoder of this name.
+            EncoderMismatch: the encoder makes other vectors.
+        """
+        artefact = self.artefact(name)
+        if fingerprint in ("", artefact.fingerprint):
+            return artefact
+        state = self._encoders[artefact.name]
+        if state.before_matte is None:
+            state.before_matte = artefact.before_matte
+        if fingerprint == state.before_matte.fingerprint:
+            return state.before_matte
+        msg = (
+            f"this server's encoder {artefact.name!r} is another ({artefact.fingerprint[:12]}) "
+            f"than the one asked for ({fingerprint[:12]})"
+        )
+        raise EncoderMismatch(msg, encoder=artefact.name)
 
     def with_text(self, name: str) -> Artefact:
         """The encoder called ``name``, or the first with a text tower for an empty name.
@@ -207,23 +233,34 @@ class Fleet:
             raise ServiceUnavailable(msg)
 
     async def embed(
-        self, data: bytes, names: Sequence[str], patience: Patience
+        self,
+        data: bytes,
+        names: Sequence[str],
+        patience: Patience,
+        *,
+        fingerprints: Mapping[str, str] | None = None,
     ) -> dict[str, Vector]:
         """The vector (D,) of an encoded image by each of ``names``, from one decode.
+
+        ``fingerprints`` of the vectors that are wanted, by encoder; by default what it makes now.
 
         Raises:
             ImageInvalid: the bytes are not an image within the limits.
             DeadlineExceeded: its turn came too late.
             OperatorError: a model failed on it.
             ServiceUnavailable: the service is shutting down.
+            EncoderMismatch: an encoder makes vectors of other fingerprints.
         """
-        if len(names) == 1:
+        wanted = [self.as_made(name, (fingerprints or {}).get(name, "")) for name in names]
+        if len(names) == 1 and wanted[0] is self.artefact(names[0]):
             (name,) = names
             async with self.use(name) as pipeline:
                 return {name: await pipeline.embed(data, patience)}
         async with AsyncExitStack() as stack:
             pipelines = [await stack.enter_async_context(self.use(name)) for name in names]
-            specs = [pipeline.encoder.preprocessings for pipeline in pipelines]
+            specs = [
+                tuple(part.manifest.preprocessing for part in artefact.parts) for artefact in wanted
+            ]
             pixels = iter(
                 await self._decoder.decode_in_turn(
                     data, tuple(chain.from_iterable(specs)), patience

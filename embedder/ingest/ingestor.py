@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from embedder.encoding.artefact import Artefact
 from embedder.flow.admission import Turns
 from embedder.flow.batching import Lane, Patience
 from embedder.inference.fleet import Fleet
@@ -33,10 +34,14 @@ _SERVERS_FIELDS = frozenset({"key", "content_hash", "ingested_at", "clusters"})
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A collection, the encoders that make its vectors, by name, and who sends images to it."""
+    """A collection, the encoders that make its vectors, by name, and who sends images to it.
+
+    ``fingerprints`` of its vectors, by encoder: one that has a matte now may have had none.
+    """
 
     collection: str
     encoders: tuple[str, ...]
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     caller: str | None = None
 
 
@@ -68,16 +73,18 @@ class Ingestor:
                 that this server lacks.
             Unsupported: the collection lacks the vectors of some of ``encoders``.
         """
-        known = None if encoders else await self._points.collection(collection)
-        if known is not None:
+        known = await self._points.collection(collection)
+        if known is not None and not encoders:
             specs = known.vectors
         else:
             wanted = [self._fleet.artefact(name) for name in encoders or ("",)]
-            specs = tuple(VectorInfo(a.name, a.dim, a.fingerprint) for a in wanted)
+            have = {spec.name: spec for spec in known.vectors} if known is not None else {}
+            specs = tuple(_as_known(artefact, have.get(artefact.name)) for artefact in wanted)
         made = await self._points.create_collection(collection, specs)
         for spec in made.vectors:
             _check_encoder(self._fleet, spec, collection)
-        return Destination(collection, tuple(spec.name for spec in made.vectors))
+        names = tuple(spec.name for spec in made.vectors)
+        return Destination(collection, names, {s.name: s.fingerprint for s in made.vectors})
 
     async def ingest(self, to: Destination, item: Item | Remote) -> Outcome:
         """Makes the point of ``item`` what its sender says; when this returns, it is stored.
@@ -130,7 +137,9 @@ class Ingestor:
     async def _replace(self, to: Destination, item: Item, known: Payload) -> None:
         fields = _fields(item, known)
         patience = Patience(Lane.STREAM, caller=to.caller)
-        vectors = await self._fleet.embed(item.data, to.encoders, patience)
+        vectors = await self._fleet.embed(
+            item.data, to.encoders, patience, fingerprints=to.fingerprints
+        )
         payload: Payload = {
             **fields,
             "key": item.key,
@@ -140,9 +149,16 @@ class Ingestor:
         await self._points.write(to.collection, Point(item.id, vectors, payload))
 
 
+def _as_known(artefact: Artefact, known: VectorInfo | None) -> VectorInfo:
+    """The vector that ``artefact`` makes; ``known`` if that is what it made before its matte."""
+    if known is not None and known.fingerprint == artefact.before_matte.fingerprint:
+        return known
+    return VectorInfo(artefact.name, artefact.dim, artefact.fingerprint)
+
+
 def _check_encoder(fleet: Fleet, spec: VectorInfo, collection: str) -> None:
     try:
-        found = fleet.artefact(spec.name).fingerprint
+        fleet.as_made(spec.name, spec.fingerprint)
     except NotFound as exc:
         known = ", ".join(artefact.name for artefact in fleet.artefacts)
         msg = (
@@ -150,12 +166,13 @@ def _check_encoder(fleet: Fleet, spec: VectorInfo, collection: str) -> None:
             f"({spec.fingerprint[:12]}), this server has {known}"
         )
         raise EncoderMismatch(msg, encoder=spec.name) from exc
-    if found != spec.fingerprint:
+    except EncoderMismatch as exc:
+        found = fleet.artefact(spec.name).fingerprint
         msg = (
             f"collection {collection!r} was made with encoder {spec.name!r} "
             f"({spec.fingerprint[:12]}), this server's {spec.name!r} is another ({found[:12]})"
         )
-        raise EncoderMismatch(msg, encoder=spec.name)
+        raise EncoderMismatch(msg, encoder=spec.name) from exc
 
 
 def _fields(item: Item, known: Payload) -> Payload:

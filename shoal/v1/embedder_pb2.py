@@ -27,37 +27,37 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from shoal.v1 import common_pb2 as shoal_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17shoal/v1/embedder.proto\x12\x08shoal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15shoal/v1/common.proto\"@\n\x0c\x45mbedRequest\x12\x1f\n\x06images\x18\x01 \x03(\x0b\x32\x0f.shoal.v1.Image\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\"H\n\rEmbedResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.shoal.v1.EmbedResult\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\"b\n\x0b\x45mbedResult\x12\"\n\x06vector\x18\x01 \x01(\x0b\x32\x10.shoal.v1.VectorH\x00\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.shoal.v1.ItemErrorH\x00\x42\t\n\x07outcome\"2\n\x10\x45mbedTextRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\"L\n\x11\x45mbedTextResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.shoal.v1.EmbedResult\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\"\xd1\x01\n\rIngestRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x1e\n\x05image\x18\x03 \x01(\x0b\x32\x0f.shoal.v1.Image\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\x12(\n\x07payload\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08\x65ncoders\x18\x08 \x03(\t\x12\x14\n\x0cmerge_fields\x18\t \x01(\x08\"\x8a\x01\n\x0eIngestResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\t\x12(\n\x06result\x18\x03 \x01(\x0b\x32\x16.shoal.v1.IngestResultH\x00\x12$\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x13.shoal.v1.ItemErrorH\x00\x42\t\n\x07outcome\"B\n\x0cIngestResult\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.shoal.v1.IngestStatus\"\x10\n\x0eGetInfoRequest\"\xad\x01\n\x0fGetInfoResponse\x12\'\n\x08\x65ncoders\x18\x01 \x03(\x0b\x32\x15.shoal.v1.EncoderInfo\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x17\n\x0fmax_image_bytes\x18\x03 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x04 \x01(\x04\x12\x18\n\x10max_batch_images\x18\x05 \x01(\r\x12\x13\n\x0buri_schemes\x18\x06 \x03(\t\"\xa1\x01\n\x0b\x45ncoderInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x10\n\x08has_text\x18\x05 \x01(\x08\x12\x0f\n\x07license\x18\x06 \x01(\t\x12\x0e\n\x06source\x18\x07 \x01(\t\x12\x0e\n\x06loaded\x18\x08 \x01(\x08\x12\r\n\x05parts\x18\t \x03(\t*\x7f\n\x0cIngestStatus\x12\x1d\n\x19INGEST_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14INGEST_STATUS_STORED\x10\x01\x12\x19\n\x15INGEST_STATUS_UPDATED\x10\x02\x12\x1b\n\x17INGEST_STATUS_UNCHANGED\x10\x03\x32\x92\x02\n\x0f\x45mbedderService\x12\x38\n\x05\x45mbed\x12\x16.shoal.v1.EmbedRequest\x1a\x17.shoal.v1.EmbedResponse\x12\x44\n\tEmbedText\x12\x1a.shoal.v1.EmbedTextRequest\x1a\x1b.shoal.v1.EmbedTextResponse\x12?\n\x06Ingest\x12\x17.shoal.v1.IngestRequest\x1a\x18.shoal.v1.IngestResponse(\x01\x30\x01\x12>\n\x07GetInfo\x12\x18.shoal.v1.GetInfoRequest\x1a\x19.shoal.v1.GetInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17shoal/v1/embedder.proto\x12\x08shoal.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15shoal/v1/common.proto\"U\n\x0c\x45mbedRequest\x12\x1f\n\x06images\x18\x01 \x03(\x0b\x32\x0f.shoal.v1.Image\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"H\n\rEmbedResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.shoal.v1.EmbedResult\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\"b\n\x0b\x45mbedResult\x12\"\n\x06vector\x18\x01 \x01(\x0b\x32\x10.shoal.v1.VectorH\x00\x12$\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x13.shoal.v1.ItemErrorH\x00\x42\t\n\x07outcome\"G\n\x10\x45mbedTextRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"L\n\x11\x45mbedTextResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.shoal.v1.EmbedResult\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\"\xd1\x01\n\rIngestRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x1e\n\x05image\x18\x03 \x01(\x0b\x32\x0f.shoal.v1.Image\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\x12(\n\x07payload\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08\x65ncoders\x18\x08 \x03(\t\x12\x14\n\x0cmerge_fields\x18\t \x01(\x08\"\x8a\x01\n\x0eIngestResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0b\n\x03key\x18\x02 \x01(\t\x12(\n\x06result\x18\x03 \x01(\x0b\x32\x16.shoal.v1.IngestResultH\x00\x12$\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x13.shoal.v1.ItemErrorH\x00\x42\t\n\x07outcome\"B\n\x0cIngestResult\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.shoal.v1.IngestStatus\"\x10\n\x0eGetInfoRequest\"\xad\x01\n\x0fGetInfoResponse\x12\'\n\x08\x65ncoders\x18\x01 \x03(\x0b\x32\x15.shoal.v1.EncoderInfo\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x17\n\x0fmax_image_bytes\x18\x03 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x04 \x01(\x04\x12\x18\n\x10max_batch_images\x18\x05 \x01(\r\x12\x13\n\x0buri_schemes\x18\x06 \x03(\t\"\xa1\x01\n\x0b\x45ncoderInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x10\n\x08has_text\x18\x05 \x01(\x08\x12\x0f\n\x07license\x18\x06 \x01(\t\x12\x0e\n\x06source\x18\x07 \x01(\t\x12\x0e\n\x06loaded\x18\x08 \x01(\x08\x12\r\n\x05parts\x18\t \x03(\t*\x7f\n\x0cIngestStatus\x12\x1d\n\x19INGEST_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14INGEST_STATUS_STORED\x10\x01\x12\x19\n\x15INGEST_STATUS_UPDATED\x10\x02\x12\x1b\n\x17INGEST_STATUS_UNCHANGED\x10\x03\x32\x92\x02\n\x0f\x45mbedderService\x12\x38\n\x05\x45mbed\x12\x16.shoal.v1.EmbedRequest\x1a\x17.shoal.v1.EmbedResponse\x12\x44\n\tEmbedText\x12\x1a.shoal.v1.EmbedTextRequest\x1a\x1b.shoal.v1.EmbedTextResponse\x12?\n\x06Ingest\x12\x17.shoal.v1.IngestRequest\x1a\x18.shoal.v1.IngestResponse(\x01\x30\x01\x12>\n\x07GetInfo\x12\x18.shoal.v1.GetInfoRequest\x1a\x19.shoal.v1.GetInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shoal.v1.embedder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INGESTSTATUS']._serialized_start=1239
-  _globals['_INGESTSTATUS']._serialized_end=1366
+  _globals['_INGESTSTATUS']._serialized_start=1281
+  _globals['_INGESTSTATUS']._serialized_end=1408
   _globals['_EMBEDREQUEST']._serialized_start=90
-  _globals['_EMBEDREQUEST']._serialized_end=154
-  _globals['_EMBEDRESPONSE']._serialized_start=156
-  _globals['_EMBEDRESPONSE']._serialized_end=228
-  _globals['_EMBEDRESULT']._serialized_start=230
-  _globals['_EMBEDRESULT']._serialized_end=328
-  _globals['_EMBEDTEXTREQUEST']._serialized_start=330
-  _globals['_EMBEDTEXTREQUEST']._serialized_end=380
-  _globals['_EMBEDTEXTRESPONSE']._serialized_start=382
-  _globals['_EMBEDTEXTRESPONSE']._serialized_end=458
-  _globals['_INGESTREQUEST']._serialized_start=461
-  _globals['_INGESTREQUEST']._serialized_end=670
-  _globals['_INGESTRESPONSE']._serialized_start=673
-  _globals['_INGESTRESPONSE']._serialized_end=811
-  _globals['_INGESTRESULT']._serialized_start=813
-  _globals['_INGESTRESULT']._serialized_end=879
-  _globals['_GETINFOREQUEST']._serialized_start=881
-  _globals['_GETINFOREQUEST']._serialized_end=897
-  _globals['_GETINFORESPONSE']._serialized_start=900
-  _globals['_GETINFORESPONSE']._serialized_end=1073
-  _globals['_ENCODERINFO']._serialized_start=1076
-  _globals['_ENCODERINFO']._serialized_end=1237
-  _globals['_EMBEDDERSERVICE']._serialized_start=1369
-  _globals['_EMBEDDERSERVICE']._serialized_end=1643
+  _globals['_EMBEDREQUEST']._serialized_end=175
+  _globals['_EMBEDRESPONSE']._serialized_start=177
+  _globals['_EMBEDRESPONSE']._serialized_end=249
+  _globals['_EMBEDRESULT']._serialized_start=251
+  _globals['_EMBEDRESULT']._serialized_end=349
+  _globals['_EMBEDTEXTREQUEST']._serialized_start=351
+  _globals['_EMBEDTEXTREQUEST']._serialized_end=422
+  _globals['_EMBEDTEXTRESPONSE']._serialized_start=424
+  _globals['_EMBEDTEXTRESPONSE']._serialized_end=500
+  _globals['_INGESTREQUEST']._serialized_start=503
+  _globals['_INGESTREQUEST']._serialized_end=712
+  _globals['_INGESTRESPONSE']._serialized_start=715
+  _globals['_INGESTRESPONSE']._serialized_end=853
+  _globals['_INGESTRESULT']._serialized_start=855
+  _globals['_INGESTRESULT']._serialized_end=921
+  _globals['_GETINFOREQUEST']._serialized_start=923
+  _globals['_GETINFOREQUEST']._serialized_end=939
+  _globals['_GETINFORESPONSE']._serialized_start=942
+  _globals['_GETINFORESPONSE']._serialized_end=1115
+  _globals['_ENCODERINFO']._serialized_start=1118
+  _globals['_ENCODERINFO']._serialized_end=1279
+  _globals['_EMBEDDERSERVICE']._serialized_start=1411
+  _globals['_EMBEDDERSERVICE']._serialized_end=1685
 # @@protoc_insertion_point(module_scope)

@@ -22,12 +22,14 @@ INGEST_STATUS_UPDATED: IngestStatus
 INGEST_STATUS_UNCHANGED: IngestStatus
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("images", "encoder")
+    __slots__ = ("images", "encoder", "fingerprint")
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     ENCODER_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     images: _containers.RepeatedCompositeFieldContainer[_common_pb2.Image]
     encoder: str
-    def __init__(self, images: _Optional[_Iterable[_Union[_common_pb2.Image, _Mapping]]] = ..., encoder: _Optional[str] = ...) -> None: ...
+    fingerprint: str
+    def __init__(self, images: _Optional[_Iterable[_Union[_common_pb2.Image, _Mapping]]] = ..., encoder: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
     __slots__ = ("results", "encoder")
@@ -46,12 +48,14 @@ class EmbedResult(_message.Message):
     def __init__(self, vector: _Optional[_Union[_common_pb2.Vector, _Mapping]] = ..., error: _Optional[_Union[_common_pb2.ItemError, _Mapping]] = ...) -> None: ...
 
 class EmbedTextRequest(_message.Message):
-    __slots__ = ("texts", "encoder")
+    __slots__ = ("texts", "encoder", "fingerprint")
     TEXTS_FIELD_NUMBER: _ClassVar[int]
     ENCODER_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     texts: _containers.RepeatedScalarFieldContainer[str]
     encoder: str
-    def __init__(self, texts: _Optional[_Iterable[str]] = ..., encoder: _Optional[str] = ...) -> None: ...
+    fingerprint: str
+    def __init__(self, texts: _Optional[_Iterable[str]] = ..., encoder: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class EmbedTextResponse(_message.Message):
     __slots__ = ("results", "encoder")

@@ -328,9 +328,9 @@ def test_embed_drops_images_whose_caller_has_stopped_waiting(serve: Serve, image
             embed = fleet.embed
             given: list[Patience] = []
 
-            async def watched(data: bytes, names: Any, patience: Patience) -> Any:
+            async def watched(data: bytes, names: Any, patience: Patience, **rules: Any) -> Any:
                 given.append(patience)
-                return await embed(data, names, patience)
+                return await embed(data, names, patience, **rules)
 
             fleet.embed = watched
             error = await refused(served.stub.Embed(request, timeout=0.2))
@@ -382,7 +382,9 @@ def test_embed_text_answers_good_and_bad_texts_in_order(serve: Serve) -> None:
                 return np.array([0.6, 0.8], np.float32)
 
             tower = SimpleNamespace(name="words", fingerprint="f" * 64)
-            fleet = SimpleNamespace(with_text=lambda _: tower, embed_text=embed_text)
+            fleet = SimpleNamespace(
+                with_text=lambda _: tower, as_made=lambda *_: tower, embed_text=embed_text
+            )
             real = served.service._running
             served.service._running = replace(real, fleet=fleet)
             before = counts()
@@ -691,6 +693,48 @@ def test_ingest_refuses_a_collection_of_another_encoder(serve: Serve, images: An
             error = await refused(served.stub.Ingest(iter([served.request(images.china)])))
             assert error.reason == "ENCODER_MISMATCH"
             assert served.store.count("photos") == 0
+
+    asyncio.run(scenario())
+
+
+def drawing(at: int) -> bytes:
+    """Black on a transparent black ground: all drawings are one black to whoever drops alpha."""
+    image = Image.new("RGBA", (200, 200), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (20 * at, 10, 20 * at + 60, 60 + 30 * at))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_collection_from_before_the_matte_keeps_its_vectors(serve: Serve) -> None:
+    """New collections show the matte; an old one drops alpha, stored, embedded and asked again."""
+    name = "efficientnet-lite0"
+    old = load_artefact(bundled_artefact()).before_matte.fingerprint
+    drawings = [drawing(at) for at in range(3)]
+
+    async def scenario() -> None:
+        async with serve() as served:
+            served.store.create_collection("old", [VectorInfo(name, 1280, old)])
+            stored = {}
+            for collection in ("old", "new"):
+                answers = await served.ingest(
+                    *(served.request(each, collection=collection) for each in drawings)
+                )
+                ids = [answer.result.id for answer in answers]
+                records = served.store.retrieve(collection, ids, vectors=[name])
+                stored[collection] = [record.vectors[name] for record in records]
+            assert all(one @ stored["old"][0] > 0.9999 for one in stored["old"])
+            for at, one in enumerate(stored["new"]):
+                assert all(one @ other < 0.99 for other in stored["new"][:at])
+            for fingerprint, collection in ((old, "old"), ("", "new")):
+                response = await served.embed(*drawings, fingerprint=fingerprint)
+                for result, kept in zip(response.results, stored[collection], strict=True):
+                    np.testing.assert_allclose(vector(result), kept, atol=1e-5)
+                    known = served.store.collection(collection).vectors
+                    assert result.vector.fingerprint == known[0].fingerprint
+            error = await refused(served.embed(drawings[0], fingerprint="0" * 64))
+            assert error.reason == "ENCODER_MISMATCH"
+            assert "is another (" in error.message
 
     asyncio.run(scenario())
 

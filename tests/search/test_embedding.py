@@ -57,12 +57,16 @@ def ask(served: tuple[ToyEmbedder, Served]) -> Ask:
     return lambda question: asyncio.run(main(question))
 
 
-def of_image(data: bytes, caller: Any, encoder: str = VECTOR) -> Callable[[QueryEmbedder], Any]:
-    return lambda embedder: embedder.image(common_pb2.Image(data=data), encoder, caller)
+def of_image(
+    data: bytes, caller: Any, encoder: str = VECTOR, **options: str
+) -> Callable[[QueryEmbedder], Any]:
+    return lambda embedder: embedder.image(common_pb2.Image(data=data), encoder, caller, **options)
 
 
-def of_text(text: str, caller: Any, encoder: str = VECTOR) -> Callable[[QueryEmbedder], Any]:
-    return lambda embedder: embedder.text(text, encoder, caller)
+def of_text(
+    text: str, caller: Any, encoder: str = VECTOR, **options: str
+) -> Callable[[QueryEmbedder], Any]:
+    return lambda embedder: embedder.text(text, encoder, caller, **options)
 
 
 QUESTIONS = {
@@ -80,6 +84,15 @@ def test_embedder_gives_the_vector_with_its_fingerprint(
     found = ask(question(good, Caller()))  # type: ignore[arg-type]
     assert (found.values, found.dim) == (vectors.encode(AXIS), DIM)
     assert found.fingerprint == toy.fingerprint
+    assert toy.asked == ""
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_embedder_is_told_which_vectors_are_wanted(ask: Ask, toy: ToyEmbedder, kind: str) -> None:
+    """An encoder with a matte makes two kinds: the collection's fingerprint says which."""
+    question, good, *_ = QUESTIONS[kind]
+    ask(question(good, Caller(), fingerprint="a" * 64))  # type: ignore[call-arg, arg-type]
+    assert toy.asked == "a" * 64
 
 
 @pytest.mark.usefixtures("toy")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from google.protobuf.struct_pb2 import Value
 from reclustering import DIM, blobs
-from searching import Scene, searching
+from searching import FINGERPRINT, Scene, searching
 
 from search.listing import farthest_first
 from shoal import vectors
@@ -98,6 +98,7 @@ def test_search_by_image_asks_the_embedder(scene: Scene) -> None:
     by_vector = scene.stub.Search(pb.SearchRequest(collection="toys", vector=messages(query)))
     assert_same_hits(by_image, by_vector)
 
+    assert scene.embedder.asked == FINGERPRINT
     bad = pb.SearchRequest(collection="toys", image=common_pb2.Image(data=b"x"))
     assert reason(lambda: scene.stub.Search(bad)) == ("IMAGE_CORRUPT", "not a toy")
 
@@ -112,6 +113,7 @@ def test_search_by_text_asks_the_embedder(scene: Scene) -> None:
     by_text = scene.stub.Search(pb.SearchRequest(collection="toys", text="3"))
     by_vector = scene.stub.Search(pb.SearchRequest(collection="toys", vector=messages(axis)))
     assert_same_hits(by_text, by_vector)
+    assert scene.embedder.asked == FINGERPRINT
     bad = pb.SearchRequest(collection="toys", text="three")
     assert reason(lambda: scene.stub.Search(bad)) == ("INVALID_ARGUMENT", "not a number")
 

@@ -39,6 +39,8 @@ class ToyEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
     fingerprint = FINGERPRINT
     failure: ShoalError | None = None
     remaining_s: float | None = None
+    asked = ""
+    """The fingerprint that was asked for last."""
 
     def register(self, server: grpc.aio.Server) -> None:
         embedder_pb2_grpc.add_EmbedderServiceServicer_to_server(self, server)
@@ -58,7 +60,7 @@ class ToyEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
     async def Embed(
         self, request: embedder_pb2.EmbedRequest, context: Context
     ) -> embedder_pb2.EmbedResponse:
-        self.note(request.encoder, context)
+        self.note(request, context)
         result = embedder_pb2.EmbedResult()
         data = request.images[0].data
         if len(data) == DIM * 4:
@@ -70,7 +72,7 @@ class ToyEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
     async def EmbedText(
         self, request: embedder_pb2.EmbedTextRequest, context: Context
     ) -> embedder_pb2.EmbedTextResponse:
-        self.note(request.encoder, context)
+        self.note(request, context)
         result = embedder_pb2.EmbedResult()
         if request.texts[0].isdecimal():
             axis = np.eye(DIM, dtype=np.float32)[int(request.texts[0])]
@@ -79,11 +81,14 @@ class ToyEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
             result.error.CopyFrom(item_error(InvalidArgument("not a number")))
         return embedder_pb2.EmbedTextResponse(results=[result], encoder=VECTOR)
 
-    def note(self, encoder: str, context: Context) -> None:
+    def note(
+        self, request: embedder_pb2.EmbedRequest | embedder_pb2.EmbedTextRequest, context: Context
+    ) -> None:
         self.remaining_s = context.time_remaining()
+        self.asked = request.fingerprint
         if self.failure is not None:
             raise self.failure
-        assert encoder == VECTOR
+        assert request.encoder == VECTOR
 
     def vector(self, values: bytes) -> common_pb2.Vector:
         return common_pb2.Vector(values=values, dim=DIM, fingerprint=self.fingerprint)

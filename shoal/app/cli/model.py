@@ -194,6 +194,12 @@ _WEIGHTS: tuple[Decorator, ...] = (
         default="unknown",
         help="The license of the weights (SPDX); recorded, shown.",
     ),
+    option(
+        "--matte",
+        default="#ffffff",
+        metavar="#RRGGBB",
+        help="The colour behind transparent pixels; empty: alpha is dropped.",
+    ),
 )
 
 
@@ -330,6 +336,7 @@ def _details(artefact: EncoderArtefact) -> dict[str, object]:
         "precision": manifest.precision,
         "input": f"{manifest.input.height}x{manifest.input.width}, {resize.mode} {resize.size}, "
         f"{resize.interpolation}",
+        "matte": manifest.preprocessing.matte or "none: alpha is dropped",
         "text": "no" if manifest.text is None else f"yes, {manifest.text.context_length} tokens",
     }
     if measured is not None:

@@ -162,7 +162,9 @@ def _with_views(
         found: list[Vectors | None] = []
         for at in range(0, len(files), _FILES_PER_CALL):
             some = files[at : at + _FILES_PER_CALL]
-            each = [client.embed(some, encoder=name) for name in sample.vector.split(JOINT)]
+            names = sample.vector.split(JOINT)
+            fingerprint = sample.fingerprint if len(names) == 1 else ""
+            each = [client.embed(some, encoder=name, fingerprint=fingerprint) for name in names]
             found += [_joined([part.vector for part in parts]) for parts in zip(*each, strict=True)]
         return found
 

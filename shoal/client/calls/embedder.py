@@ -15,17 +15,26 @@ def info() -> Call[Info]:
     return Call("embedder", "GetInfo", embedder_pb2.GetInfoRequest(), messages.from_info)
 
 
-def embed(images: Sequence[bytes], *, encoder: str = "") -> Call[list[Embedding]]:
-    """One Embedding per image (an encoded file), in order; nothing is stored."""
+def embed(
+    images: Sequence[bytes], *, encoder: str = "", fingerprint: str = ""
+) -> Call[list[Embedding]]:
+    """One Embedding per image (an encoded file), in order; nothing is stored.
+
+    ``fingerprint``: a collection's, whose vectors may be older than its encoder's matte.
+    """
     request = embedder_pb2.EmbedRequest(
-        images=[common_pb2.Image(data=data) for data in images], encoder=encoder
+        images=[common_pb2.Image(data=data) for data in images],
+        encoder=encoder,
+        fingerprint=fingerprint,
     )
     return Call("embedder", "Embed", request, _embeddings)
 
 
-def embed_text(texts: Sequence[str], *, encoder: str = "") -> Call[list[Embedding]]:
-    """One Embedding per text, in order; nothing is stored."""
-    request = embedder_pb2.EmbedTextRequest(texts=texts, encoder=encoder)
+def embed_text(
+    texts: Sequence[str], *, encoder: str = "", fingerprint: str = ""
+) -> Call[list[Embedding]]:
+    """One Embedding per text, in order; nothing is stored. ``fingerprint``: see ``embed``."""
+    request = embedder_pb2.EmbedTextRequest(texts=texts, encoder=encoder, fingerprint=fingerprint)
     return Call("embedder", "EmbedText", request, _embeddings)
 
 

@@ -35,6 +35,7 @@ def test_show_tells_what_an_artefact_is() -> None:
     result = shoal("show", bundled_artefact())
     assert result.exit_code == 0, result.output
     assert "224x224, shortest_edge 256, bicubic" in result.stdout
+    assert "matte        #ffffff" in result.stdout
     facts = json.loads(shoal("show", bundled_artefact(), "--json").stdout)
     assert (facts["name"], facts["dim"], facts["precision"]) == (
         "efficientnet-lite0",

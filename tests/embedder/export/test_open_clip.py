@@ -68,7 +68,8 @@ def test_export_gives_open_clips_own_vectors(clip: EncoderArtefact) -> None:
     )
     encoder = Encoder.open(clip.directory, RuntimeConfig())
     (spec,) = encoder.preprocessings
-    tests = pictures(64)
+    assert spec.matte == "#ffffff"
+    tests = pictures(64, matte=spec.matte)
     pixels = np.stack([decode(p.data, limits=ImageLimits(), spec=spec) for p in tests])
     ours = encoder.embed([pixels])
     with torch.no_grad():
@@ -206,6 +207,7 @@ def test_squash_is_a_stretch(tmp_path: Path) -> None:
     )
     preprocessing = to_preprocessing(dict(open_clip.get_model_preprocess_cfg(model)))
     assert preprocessing.resize.mode == "stretch"
+    assert preprocessing.matte is None
     transform = image_transform_v2(
         PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)), is_train=False
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,31 @@ def test_export_gives_timms_own_vectors(dino: EncoderArtefact) -> None:
     check_vectors(dino, model, size=64)
 
 
+@pytest.mark.parametrize(
+    ("given", "recorded"), [("", None), ("#00FF00", "#00ff00"), (None, "#ffffff")]
+)
+def test_the_matte_is_recorded_in_the_artefact(
+    given: str | None, recorded: str | None, tmp_path: Path
+) -> None:
+    """White by default; the gates see transparent pictures on it. Without one alpha is dropped."""
+    options: dict[str, Any] = {} if given is None else {"matte": given}
+    with smaller(**VIT):
+        made = export_timm(
+            TimmRequest(
+                "vit_tiny_patch16_224", tmp_path / "x", random_seed=1, image_size=32, **options
+            )
+        )
+    assert made.manifest.preprocessing.matte == recorded
+    document = json.loads((made.directory / "encoder.json").read_text())
+    assert document["preprocessing"].get("matte", "absent") == (recorded or "absent")
+
+
 def check_vectors(made: EncoderArtefact, model: torch.nn.Module, *, size: int = 0) -> None:
     """The artefact gives the vectors that timm's ``model`` and transform give for pictures."""
     transform: Any = create_transform(**data_config(model, size), is_training=False)
     encoder = Encoder.open(made.directory, RuntimeConfig())
     (spec,) = encoder.preprocessings
-    tests = pictures(spec.crop.height)
+    tests = pictures(spec.crop.height, matte=spec.matte)
     pixels = np.stack([decode(p.data, limits=ImageLimits(), spec=spec) for p in tests])
     ours = encoder.embed([pixels])
     with torch.no_grad():
@@ -189,6 +209,7 @@ def test_request_is_checked_before_anything_is_loaded(
     for changes, told in (
         ({"name": "My Dino"}, r"name: expected 1 to 64 of a-z.*, got 'My Dino'"),
         ({"license": ""}, "licence: expected 1 to 2000 characters, got 0"),
+        ({"matte": "white"}, r"matte: expected #rrggbb, such as #ffffff, or nothing, got 'white'"),
         ({"output": tmp_path}, "exists: expected a directory that does not"),
     ):
         request = TimmRequest("resnet18", tmp_path / "x", random_seed=0)

@@ -17,7 +17,7 @@ from PIL import Image, TiffImagePlugin
 from sklearn.datasets import load_sample_image
 
 from embedder.encoding.artefact import bundled_artefact, load_artefact
-from embedder.images.preprocess import ALL_FORMATS, ImageLimits, decode
+from embedder.images.preprocess import ALL_FORMATS, ImageLimits, decode, decode_for
 from shoal.errors import (
     ConfigError,
     ImageCorrupt,
@@ -188,19 +188,17 @@ def test_png_modes(flower: Image.Image, spec: Preprocessing, mode: str) -> None:
     assert difference(decode(encode(image), limits=LIMITS, spec=spec), expected) <= ROUNDING
 
 
-@pytest.mark.filterwarnings("error")
-def test_palette_with_transparency(flower: Image.Image, spec: Preprocessing) -> None:
-    """A palette's transparency is dropped without a warning."""
-    image = flower.resize((64, 64)).quantize(16)
-    data = encode(image, transparency=bytes(range(0, 256, 16)))
-    assert difference(decode(data, limits=LIMITS, spec=spec), plain(image)) <= ROUNDING
+def test_each_encoder_has_its_own_matte(spec: Preprocessing) -> None:
+    """From one decode: what is transparent is white for one, red for another, dropped for a third.
 
-
-def test_alpha_is_dropped(spec: Preprocessing) -> None:
-    """Colour counts, alpha does not, as in the encoder's evaluation code."""
-    image = Image.new("RGBA", (50, 50), (200, 100, 50, 0))
-    got = decode(encode(image), limits=LIMITS, spec=spec)
-    assert (got == (200, 100, 50)).all()
+    Dropped as in the encoders' evaluation code: the colour counts that nobody sees.
+    """
+    data = encode(Image.new("RGBA", (50, 50), (200, 100, 50, 0)))
+    mattes = ("#ffffff", "#ff0000", None, "#ffffff")
+    specs = [spec.model_copy(update={"matte": matte}) for matte in mattes]
+    assert spec.matte == "#ffffff"
+    got = [tuple(each[0, 0].tolist()) for each in decode_for(data, limits=LIMITS, specs=specs)]
+    assert got == [(255, 255, 255), (255, 0, 0), (200, 100, 50), (255, 255, 255)]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])

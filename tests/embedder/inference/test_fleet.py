@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from encoders import NAME, mixed_encoder, other_encoder
+from PIL import Image
 from prometheus_client import REGISTRY
 from timed_encoder import Timed
 
@@ -28,6 +30,7 @@ from shoal import vectors
 from shoal.errors import (
     ArtefactError,
     ConfigError,
+    EncoderMismatch,
     ImageCorrupt,
     ImageInvalid,
     NotFound,
@@ -105,6 +108,42 @@ def test_embed_decodes_an_image_once_for_all_encoders(
 
     asyncio.run(scenario())
     assert decoded == [4]
+
+
+def test_an_encoder_makes_the_vectors_that_it_made_before_its_matte(others: Any) -> None:
+    """Alone, beside others and as a mix; what it never made is refused."""
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    image.paste((250, 200, 0, 255), (20, 10, 40, 60))
+    out, flat = io.BytesIO(), io.BytesIO()
+    image.save(out, "PNG")
+    image.convert("RGB").save(flat, "PNG")
+
+    async def scenario() -> None:
+        async with running(EmbedderConfig(run_size=1, encoders=others)) as fleet:
+            before = {a.name: a.before_matte.fingerprint for a in fleet.artefacts}
+            for names in ((NAME,), ("mix",), (NAME, "mix")):
+                given = {name: before[name] for name in names}
+                now, old, dropped = [
+                    await fleet.embed(each.getvalue(), names, Patience(), fingerprints=prints)
+                    for each, prints in ((out, None), (out, given), (flat, given))
+                ]
+                for name in names:
+                    np.testing.assert_allclose(old[name], dropped[name], atol=1e-6)
+                    assert now[name] @ old[name] < 0.99
+            mixed = await fleet.embed(
+                out.getvalue(), (NAME, "near"), Patience(), fingerprints={NAME: before[NAME]}
+            )
+            assert mixed[NAME] @ old[NAME] > 0.9999
+            assert mixed["near"] @ mixed[NAME] < 0.99
+            assert fleet.as_made(NAME, "") is fleet.artefact(NAME)
+            assert fleet.as_made(NAME, fleet.artefact(NAME).fingerprint) is fleet.artefact(NAME)
+            with pytest.raises(EncoderMismatch, match=r"is another \(") as caught:
+                fleet.as_made(NAME, before["mix"])
+            assert caught.value.metadata["encoder"] == NAME
+            with pytest.raises(NotFound):
+                fleet.as_made("gone", "")
+
+    asyncio.run(scenario())
 
 
 def test_an_encoder_that_loads_longer_than_anybody_waits_is_loaded_once(

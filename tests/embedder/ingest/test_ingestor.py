@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,7 +272,9 @@ class _SlowStore:
 class _NoModel:
     """A fleet without a model."""
 
-    async def embed(self, _data: bytes, _names: Any, _patience: Patience) -> dict[str, np.ndarray]:
+    async def embed(
+        self, _data: bytes, _names: Any, _patience: Patience, **_: Any
+    ) -> dict[str, np.ndarray]:
         return {"none": np.array([1, 0], np.float32)}
 
 
@@ -334,6 +336,7 @@ class Rules:
     store: Store
     points: Points
     locations: Pages
+    fleet: FirstBytes
     embedded: list[bytes]
     photos: Destination
 
@@ -365,17 +368,21 @@ class Pages:
         yield self.pages[uri]
 
 
+def encoder(name: str, now: str, before: str) -> SimpleNamespace:
+    """An artefact with its fingerprint, and with the one from before it had a matte."""
+    older = SimpleNamespace(name=name, dim=2, fingerprint=before * 64)
+    return SimpleNamespace(name=name, dim=2, fingerprint=now * 64, before_matte=older)
+
+
 class FirstBytes:
     """A fleet of two encoders whose vectors tell an image's first byte."""
 
-    artefacts = (
-        SimpleNamespace(name="first", dim=2, fingerprint="1" * 64),
-        SimpleNamespace(name="second", dim=2, fingerprint="2" * 64),
-    )
+    artefacts = (encoder("first", "1", "a"), encoder("second", "2", "b"))
 
     def __init__(self) -> None:
         self.embedded: list[bytes] = []
         self.patience: set[Patience] = set()
+        self.fingerprints: dict[str, str] = {}
 
     def artefact(self, name: str) -> Any:
         for artefact in self.artefacts:
@@ -383,9 +390,22 @@ class FirstBytes:
                 return artefact
         raise NotFound(f"no encoder {name!r}", encoder=name)
 
+    def as_made(self, name: str, fingerprint: str) -> Any:
+        artefact = self.artefact(name)
+        for each in (artefact, artefact.before_matte):
+            if each.fingerprint == fingerprint:
+                return each
+        raise EncoderMismatch("another", encoder=name)
+
     async def embed(
-        self, data: bytes, names: Sequence[str], patience: Patience
+        self,
+        data: bytes,
+        names: Sequence[str],
+        patience: Patience,
+        *,
+        fingerprints: Mapping[str, str],
     ) -> dict[str, np.ndarray]:
+        self.fingerprints = dict(fingerprints)
         self.embedded.append(data)
         self.patience.add(patience)
         if data == b"bad":
@@ -403,7 +423,7 @@ async def rules() -> AsyncIterator[Rules]:
         ingestor = Ingestor(fleet, points, pages, max_bytes=77)  # type: ignore[arg-type]
         photos = await ingestor.open("photos")
         try:
-            yield Rules(ingestor, store, points, pages, fleet.embedded, photos)
+            yield Rules(ingestor, store, points, pages, fleet, fleet.embedded, photos)
         finally:
             await points.close()
         assert fleet.patience <= {Patience(Lane.STREAM)}
@@ -736,7 +756,7 @@ def test_a_new_collection_has_the_encoders_that_are_asked_for() -> None:
 
     async def scenario() -> None:
         async with rules() as room:
-            assert room.photos == Destination("photos", ("first",))
+            assert room.photos == Destination("photos", ("first",), {"first": "1" * 64})
             both = await room.ingestor.open("both", ["second", "first"])
             assert both == await room.ingestor.open("both")
             assert set(both.encoders) == {"first", "second"}
@@ -754,6 +774,25 @@ def test_a_new_collection_has_the_encoders_that_are_asked_for() -> None:
                 await room.ingestor.open("photos", ["second"])
             with pytest.raises(Unsupported):
                 await room.ingestor.open("photos", ["first", "second"])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("named", [[], ["first"]])
+def test_a_collection_from_before_the_matte_keeps_its_rule(named: list[str]) -> None:
+    """Whether or not its encoder is named; a new collection gets the new rule."""
+
+    async def scenario() -> None:
+        async with rules() as room:
+            room.store.create_collection("old", [VectorInfo("first", 2, "a" * 64)])
+            old = await room.ingestor.open("old", named)
+            assert old == Destination("old", ("first",), {"first": "a" * 64})
+            await room.ingestor.ingest(old, await to_item("k", b"x", {}))
+            assert room.fleet.fingerprints == {"first": "a" * 64}
+            new = await room.ingestor.open("new", named)
+            assert new.fingerprints == {"first": "1" * 64}
+            await room.ingestor.ingest(new, await to_item("k", b"x", {}))
+            assert room.fleet.fingerprints == {"first": "1" * 64}
 
     asyncio.run(scenario())
 
