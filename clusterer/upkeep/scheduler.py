@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from clusterer.upkeep import schedule as schedules
+from clusterer.upkeep.unchanged import Unchanged
 from shoal.clock import SKEW_S
 from shoal.errors import Cancelled, ShoalError, StoreUnavailable
 from shoal.store.clusterings import Clusterings
@@ -31,6 +32,11 @@ class Scheduler:
     start: Callable[[pb.CreateRunRequest], pb.Run]
     drift: Callable[[str, str], Drift | None]
     _mended_at: float = field(default=-math.inf, init=False)
+    _known: Unchanged[dict[str, float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Remembers nothing yet."""
+        self._known = Unchanged(self.store)
 
     def tick(self, now: float) -> None:
         """Starts the runs that are due at ``now`` (Unix seconds) in every collection.
@@ -43,8 +49,9 @@ class Scheduler:
             self._mended_at = now
         for collection in self.store.collections():
             clusterings = Clusterings(self.store, collection.name)
-            distant = clusterings.distant_schedules(now + SKEW_S) if mending else []
-            for name in [*distant, *clusterings.due_schedules(now)]:
+            for name, next_at in sorted(self._times(clusterings).items()):
+                if next_at > now and not (mending and next_at > now + SKEW_S):
+                    continue
                 try:
                     self._start_if_due(clusterings, name, now)
                 except ShoalError as exc:
@@ -52,6 +59,15 @@ class Scheduler:
                     _LOG.warning("the schedule of %s waits: %s", where, exc.message)
                 except Exception:  # noqa: BLE001 - one bad record must not stop the others
                     _LOG.exception("the schedule of %s/%s", collection.name, name)
+
+    def _times(self, clusterings: Clusterings) -> dict[str, float]:
+        """When each schedule of a collection is due, read if the collection has changed."""
+        found = self._known.get(clusterings.collection)
+        if found is None:
+            version = self._known.version(clusterings.collection)
+            found = clusterings.schedule_times()
+            self._known.keep(clusterings.collection, version, found)
+        return found
 
     def _start_if_due(self, clusterings: Clusterings, name: str, now: float) -> None:
         found = schedules.load(clusterings, name)

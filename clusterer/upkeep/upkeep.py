@@ -14,6 +14,7 @@ from clusterer.runs.newcomers import Newcomers
 from clusterer.runs.runner import Runner
 from clusterer.upkeep import ageing
 from clusterer.upkeep.scheduler import Scheduler
+from clusterer.upkeep.unchanged import Unchanged
 from shoal.errors import NotFound, ShoalError
 from shoal.store.clusterings import Clusterings
 from shoal.store.gateway import Store
@@ -44,6 +45,8 @@ class Upkeep:
         self._config = config
         self._check = check
         self._newcomers: dict[tuple[str, str], Newcomers] = {}
+        self._settled: Unchanged[bool] = Unchanged(store)
+        self._drifts: ageing.Known = Unchanged(store)
         self._scheduler = Scheduler(store, start, self._drift)
         self._measured_at = -math.inf
 
@@ -51,11 +54,19 @@ class Upkeep:
         """Assigns the new points of every clustering; raises the first failure at the end."""
         failures = list[ShoalError]()
         for collection in self._store.collections():
+            if self._settled.get(collection.name):
+                continue
+            version, settled = self._settled.version(collection.name), True
             for clustering in collection.clusterings:
                 try:
-                    _ASSIGNED.inc(self._assign_in(collection.name, clustering))
+                    assigned = self._assign_in(collection.name, clustering)
+                    settled = settled and assigned == 0
+                    _ASSIGNED.inc(assigned or 0)
                 except ShoalError as exc:
                     failures.append(exc)
+                    settled = False
+            if settled:
+                self._settled.keep(collection.name, version, value=True)
         if failures:
             raise failures[0]
         _LAST_LOOK.set_to_current_time()
@@ -65,12 +76,13 @@ class Upkeep:
         self._scheduler.tick(time.time())
         if time.monotonic() - self._measured_at >= self._config.drift_interval_s:
             self._measured_at = time.monotonic()
-            ageing.export(self._store)
+            ageing.export(self._store, self._drifts)
 
-    def _assign_in(self, collection: str, clustering: str) -> int:
+    def _assign_in(self, collection: str, clustering: str) -> int | None:
+        """The number of points that got a cluster; None if a cutover is under way."""
         lock = self._runner.cutover_lock(collection, clustering)
         if not lock.acquire(blocking=False):
-            return 0  # a cutover is under way, which assigns new points itself
+            return None  # the cutover assigns new points itself
         try:
             key = (collection, clustering)
             if key not in self._newcomers:

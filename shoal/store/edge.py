@@ -68,6 +68,7 @@ def open_embedded(root: Path, *, least_free: int) -> Backend:
         nullcontext(),
         engine.flush,
         refusal=lambda: engine.refusal,
+        version=engine.version,
     )
 
 
@@ -98,6 +99,12 @@ class EdgeEngine:
     def refusal(self) -> str:
         """Why writes are refused; empty if they are not."""
         return self._space.refusal
+
+    def version(self, name: str) -> int | None:
+        """The version of the collection ``name``, which is not opened; None if it is not there."""
+        with self._lock:
+            entry = self._shards.get(name)
+        return None if entry is None else entry.version
 
     def close(self) -> None:
         """Flushes and closes every shard, then gives up the directory. Idempotent."""
@@ -159,6 +166,7 @@ class EdgeEngine:
         with self._entry(collection_name) as entry:
             self._space.check_write()
             merged = {**entry.metadata, **metadata}
+            entry.note_change()
             files.write_metadata(entry.directory, merged)
             entry.metadata = merged
 

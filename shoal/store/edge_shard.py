@@ -7,6 +7,7 @@ without a flush it grows with every write, and the next start replays all of it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import time
@@ -32,6 +33,8 @@ FLUSH_EVERY_POINTS = 16_384
 _OTHER_WRITE = 16
 """The points that one write by filter counts for: a thousand ids weigh about as much as these."""
 
+_VERSIONS = itertools.count(1)
+
 
 @dataclass(slots=True, eq=False)
 class Shard:
@@ -43,6 +46,8 @@ class Shard:
     engine: edge.EdgeShard | None = None
     dropped: bool = False
     unflushed: int = 0
+    version: int = field(default_factory=lambda: next(_VERSIONS))
+    """Another one after each change of the collection; no two collections have the same."""
     used_at: float = 0.0
     """When it was last used, by the monotonic clock."""
     noted: bool = False
@@ -68,9 +73,14 @@ class Shard:
                 files.note_unwritten(self.directory)
                 self.noted = True
             self.unflushed += _OTHER_WRITE if points is None else points
+            self.note_change()
             engine.update(operation)
             if self.unflushed >= FLUSH_EVERY_POINTS:
                 self.flush()
+
+    def note_change(self) -> None:
+        """Gives the collection, which is about to change, another version."""
+        self.version = next(_VERSIONS)
 
     def flush(self) -> None:
         """Writes everything out, which shortens the log.

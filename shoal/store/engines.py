@@ -233,6 +233,11 @@ def _no_advice() -> str:
     return ""
 
 
+def _no_version(name: str) -> None:
+    """No version: another process may write to the collection."""
+    del name
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """An open engine and how to treat it.
@@ -243,6 +248,7 @@ class Backend:
         guard: A lock held during each call, for an engine that is not thread-safe.
         flush: Makes acknowledged writes safe against a power cut.
         refusal: Tells why the engine refuses writes now; empty if it does not.
+        version: Tells a collection's version, which changes with it; None where others may write.
         advice: Tells, in a sentence or not at all, what an operator should know of the engine.
     """
 
@@ -252,6 +258,7 @@ class Backend:
     flush: Callable[[], None] = _nothing
     advice: Callable[[], str] = _no_advice
     refusal: Callable[[], str] = _no_advice
+    version: Callable[[str], int | None] = _no_version
 
 
 def open_server(config: StoreConfig) -> Backend:

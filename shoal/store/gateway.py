@@ -303,6 +303,13 @@ class Store:
             with self._session.engine(name) as engine:
                 engine.delete(name, ids, wait=True, ordering=_ORDERING)
 
+    def version(self, name: str) -> int | None:
+        """A number that is another one after each change of the collection ``name``.
+
+        None if the collection does not exist, or where other processes may write to it.
+        """
+        return self._session.version(name)
+
     def flush(self) -> None:
         """Makes every acknowledged write safe against a power cut.
 

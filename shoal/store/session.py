@@ -62,6 +62,10 @@ class Session:
         """Why the engine refuses writes; empty if it does not."""
         return self._backend.refusal()
 
+    def version(self, name: str) -> int | None:
+        """The version of a collection; None where others may write."""
+        return self._backend.version(name)
+
     def flush(self) -> None:
         """Makes every acknowledged write safe against a power cut."""
         with self.engine("flush"):

@@ -309,13 +309,12 @@ def test_schedule_is_kept_until_it_is_removed(clusterings: Clusterings) -> None:
     assert clusterings.schedule("other") is not None
 
 
-def test_schedules_are_due_from_their_moment_on(clusterings: Clusterings) -> None:
+def test_schedules_have_times(clusterings: Clusterings) -> None:
     """By name; records of other kinds are none."""
     for name, at in (("late", 9.5), ("now", 5.5), ("early", 2.5)):
         clusterings.put_schedule(name, {"next_at": at})
     clusterings.put_run("r1", {"clustering": "x", "created_at": 1.0, "next_at": 1.0})
-    assert clusterings.due_schedules(5.5) == ["early", "now"]
-    assert clusterings.due_schedules(5.4) == ["early"]
+    assert clusterings.schedule_times() == {"late": 9.5, "now": 5.5, "early": 2.5}
 
 
 def test_schedule_moves_for_one_of_two_who_see_it_due(clusterings: Clusterings) -> None:

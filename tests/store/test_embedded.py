@@ -504,6 +504,32 @@ def test_creation_that_failed_can_be_repeated(
     assert store.count("more") == 1
 
 
+def test_version_is_another_after_each_change(store: Store) -> None:
+    """Of the collection that was written to, dropped and made anew, and of no other one."""
+    seen = [store.version("photos")]
+    other = store.version(records_name("photos"))
+    assert None not in (seen[0], other)
+    changes: list[Callable[[], object]] = [
+        lambda: store.upsert("photos", points(1)),
+        lambda: store.set_payload("photos", {"a": 1}, where=EVERYWHERE),
+        lambda: store.delete_fields("photos", ["a"], where=EVERYWHERE),
+        lambda: store.delete("photos", EVERYWHERE),
+        lambda: store.ensure_clustering("photos", "colour"),
+    ]
+    for change in changes:
+        change()
+        seen.append(store.version("photos"))
+    store.count("photos")
+    list(store.scan("photos"))
+    store.flush()
+    assert store.version("photos") == seen[-1]
+    assert store.version(records_name("photos")) == other
+    store.drop_collection("photos")
+    assert store.version("photos") is None
+    store.create_collection("photos", [TINY])
+    assert len({*seen, store.version("photos")}) == len(changes) + 2
+
+
 def test_flush_passes_over_a_collection_that_was_dropped_meanwhile(store: Store) -> None:
     """The others are written out all the same."""
 

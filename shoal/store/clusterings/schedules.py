@@ -17,19 +17,12 @@ class Schedules(Records):
         record = {**payload, "kind": "schedule", "clustering": clustering}
         self._store.upsert(self._records, [Point(_schedule_id(clustering), {}, record)])
 
-    def due_schedules(self, now: float) -> list[str]:
-        """The clusterings whose stored schedule has a ``next_at`` of ``now`` or before."""
-        return self._with(Range("next_at", lte=now))
-
-    def distant_schedules(self, now: float) -> list[str]:
-        """The clusterings whose stored schedule has a ``next_at`` after ``now``."""
-        return self._with(Range("next_at", gt=now))
-
-    def _with(self, next_at: Range) -> list[str]:
-        where = Filter(must=(Equals("kind", "schedule"), next_at))
-        options = Scan(where=where, fields=("clustering",))
-        blocks = self._store.scan(self._records, options)
-        return sorted(str(payload["clustering"]) for b in blocks for payload in b.payloads)
+    def schedule_times(self) -> dict[str, float]:
+        """The ``next_at`` of every stored schedule, by clustering."""
+        where = Filter(must=(Equals("kind", "schedule"),))
+        options = Scan(where=where, fields=("clustering", "next_at"))
+        found = [p for block in self._store.scan(self._records, options) for p in block.payloads]
+        return {str(p["clustering"]): float(p["next_at"]) for p in found}  # type: ignore[arg-type]
 
     def move_schedule(self, clustering: str, expected: float, changes: Payload) -> None:
         """Sets ``changes`` in the stored schedule if its ``next_at`` is still ``expected``."""

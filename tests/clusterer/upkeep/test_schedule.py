@@ -260,6 +260,18 @@ def test_scheduler_starts_what_is_due_once(quick: Bench) -> None:
     assert (stored.last_run, stored.next_at) == ("run-1", NOW + 180)
 
 
+def test_scheduler_reads_a_collection_that_has_changed(bench: Bench) -> None:
+    """A schedule that is set, moved or removed while it waits counts at once."""
+    desk = Desk(bench)
+    desk.scheduler.tick(NOW)
+    put(bench, every(60))
+    desk.scheduler.tick(NOW + 60)
+    assert len(desk.asked) == 1
+    schedules.save(bench.clusterings, "default", None)
+    desk.scheduler.tick(NOW + 120)
+    assert len(desk.asked) == 1
+
+
 def test_scheduler_mends_what_a_wrong_clock_put_off(
     quick: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,9 +13,10 @@ from clusterer.config import ClustererConfig
 from clusterer.fits.models import Centroids, pack
 from clusterer.runs.runner import Runner
 from clusterer.upkeep import ageing, schedule
+from clusterer.upkeep.unchanged import Unchanged
 from clusterer.upkeep.upkeep import Upkeep
 from shoal.errors import Cancelled, NotFound, StoreUnavailable
-from shoal.store.clusterings import Clusterings, ClusterRecord
+from shoal.store.clusterings import Clusterings, ClusterRecord, State
 from shoal.store.model import Filter, IdIn
 from shoal.v1 import clusterer_pb2 as pb
 from shoal.values import VectorInfo
@@ -96,6 +97,40 @@ def test_failure_in_one_clustering_does_not_keep_the_others_waiting(
     assert metric("last_look_seconds") == last
 
 
+def test_collection_that_has_not_changed_is_not_looked_at(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the embedded store, which nobody else writes to: it may close what nobody uses."""
+    store_run(bench, "toys", (10, 10))
+    bench.put(blobs(3))
+    keeping = upkeep(bench, drift_interval_s=1e-9)
+    read, looked = Clusterings.state, list[str]()
+
+    def state(self: Clusterings, clustering: str = "default") -> State:
+        looked.append(clustering)
+        return read(self, clustering)
+
+    monkeypatch.setattr(Clusterings, "state", state)
+
+    def look() -> int:
+        looked.clear()
+        keeping.assign_newcomers()
+        keeping.keep_schedules()
+        return len(looked)
+
+    assert look() > 0  # three points get clusters
+    assert look() > 0  # there is nothing to do: from now on that is known
+    embedded = bench.store.kind == "embedded"
+    assert (look() == 0) is embedded
+    bench.put(blobs(1), first=50)
+    assert look() > 0
+    assert waiting(bench, "toys") == 0
+    look()
+    assert (look() == 0) is embedded
+    bench.clusterings.compare_and_set("default", {"run_noise": 1})
+    assert look() > 0
+
+
 def test_clustering_in_a_cutover_is_left_to_it(two: Bench) -> None:
     """The look does not wait for the lock, and gives back every lock that it takes."""
     settings = ClustererConfig()
@@ -108,6 +143,19 @@ def test_clustering_in_a_cutover_is_left_to_it(two: Bench) -> None:
     keeping.assign_newcomers()
     assert waiting(two, "toys") == 0
     assert not lock.locked()
+
+
+def test_cutover_is_not_taken_for_nothing_to_do(bench: Bench) -> None:
+    """A collection that was left to a cutover is looked at again, though nobody wrote to it."""
+    store_run(bench, "toys", (10, 10))
+    bench.put(blobs(3))
+    settings = ClustererConfig()
+    runner = Runner(bench.store, settings)
+    keeping = Upkeep(runner, bench.store, settings, start=lambda _: pb.Run(), check=lambda: None)
+    with runner.cutover_lock("toys", "default"):
+        keeping.assign_newcomers()
+    keeping.assign_newcomers()
+    assert waiting(bench, "toys") == 0
 
 
 def test_lock_is_given_back_after_a_failure(two: Bench) -> None:
@@ -129,7 +177,7 @@ def test_drift_is_exported_at_once_and_then_now_and_then(
 ) -> None:
     """The first call exports; the next ones wait for their interval."""
     exported: list[object] = []
-    monkeypatch.setattr(ageing, "export", exported.append)
+    monkeypatch.setattr(ageing, "export", lambda store, _: exported.append(store))
     patient = upkeep(two, drift_interval_s=3600.0)
     for _ in range(3):
         patient.keep_schedules()
@@ -199,11 +247,11 @@ def test_drift_is_measured_against_the_clusters_and_the_noise(quick: Bench) -> N
 
 def test_metrics_are_of_the_clusterings_that_have_a_run(two: Bench) -> None:
     """Each has its numbers; one without a run, or whose run is lost, has none any more."""
-    ageing.export(two.store)
+    ageing.export(two.store, Unchanged(two.store))
     labels = {"collection": "toys", "clustering": "default"}
     zoo = {"collection": "zoo", "clustering": "default"}
     upkeep(two).assign_newcomers()
-    ageing.export(two.store)
+    ageing.export(two.store, Unchanged(two.store))
     drift = ageing.measure(two.store, "toys", two.state)
     assert metric("drift_newcomers", **labels) == drift.newcomers
     assert metric("drift_noise_share", **labels) == drift.noise_share
@@ -212,7 +260,7 @@ def test_metrics_are_of_the_clusterings_that_have_a_run(two: Bench) -> None:
     assert metric("recluster_due", **labels) == drift.due
     two.clusterings.compare_and_set("default", {"active_run": ""})
     Clusterings(two.store, "zoo").compare_and_set("default", {"active_run": "lost"})
-    ageing.export(two.store)
+    ageing.export(two.store, Unchanged(two.store))
     for name in ("recluster_due", "drift_newcomers", "drift_psi"):
         assert metric(name, **labels) is None
         assert metric(name, **zoo) is None
