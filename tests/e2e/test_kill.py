@@ -22,7 +22,7 @@ from shoal.store.clusterings import Clusterings, State, cluster_of
 from shoal.store.model import Point, Scan, point_id
 from shoal.values import VectorInfo
 
-POINTS, DIM = 20_000, 32
+POINTS, DIM = 10_000, 32
 
 
 def digits(count: int) -> Iterator[IngestItem]:
@@ -96,11 +96,14 @@ def first_run(data: Path) -> None:
 
 
 def kill_in_stage(data: Path, stage: str, method: KMeans) -> str:
-    """Starts a run and kills the server as soon as the run is in ``stage``; the run's id."""
+    """Starts a run and kills the server once the run is in ``stage``; the run's id.
+
+    A stage of writing must have written something.
+    """
     with Up(data) as up:
         run = up.client.start_run(method, options=RunOptions(cold_start=True, seed=3))
         for now in up.client.watch(run.id):
-            if now.stage == stage:
+            if now.stage == stage and (stage != "write" or now.stage_done):
                 break
             assert not now.state.ended, now
         up.kill()
