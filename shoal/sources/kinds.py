@@ -44,15 +44,9 @@ _RAW: Final = (
 _RAW_SUFFIXES = frozenset(_RAW.split())
 _RAW_STARTS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb")
 
-_ARCHIVES = (
-    b"\x1f\x8b",  # gzip
-    b"BZh",
-    b"\xfd7zXZ\0",
-    b"\x28\xb5\x2f\xfd",  # zstd
-    b"PK\x03\x04",
-    b"7z\xbc\xaf\x27\x1c",
-    b"Rar!\x1a\x07",
-)
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+"""gzip, bzip2, xz, zstd."""
+_OTHER_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
 
 
 def _suffix(name: str) -> str:
@@ -69,8 +63,20 @@ def has_image_suffix(name: str) -> bool:
     return _suffix(name) in IMAGE_SUFFIXES
 
 
+def is_tar(head: bytes) -> bool:
+    """True when a file that begins with ``head`` is a tar (of 1988 or later), not compressed."""
+    return head[257:262] == b"ustar"
+
+
+def is_compressed(head: bytes) -> bool:
+    """True when a file that begins with ``head`` is compressed as a tar may be, and no image is."""
+    return head.startswith(_COMPRESSED)
+
+
 def is_image(head: bytes) -> bool:
     """True when a file that begins with ``head`` is an image, of a format that Shoal may know."""
+    if is_tar(head):
+        return False
     if head.startswith(_STARTS):
         return True
     if head.startswith(b"RIFF"):
@@ -98,5 +104,5 @@ def reason_to_leave_out(name: str, head: bytes) -> str:
         return "camera_raw"
     if is_image(head):
         return ""
-    archive = head.startswith(_ARCHIVES) or head[257:262] == b"ustar"
+    archive = is_tar(head) or is_compressed(head) or head.startswith(_OTHER_ARCHIVES)
     return "archive" if archive else "not_an_image"

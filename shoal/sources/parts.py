@@ -16,9 +16,9 @@ from shoal.errors import InvalidArgument
 from shoal.sources.files import absolute, read_file, to_path, walk
 from shoal.sources.items import SourceConfig, SourceItem, remote_item, unreadable
 from shoal.sources.left_out import LeftOut
-from shoal.sources.manifests import MANIFEST_SUFFIXES, read_manifest
-from shoal.sources.reading import STDIN, is_remote
-from shoal.sources.tars import TAR_SUFFIXES, read_tar
+from shoal.sources.manifests import read_manifest
+from shoal.sources.reading import STDIN, is_remote, kind_of
+from shoal.sources.tars import read_tar
 
 MANIFEST_BYTES: Final = 4 * 2**20
 """The most bytes of a manifest in one part: some ten thousand lines, half an hour of a core."""
@@ -63,15 +63,15 @@ def split(paths: Sequence[str], *, least: int, left_out: LeftOut) -> Iterator[Pa
             yield Part("uris", (path,))
             continue
         location = to_path(path)
-        name = location.name.lower()
-        if location.is_dir():
-            yield from _split_directory(absolute(location), left_out)
-        elif name.endswith(TAR_SUFFIXES):
-            yield Part("tar", (str(absolute(location)),))
-        elif name.endswith(MANIFEST_SUFFIXES):
-            yield from _split_manifest(absolute(location), least)
-        else:
-            yield Part("files", (str(absolute(location)),), ("",))
+        match kind_of(location):
+            case "directory":
+                yield from _split_directory(absolute(location), left_out)
+            case "tar" | "compressed tar":
+                yield Part("tar", (str(absolute(location)),))
+            case "manifest":
+                yield from _split_manifest(absolute(location), least)
+            case _:
+                yield Part("files", (str(absolute(location)),), ("",))
 
 
 def _split_directory(directory: Path, left_out: LeftOut) -> Iterator[Part]:

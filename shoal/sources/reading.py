@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias
 
 from shoal.errors import InvalidArgument, NotFound
 from shoal.sources.files import read_directory, read_file, to_path, walk
@@ -21,12 +22,14 @@ from shoal.sources.items import (
     remote_item,
     unreadable,
 )
+from shoal.sources.kinds import HEAD_BYTES, is_compressed, is_image, is_tar
 from shoal.sources.left_out import LeftOut
 from shoal.sources.manifests import MANIFEST_SUFFIXES, read_lines, read_manifest
 from shoal.sources.tars import TAR_SUFFIXES, count_tar, read_tar
 
 STDIN = "-"
 Place: TypeAlias = str | os.PathLike[str]
+Kind: TypeAlias = Literal["directory", "tar", "compressed tar", "manifest", "file"]
 _REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 """The beginning of a URI that the server reads."""
 
@@ -75,7 +78,7 @@ def read_items(
 ) -> Iterator[SourceItem]:
     """The images at ``paths``, one after the other, each read when it is asked for.
 
-    A path is an image, a directory (its image files), a tar (.tar, .tar.gz, ...), a manifest
+    A path is an image, a directory (its image files), a tar (also compressed), a manifest
     (.jsonl, .ndjson) or a ``file:`` URI of one of these. ``-`` is a manifest on ``stdin``, by
     default the program's, with paths relative to the working directory. The server reads images at
     other URIs. A path that does not exist is a failed outcome; ``check_paths`` finds it earlier.
@@ -98,15 +101,32 @@ def read_items(
 
 
 def _read_local(location: Path, config: SourceConfig) -> Iterator[SourceItem]:
-    name = location.name.lower()
+    match kind_of(location):
+        case "directory":
+            yield from read_directory(location, config)
+        case "tar" | "compressed tar":
+            yield from read_tar(location, config)
+        case "manifest":
+            yield from _open_manifest(location, config)
+        case _:
+            yield read_file(location, config)
+
+
+def kind_of(location: Path) -> Kind:
+    """What to read ``location`` as: by its content, and by its suffix where that says nothing."""
     if location.is_dir():
-        yield from read_directory(location, config)
-    elif name.endswith(TAR_SUFFIXES):
-        yield from read_tar(location, config)
-    elif name.endswith(MANIFEST_SUFFIXES):
-        yield from _open_manifest(location, config)
-    else:
-        yield read_file(location, config)
+        return "directory"
+    head = b""
+    # A pipe can be read only once. What cannot be read is told when it is read.
+    if location.is_file():
+        with contextlib.suppress(OSError), location.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    name = location.name.lower()
+    if is_compressed(head):
+        return "compressed tar"
+    if is_tar(head) or (name.endswith(TAR_SUFFIXES) and not is_image(head)):
+        return "tar"
+    return "manifest" if name.endswith(MANIFEST_SUFFIXES) else "file"
 
 
 def _open_manifest(location: Path, config: SourceConfig) -> Iterator[SourceItem]:
@@ -135,18 +155,19 @@ def count_items(paths: Iterable[Place], *, limit_s: float = 2.0) -> int | None:
 def _count(path: str) -> Iterator[int] | None:
     """Ones and zeros whose sum is the count; None if counting costs as much as reading."""
     location = to_path(path)
-    lowered = location.name.lower()
     if path == STDIN or not (location.is_dir() or location.is_file()):
         return None  # a pipe can be read only once
-    if location.is_dir():
-        return (1 for _ in walk(location, on_error=lambda _: None, left_out=LeftOut()))
-    if lowered.endswith(".tar"):
-        return count_tar(location)
-    if lowered.endswith(TAR_SUFFIXES):
-        return None
-    if lowered.endswith(MANIFEST_SUFFIXES):
-        return _count_lines(location)
-    return iter((1,))
+    match kind_of(location):
+        case "directory":
+            return (1 for _ in walk(location, on_error=lambda _: None, left_out=LeftOut()))
+        case "tar":
+            return count_tar(location)
+        case "compressed tar":
+            return None
+        case "manifest":
+            return _count_lines(location)
+        case _:
+            return iter((1,))
 
 
 def _count_lines(location: Path) -> Iterator[int]:

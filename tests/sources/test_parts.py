@@ -47,10 +47,12 @@ def test_parts_give_what_reading_gives(tmp_path: Path, monkeypatch: pytest.Monke
         member = tarfile.TarInfo("y.png")
         member.size = 1
         archive.addfile(member, io.BytesIO(b"y"))
+    tar.rename(tmp_path / "set")  # by its content
+    tar = tmp_path / "set"
     paths = [photos, photos / "0001.png", tar, "s3://bucket/z.png", tmp_path / "missing.png"]
     expected = whole(*paths)
     monkeypatch.chdir(tmp_path)
-    relative = ["photos", "photos/0001.png", "set.tar", "s3://bucket/z.png", "missing.png"]
+    relative = ["photos", "photos/0001.png", "set", "s3://bucket/z.png", "missing.png"]
     parts = parts_of(*relative)
     assert [part.kind for part in parts] == ["files", "files", "tar", "uris", "files"]
     monkeypatch.chdir(photos)

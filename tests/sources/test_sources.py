@@ -103,6 +103,21 @@ def test_named_file_is_always_an_item(tree: Path) -> None:
     assert [item.data for item in items(read(tree / "notes.txt"))] == [b"notes.txt"]
 
 
+def test_content_says_what_a_named_file_is(tmp_path: Path) -> None:
+    """A tar without a tar's suffix, compressed or not; an image with the suffix of another kind."""
+    plain = write_tar(tmp_path / "backup", {"1.png": b"one"})
+    packed = write_tar(tmp_path / "backup.2024", {"2.png": b"two"}, mode="w:xz")
+    jpeg = tmp_path / "photo.tar"
+    jpeg.write_bytes(b"\xff\xd8\xff")
+    assert [item.data for item in items(read(plain, packed, jpeg))] == [
+        b"one",
+        b"two",
+        b"\xff\xd8\xff",
+    ]
+    assert count_items([plain, jpeg]) == 2
+    assert count_items([packed]) is None
+
+
 def test_key_uri_is_the_absolute_place(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With keys=uri, the key is the file's URI, however the path was written."""
     monkeypatch.chdir(tree / "sub")
