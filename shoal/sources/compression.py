@@ -118,6 +118,8 @@ class _Streams(io.RawIOBase):
         self._kind = kind
         self._make = make
         self._stream = make()
+        self._begun = ""
+        """What to say of damage at the beginning of another stream."""
 
     def readable(self) -> bool:
         return True
@@ -132,11 +134,13 @@ class _Streams(io.RawIOBase):
                 if not data:
                     return 0
                 self._stream = self._make()
+                self._begun = f"what follows {self._kind} data is no more of them"
             else:
                 data = self._file.read(_CHUNK_BYTES) if self._stream.needs_input else b""
             wanted = self._stream.needs_input
             found = self._decompress(data, len(buffer))
             if found:
+                self._begun = ""
                 buffer[: len(found)] = found
                 return len(found)
             if wanted and not data and not self._stream.eof:
@@ -147,7 +151,7 @@ class _Streams(io.RawIOBase):
         try:
             return self._stream.decompress(data, size)
         except Exception as exc:  # each kind has an error of its own
-            msg = f"damaged {self._kind} data: {exc}"
+            msg = f"{self._begun or f'damaged {self._kind} data'}: {exc}"
             raise ValueError(msg) from exc
 
     def _next_start(self) -> bytes:

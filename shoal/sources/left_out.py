@@ -12,7 +12,7 @@ REASONS: Final = {
     "hidden_directory": "a hidden directory",
     "camera_raw": "a camera's raw file",
     "archive": "an archive inside a directory or tar",
-    "not_a_file": "a pipe, socket or device",
+    "not_a_file": "not a regular file",
     "unreadable": "not readable, and not called an image",
     "link_to_directory": "a link to a directory",
     "broken_link": "a link to nothing",

@@ -22,6 +22,10 @@ TAR_SUFFIXES = (
 """The last three are not read, but said to be what they are."""
 
 
+_NO_FILES = (b"D", b"V")
+"""GNU tar's list of a directory, and its label of an archive."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Tar:
     """A tar whose images are read."""
@@ -79,7 +83,7 @@ def read_tar(path: Path, config: SourceConfig) -> Iterator[SourceItem]:
                     yield from tar.read(archive, member, [member.name])
                 elif member.issym() or member.islnk():
                     yield from _note_link(tar, links, member, position=position)
-                elif not member.isdir():
+                elif not member.isdir() and member.type not in _NO_FILES:
                     config.left_out.add("not_a_file", tar.shown(member.name))
     except DAMAGE as exc:
         yield unreadable(str(path), exc)

@@ -85,8 +85,12 @@ def test_changed_data_are_an_error_in_any_stream(pack: Pack) -> None:
     spoiled = bytearray(packed)
     spoiled[-6] ^= 0xFF  # the check sum, or what stands for it
     for data in (bytes(spoiled), packed + bytes(spoiled), packed + b"no stream at all"):
-        with pytest.raises((ValueError, EOFError), match=r"damaged \w+ data|data stop before"):
+        with pytest.raises(
+            (ValueError, EOFError), match=r"damaged \w+ data|data stop before|no more of them"
+        ):
             unpack(data)
+    with pytest.raises(ValueError, match=r"^what follows \w+ data is no more of them: "):
+        unpack(packed + b"no stream at all, whatever it may be")
 
 
 def test_a_large_output_of_a_small_file_is_read_in_pieces() -> None:

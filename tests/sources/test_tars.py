@@ -263,6 +263,8 @@ def test_members_are_images_by_their_content(tmp_path: Path) -> None:
         member("d/.x.jpg", JPEG),
         member("pipe.jpg", type=tarfile.FIFOTYPE),
         member("d", type=tarfile.DIRTYPE),
+        member("label", type=b"V"),
+        member("d", b"Yx\0\0", type=b"D"),
     )
     (tmp_path / "a.tar").write_bytes(data)
     found, config = read(tmp_path / "a.tar")
