@@ -23,16 +23,16 @@ from typing import Final
 import numpy as np
 
 from clusterer.runs.writeback import Seal, SlotWriter, replaced_since
-from shoal.store import Equals, Filter, IdIn, Point, Range, Store, StoreConfig, open_store
+from shoal.store import Equals, Filter, IdIn, Payload, Point, Range, Store, StoreConfig, open_store
 from shoal.store.clusterings import Clusterings, cluster_of
 from shoal.store.model import arrival, point_id, slot_field
 from shoal.values import VectorInfo
 
 STATES: Final = 4
-"""Clusterings, whose states are changed as leases and cutovers change them."""
+"""Clusterings, whose states change as leases and cutovers change them, and whose schedules move."""
 POINTS: Final = 8
 """Points, whose labels and fields are changed as runs and ingestion change them."""
-SUBJECTS: Final = STATES + 2 * POINTS
+SUBJECTS: Final = 2 * STATES + 2 * POINTS
 FLUSH_EVERY_S: Final = 0.02
 _READY: Final = 16 * SUBJECTS
 _FLUSHING: Final = _READY + 8
@@ -72,8 +72,11 @@ def subjects(store: Store) -> list[Subject]:
     states = [f"c{i}" for i in range(STATES)]
     for name in states:
         clusterings.ensure(name)
+        if clusterings.schedule(name) is None:
+            clusterings.put_schedule(name, {"next_at": 0.0, "last_run": "run 0"})
     return [
         *(_state(clusterings, name) for name in states),
+        *(_schedule(clusterings, name) for name in states),
         *(_label(store, one) for one in ids),
         *(_fields(store, one) for one in ids),
     ]
@@ -108,22 +111,41 @@ def _state(clusterings: Clusterings, name: str) -> Subject:
     return Subject(lambda: clusterings.state(name).lease.fence, write, whole)
 
 
+def _schedule(clusterings: Clusterings, name: str) -> Subject:
+    """A schedule's next time, which moves for one of those who see it due."""
+
+    def payload() -> Payload:
+        found = clusterings.schedule(name)
+        assert found is not None
+        return found
+
+    def write(value: int) -> None:
+        clusterings.move_schedule(
+            name, float(value - 1), {"next_at": float(value), "last_run": f"run {value}"}
+        )
+
+    def matches(value: int) -> bool:
+        return payload()["last_run"] == f"run {value}"
+
+    return Subject(lambda: int(float(str(payload()["next_at"]))), write, matches)
+
+
 def _label(store: Store, one: str) -> Subject:
     """A point's label in both slots, sealed with the fence of its run."""
 
-    def payload() -> dict[str, object]:
+    def payload() -> Payload:
         (record,) = store.retrieve("images", [one])
         assert record is not None
-        return record.payload  # type: ignore[return-value]
+        return record.payload
 
     def read() -> int:
-        return cluster_of(payload(), "default", "a") or 0  # type: ignore[arg-type]
+        return cluster_of(payload(), "default", "a") or 0
 
     def write(value: int) -> None:
         writer = SlotWriter(
             store, "images", "default", 100, lambda: None, Seal(value, sealing=False)
         )
-        writer.write([one], {"a": value, "b": value}, unless=replaced_since([payload()]))  # type: ignore[list-item]
+        writer.write([one], {"a": value, "b": value}, unless=replaced_since([payload()]))
 
     def matches(value: int) -> bool:
         if not value:
@@ -132,7 +154,7 @@ def _label(store: Store, one: str) -> Subject:
             store.count("images", Filter((IdIn([one]), Equals(slot_field("default", slot), value))))
             for slot in ("a", "b")
         ]
-        return found == [1, 1] and cluster_of(payload(), "default", "b") == value  # type: ignore[arg-type]
+        return found == [1, 1] and cluster_of(payload(), "default", "b") == value
 
     return Subject(read, write, matches)
 
