@@ -24,7 +24,7 @@ from embedder.config import EmbedderConfig
 from embedder.encoding.canary import Canary, Runs, Times
 from embedder.encoding.encoder import Encoder
 from embedder.flow.batching import Batcher, Patience, Portion
-from embedder.images.decoding import Decoder, Encoded, MoreThanSaid, Pixels
+from embedder.images.decoding import MAX_BATCH_MS, Decoder, Encoded, MoreThanSaid, Pixels
 from shoal import vectors
 from shoal.errors import InvalidArgument, OperatorError, ShoalError
 
@@ -61,7 +61,13 @@ class Pipeline:
             self._infer_images,
             name="inference",
             workers=config.inferences,
-            portion=Portion(config.batch, spread=config.runtime.on_cpu, weigh=_weight),
+            portion=Portion(
+                config.batch,
+                spread=config.runtime.on_cpu,
+                # The images of a batch wait for each other's decoding.
+                weight=MAX_BATCH_MS + config.batch * _MODEL_MS,
+                weigh=_weight,
+            ),
             watch=metrics.queue("inference"),
         )
         self._texts: Batcher[str, Vector] = Batcher(

@@ -19,6 +19,7 @@ from embedder.encoding.artefact import bundled_artefact, load_artefact
 from embedder.encoding.config import RuntimeConfig
 from embedder.flow.batching import Lane, Patience
 from embedder.images import decoding
+from embedder.images.cost import Cost
 from embedder.images.decoding import Decoder
 from embedder.inference.pipeline import Pipeline
 from shoal.errors import (
@@ -82,14 +83,15 @@ def _unit(rows: np.ndarray) -> np.ndarray:
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def flat(*colour: int) -> bytes:
+def flat(*colour: int, side: int = 32) -> bytes:
     """A PNG of one colour."""
     buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), colour).save(buffer, "PNG")
+    Image.new("RGB", (side, side), colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 RED, GREEN, BLACK, WHITE = flat(200, 0, 0), flat(0, 90, 0), flat(0, 0, 0), flat(255, 255, 255)
+LARGE_RED = flat(200, 0, 0, side=1100)
 BAD = b"this is not an image"
 
 
@@ -147,6 +149,81 @@ def test_each_image_of_a_batch_has_its_own_answer() -> None:
         assert isinstance(answers[1], ImageUnsupportedFormat)
         assert isinstance(answers[3], OperatorError)
         assert str(answers[3]).startswith("encoder colours gave no usable ")
+
+    asyncio.run(scenario())
+
+
+def test_images_that_take_long_to_decode_are_not_all_in_one_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They wait for each other there: 200 ms of decoding and the model are a batch, or 8 images."""
+
+    async def scenario() -> None:
+        encoder = Colours()
+        encoder.may_run.clear()
+        async with working(encoder, inference_workers=1) as pipeline:
+            first = asyncio.create_task(pipeline.embed(RED, FOR_EVER))
+            await reached(encoder)
+            monkeypatch.setattr(decoding, "cost_of", lambda _: Cost(1000, 50.0, 1000))
+            heavy = [asyncio.create_task(pipeline.embed(RED, FOR_EVER)) for _ in range(8)]
+            await asyncio.sleep(0)
+            monkeypatch.setattr(decoding, "cost_of", lambda _: Cost(1000, 1.0, 1000))
+            light = [asyncio.create_task(pipeline.embed(RED, FOR_EVER)) for _ in range(8)]
+            await asyncio.sleep(0)
+            encoder.may_run.set()
+            await asyncio.gather(first, *heavy, *light)
+        assert encoder.batches == [1, 4, 7, 5]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("said", [Cost(1000, 1.0, 1000), Cost(1000, 51.0, 1000)])
+def test_a_slow_image_is_decoded_apart_and_then_run(
+    said: Cost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its header says that it is slow, or says too little: it has its vector."""
+    apart: list[Cost] = []
+
+    async def scenario() -> None:
+        encoder = Colours()
+        async with working(encoder, inference_workers=1) as pipeline:
+            decode = pipeline._decoder._apart.decode
+
+            async def watched(image: Any, patience: Patience) -> Any:
+                apart.append(image.cost)
+                return await decode(image, patience)
+
+            monkeypatch.setattr(pipeline._decoder._apart, "decode", watched)
+            monkeypatch.setattr(decoding, "cost_of", lambda _: said)
+            vector = await pipeline.embed(LARGE_RED, FOR_EVER)
+        np.testing.assert_allclose(vector, [1, 0, 0], atol=1e-6)
+        assert encoder.batches == [1]
+
+    asyncio.run(scenario())
+    assert len(apart) == 1
+    assert apart[0].ms > 50
+
+
+def test_callers_take_turns_at_the_model() -> None:
+    """One with many images does not hold up another's one."""
+
+    async def scenario() -> None:
+        encoder = Colours()
+        encoder.may_run.clear()
+        order: list[str] = []
+        async with working(encoder, inference_workers=1, max_batch=1) as pipeline:
+
+            async def embed(name: str, caller: str) -> None:
+                await pipeline.embed(RED, Patience(caller=caller))
+                order.append(name)
+
+            tasks = [asyncio.create_task(embed(f"a{n}", "a")) for n in range(4)]
+            await reached(encoder)
+            tasks.append(asyncio.create_task(embed("b", "b")))
+            await asyncio.sleep(0)
+            encoder.may_run.set()
+            await asyncio.gather(*tasks)
+        assert order.index("b") <= 2
 
     asyncio.run(scenario())
 
