@@ -21,6 +21,7 @@ import grpc.aio
 from grpc_status import rpc_status
 
 from shoal.errors import CallerError, Cancelled, DiskFull, OperatorError, ShoalError, Unsupported
+from shoal.rpc.load import Load
 from shoal.rpc.metrics import IN_FLIGHT, REQUESTS, SECONDS
 from shoal.rpc.status import status_code, to_status
 
@@ -35,13 +36,15 @@ REQUEST_ID = "x-request-id"
 """The metadata key of the caller's name for the call. If the caller sends none, the server makes
 one up. A call that fails has it in its trailers."""
 
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # it ends up in logs: nothing surprising
 
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 def observe(
-    behaviour: Behaviour, method: str, *, streaming: bool, serialize: Serialize
+    behaviour: Behaviour, method: str, *, streaming: bool, serialize: Serialize, load: Load
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     """``behaviour`` with its metrics, its errors translated, and a log line when it fails.
 
@@ -51,6 +54,7 @@ def observe(
             must never be a name that a caller made up.
         streaming: True when the handler answers with a stream.
         serialize: Makes the bytes of an answer.
+        load: Counts the call, or refuses it. Health checks are let in: a full server is alive.
     """
     run = _run_streaming if streaming else _run_unary
 
@@ -60,7 +64,8 @@ def observe(
         in_flight.inc()
         code = grpc.StatusCode.UNKNOWN.name
         try:
-            response = await run(behaviour, request, context, serialize)
+            with contextlib.nullcontext() if method == HEALTH_CHECK else load.call(context.peer()):
+                response = await run(behaviour, request, context, serialize)
             code = _code_set_by_handler(context)
         except asyncio.CancelledError:
             # The caller has gone, its deadline has passed, or the server is stopping.

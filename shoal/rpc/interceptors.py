@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from shoal.errors import ServiceUnavailable, ShoalError, Unauthenticated
 from shoal.rpc.calls import Behaviour, observe
 from shoal.rpc.health import HEALTH_SERVICE
+from shoal.rpc.load import Load
 from shoal.rpc.requests import Messages, RequestReader, encoded
 from shoal.rpc.tokens import is_authorized
 
@@ -32,8 +33,9 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Observes each call, translates its errors (``shoal.rpc.calls``), and bounds its messages."""
 
-    def __init__(self, *, max_bytes: int) -> None:
-        """Prepares; ``max_bytes`` bounds one message in either direction."""
+    def __init__(self, load: Load, *, max_bytes: int) -> None:
+        """Prepares; ``load`` counts the calls, ``max_bytes`` bounds a message in each direction."""
+        self._load = load
         self._max_bytes = max_bytes
         self._readers: dict[str, RequestReader[Any]] = {}
 
@@ -62,14 +64,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         serialize = partial(
             encoded, serialize=handler.response_serializer, max_bytes=self._max_bytes
         )
-        return make(
-            observe(behaviour, method, streaming=handler.response_streaming, serialize=serialize)
+        observed = observe(
+            behaviour,
+            method,
+            streaming=handler.response_streaming,
+            serialize=serialize,
+            load=self._load,
         )
+        return make(observed)
 
     def _reader(self, method: str, parse: Callable[[bytes], Any]) -> RequestReader[Any]:
         """The reader of the method's requests, which is made with its first call."""
         if method not in self._readers:
-            self._readers[method] = RequestReader(method, parse, max_bytes=self._max_bytes)
+            self._readers[method] = RequestReader(
+                method, parse, max_bytes=self._max_bytes, large=self._load.note_large
+            )
         return self._readers[method]
 
 
@@ -113,15 +122,15 @@ class StartedInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
 
 def server_interceptors(
-    tokens: Sequence[SecretStr], waiting: set[str], *, max_bytes: int
+    tokens: Sequence[SecretStr], waiting: set[str], load: Load, *, max_bytes: int
 ) -> list[grpc.aio.ServerInterceptor[Any, Any]]:
     """All interceptors of a server, outermost first. Without tokens every caller is let in.
 
-    ``max_bytes`` bounds one message in either direction. ``waiting`` are the services that have not
-    started.
+    ``waiting`` are the services that have not started. ``load`` counts the calls, and ``max_bytes``
+    bounds one message in either direction.
     """
     guard = [TokenInterceptor(tokens)] if tokens else []
-    return [CallInterceptor(max_bytes=max_bytes), *guard, StartedInterceptor(waiting)]
+    return [CallInterceptor(load, max_bytes=max_bytes), *guard, StartedInterceptor(waiting)]
 
 
 def _service(details: grpc.HandlerCallDetails) -> str:

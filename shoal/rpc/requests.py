@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from shoal.errors import InvalidArgument
 from shoal.rpc.bounds import bounds_of
+from shoal.rpc.load import LARGE_BYTES
 from shoal.rpc.wire import Malformed, Scanner, TooMuch, short_fields
 
 LOOKED_AT_BYTES: Final = 4 * 2**10
@@ -50,8 +51,19 @@ class Excess(Generic[M]):
 class RequestReader(Generic[M]):
     """Reads the requests of one method."""
 
-    def __init__(self, method: str, parse: Callable[[bytes], M], *, max_bytes: int) -> None:
-        """Prepares for ``method``, ``/package.Service/Method``; ``max_bytes`` bounds a message."""
+    def __init__(
+        self,
+        method: str,
+        parse: Callable[[bytes], M],
+        *,
+        max_bytes: int,
+        large: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepares for ``method``, ``/package.Service/Method``.
+
+        ``max_bytes`` bounds a message; ``large`` is called for one of LARGE_BYTES.
+        """
+        self._large = large
         name = method.removeprefix("/").replace("/", ".")
         self._parse = parse
         self._bounds = bounds_of(name, max_bytes=max_bytes)
@@ -90,6 +102,8 @@ class RequestReader(Generic[M]):
         return Excess(self._parsed(head), error.with_traceback(None))
 
     def _checked(self, data: bytes) -> bytes:
+        if len(data) >= LARGE_BYTES:
+            self._large()
         if data[:2] == _GZIP or data[:2] in _ZLIB:
             data = self._decompressed(data)
         self._check(data, whole=True)

@@ -18,6 +18,7 @@ from shoal.rpc.certificates import server_credentials
 from shoal.rpc.config import ServerConfig
 from shoal.rpc.health import HEALTH_SERVICE, Health, add_health
 from shoal.rpc.interceptors import server_interceptors
+from shoal.rpc.load import Load, give_back_regularly
 
 __all__ = ["RpcServer", "ServerConfig", "Service", "run_until"]
 
@@ -65,6 +66,8 @@ class RpcServer:
         self._health = Health(
             interval_s=config.health_interval_s, timeout_s=config.health_timeout_s
         )
+        self._load = Load()
+        self._giving_back: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self._answering = False
         self._address: Address | None = None
@@ -91,7 +94,10 @@ class RpcServer:
         if not self._config.share_port:
             require_free(wanted)
         interceptors = server_interceptors(
-            self._config.tokens, self._waiting, max_bytes=self._config.max_message_bytes
+            self._config.tokens,
+            self._waiting,
+            self._load,
+            max_bytes=self._config.max_message_bytes,
         )
         server = grpc.aio.server(interceptors=interceptors, options=self._config.options())
         self._address = Address(wanted.host, _listen(server, self._config, wanted))
@@ -132,6 +138,7 @@ class RpcServer:
         self._health.watch_over(self._services)
         await server.start()
         self._answering = True
+        self._giving_back = asyncio.create_task(give_back_regularly(self._load), name="give-back")
         try:
             for service in self._services:
                 self._started.append(service)
@@ -171,6 +178,9 @@ class RpcServer:
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + self._config.grace_s
+        if self._giving_back is not None:
+            self._giving_back.cancel()
+            await asyncio.gather(self._giving_back, return_exceptions=True)
         await self._health.stop()
         server, self._server = self._server, None
         if server is not None:

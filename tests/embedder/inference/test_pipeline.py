@@ -177,7 +177,7 @@ def test_images_that_take_long_to_decode_are_not_all_in_one_batch(
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("said", [Cost(1000, 1.0, 1000), Cost(1000, 51.0, 1000)])
+@pytest.mark.parametrize("said", [Cost(1000, 1.0, 1000), Cost(2_000_000, 51.0, 1000)])
 def test_a_slow_image_is_decoded_apart_and_then_run(
     said: Cost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
