@@ -9,8 +9,16 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageChops, PngImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageChops,
+    PngImagePlugin,
+    TiffImagePlugin,
+)
 
+from embedder.images.tiff import grey_of
 from shoal.errors import ImageUnsupportedFormat
 
 Box: TypeAlias = tuple[int, int, int, int]
@@ -115,6 +123,8 @@ def _to_rgb_or_grey(image: Image.Image) -> Image.Image:
         if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
             msg = "image: expected grey values of 8 or 16 bits, got values outside 0..65535"
             raise ImageUnsupportedFormat(msg, mode=mode)
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and mode in GREY_16_MODES:
+            return Image.fromarray(grey_of(image, values))
         # Pillow's own conversion clips at 255, which would make nearly every image white.
         return Image.fromarray((values >> 8).astype(np.uint8))
     msg = f"image: expected grey, palette, RGB, CMYK or YCbCr pixels, got Pillow mode {mode}"

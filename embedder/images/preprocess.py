@@ -26,25 +26,22 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-    features,
-)
+from PIL import AvifImagePlugin, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from embedder.images.colour import alpha_of, to_rgb_or_grey
+from embedder.images.formats import JPEG, TIFF, format_of
 from embedder.images.jpeg import Jpeg, parse
-from embedder.images.limits import FORMATS, ImageLimits
+from embedder.images.limits import ImageLimits
 from embedder.images.resizing import Resizing, resize
 from embedder.images.structure import check_run_lengths, pixel_parts
+from embedder.images.tiff import (
+    COMPRESSION,
+    ROWS_PER_STRIP,
+    TILE_LENGTH,
+    TILE_WIDTH,
+    check_tiff,
+    unread_tiff,
+)
 from shoal.errors import (
     ImageCorrupt,
     ImageEmpty,
@@ -61,36 +58,8 @@ if TYPE_CHECKING:
 
 UInt8 = npt.NDArray[np.uint8]
 
-# Naming the plugin classes also registers them: otherwise the first WebP or TIFF of a process
-# would make Pillow import every plugin it has.
-JPEG: Final = JpegImagePlugin.JpegImageFile.format
-PNG: Final = PngImagePlugin.PngImageFile.format
-WEBP: Final = WebPImagePlugin.WebPImageFile.format
-GIF: Final = GifImagePlugin.GifImageFile.format
-BMP: Final = BmpImagePlugin.BmpImageFile.format
-TIFF: Final = TiffImagePlugin.TiffImageFile.format
-AVIF: Final = AvifImagePlugin.AvifImageFile.format
 # Each image is decoded on one core: the other cores decode other images.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-
-SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
-    (b"\xff\xd8\xff", JPEG),
-    (b"\x89PNG\r\n\x1a\n", PNG),
-    (b"GIF87a", GIF),
-    (b"GIF89a", GIF),
-    (b"BM", BMP),
-    (b"II*\x00", TIFF),
-    (b"MM\x00*", TIFF),
-    (b"II+\x00", TIFF),
-    (b"MM\x00+", TIFF),
-)
-AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
-HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
-"""The brands of ISO/IEC 23008-12 for HEVC, which Pillow cannot decode."""
-MAX_FTYP_BYTES: Final = 256
-"""How much of a file type box (ISO/IEC 14496-12, 4.3) is searched for brands."""
-ALL_FORMATS: Final = FORMATS if features.check("avif") else FORMATS - {AVIF}
-"""The formats that this Pillow decodes: it may be built without AVIF."""
 
 ORIENTATION_TAG: Final = 0x0112
 # EXIF orientation to the operation that undoes it; 1 is upright.
@@ -106,9 +75,6 @@ UPRIGHT: Final = {
 FIRST_SIDEWAYS: Final = 5
 # Orientations in which the stored x axis (then: y axis) runs against its upright direction.
 REVERSED: Final = (frozenset({2, 3, 7, 8}), frozenset({3, 4, 6, 7}))
-TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
-"""Tags of TIFF 6.0, section 15."""
-TIFF_COMPRESSION, TIFF_ROWS_PER_STRIP = 259, 278
 TIFF_JPEG: Final = frozenset({6, 7})
 START_OF_SCAN: Final = b"\xff\xda"
 """The JPEG marker of ITU T.81, B.1.1.3. Inside coded data 0xff is never followed by 0xda."""
@@ -161,20 +127,13 @@ def decode_for(
     if len(data) > limits.max_bytes:
         msg = f"image: expected at most {limits.max_bytes} bytes, got {len(data)}"
         raise ImageTooLarge(msg, max_bytes=str(limits.max_bytes), bytes=str(len(data)))
-    kind = _sniff(data, limits)
-    jpeg = parse(data) if kind == JPEG else None
-    pixels = pixel_parts(kind, data) if jpeg is None else jpeg.data
+    kind = format_of(data, limits)
+    source = (parse(data) if kind == JPEG else None) or pixel_parts(kind, data)
     try:
-        with Image.open(io.BytesIO(pixels), formats=(kind,)) as image:
-            return _prepare(image, jpeg or pixels, limits, specs)
+        with _opened(kind, source, data, limits) as image:
+            return _prepare(image, source, limits, specs)
     except ShoalError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        # Pillow's own guard came first. Its message has the size, and a limit that is not Shoal's.
-        got = re.search(r"\d+", str(exc))
-        count = got.group() if got else "more"
-        msg = f"{kind} image: expected at most {limits.max_pixels} pixels, got {count}"
-        raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels)) from exc
     except Exception as exc:
         # On hostile bytes decoders raise nearly any exception (OSError, SyntaxError, ValueError,
         # struct.error, EOFError, MemoryError, IndexError, ...); the caller gets one error.
@@ -186,27 +145,31 @@ def decode_for(
         raise ImageCorrupt(msg, format=kind) from exc
 
 
-def _sniff(data: bytes, limits: ImageLimits) -> str:
-    formats = limits.formats & ALL_FORMATS
-    accepted = ", ".join(sorted(formats))
-    kind = next((name for magic, name in SIGNATURES if data.startswith(magic)), None)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        kind = WEBP
-    if data[4:8] == b"ftyp":
-        end = min(int.from_bytes(data[:4], "big"), MAX_FTYP_BYTES)
-        brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
-        if brands & AVIF_BRANDS:
-            kind = AVIF
-        elif brands & HEIF_BRANDS:
-            msg = f"image: expected one of {accepted}, got HEIC; convert it to one of these"
-            raise ImageUnsupportedFormat(msg, accepted=accepted, format="HEIC")
-    if kind is None:
-        msg = f"image: expected one of {accepted}, got unknown first bytes {data[:8].hex(' ')}"
-        raise ImageUnsupportedFormat(msg, accepted=accepted)
-    if kind not in formats:
-        msg = f"image: expected one of {accepted}, got {kind}"
-        raise ImageUnsupportedFormat(msg, accepted=accepted, format=kind)
-    return kind
+def _opened(
+    kind: str, source: Jpeg | bytes, data: bytes, limits: ImageLimits
+) -> ImageFile.ImageFile:
+    """The image behind its header; nothing is decoded yet. Pillow's errors pass through.
+
+    Raises:
+        ImageTooManyPixels: the header claims too many pixels, by Pillow's own guard.
+        ImageUnsupportedFormat: it is sound, of a kind that Pillow does not read.
+    """
+    pixels = source if isinstance(source, bytes) else source.data
+    try:
+        return Image.open(io.BytesIO(pixels), formats=(kind,))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        # Pillow's own guard came first. Its message has the size, and a limit that is not Shoal's.
+        got = re.search(r"\d+", str(exc))
+        count = got.group() if got else "more"
+        msg = f"{kind} image: expected at most {limits.max_pixels} pixels, got {count}"
+        raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels)) from exc
+    except Exception as exc:
+        if kind == TIFF and (unread := unread_tiff(data)) is not None:
+            raise unread from exc
+        if str(exc).startswith("Unsupported "):  # a sound BMP of a rare kind
+            msg = f"{kind} image: expected a kind that Pillow reads, got: {exc}"
+            raise ImageUnsupportedFormat(msg, format=kind) from exc
+        raise
 
 
 def _prepare(
@@ -226,7 +189,8 @@ def _prepare(
             f"{image.width}x{image.height} = {pixels}"
         )
         raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels), pixels=str(pixels))
-    _check_tile(image, limits)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        check_tiff(image, max_pixels=limits.max_pixels)
     _check_scans(image, source, limits)
     check_run_lengths(image)
     drawn = image.tile[0].extents if image.tile else None  # WebP and AVIF come without
@@ -267,27 +231,16 @@ def _fit(
     return array
 
 
-def _check_tile(image: Image.Image, limits: ImageLimits) -> None:
-    """Refuses a TIFF with tiles larger than an image may be: a tile is decoded whole."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return
-    width, height = (image.tag_v2.get(tag, 1) for tag in (TIFF_TILE_WIDTH, TIFF_TILE_LENGTH))
-    if int(width) * int(height) > limits.max_pixels:
-        most = limits.max_pixels
-        msg = f"TIFF image: expected tiles of at most {most} pixels, got {width}x{height}"
-        raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels))
-
-
 def _check_scans(image: Image.Image, source: Jpeg | bytes, limits: ImageLimits) -> None:
     """Refuses a JPEG, or a TIFF of JPEGs, whose scans together pass over too many pixels."""
     if isinstance(source, Jpeg):
         scans, area = len(source.scans), source.area
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
-        if tags.get(TIFF_COMPRESSION) not in TIFF_JPEG:
+        if tags.get(COMPRESSION) not in TIFF_JPEG:
             return
-        rows = min(int(tags.get(TIFF_ROWS_PER_STRIP, image.height)), image.height)
-        area = int(tags.get(TIFF_TILE_WIDTH, image.width)) * int(tags.get(TIFF_TILE_LENGTH, rows))
+        rows = min(int(tags.get(ROWS_PER_STRIP, image.height)), image.height)
+        area = int(tags.get(TILE_WIDTH, image.width)) * int(tags.get(TILE_LENGTH, rows))
         scans = source.count(START_OF_SCAN)
     else:
         return
@@ -348,6 +301,10 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) if there is none that can be read."""
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
+        if isinstance(value, bytes):  # some programs write it as bytes instead of a short
+            value = value.strip(b"\0")
+        if isinstance(value, bytes | tuple):
+            (value,) = value
+        return int(value) if value in UPRIGHT else 1
     except Exception:  # noqa: BLE001 - broken metadata raises anything; the pixels are fine
         return 1
-    return value if isinstance(value, int) and value in UPRIGHT else 1

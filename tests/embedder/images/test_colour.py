@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from embedder.encoding.artefact import bundled_artefact, load_artefact
-from embedder.images.preprocess import ALL_FORMATS, ImageLimits, decode
+from embedder.images.formats import ALL_FORMATS
+from embedder.images.preprocess import ImageLimits, decode
 
 UInt8 = npt.NDArray[np.uint8]
 SPEC = load_artefact(bundled_artefact()).manifest.preprocessing
