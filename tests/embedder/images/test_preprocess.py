@@ -445,7 +445,7 @@ def test_a_bmp_that_pillow_does_not_read_is_named(
     """A JPEG in a BMP is as sound as it is rare."""
     data = bytearray(encode(Image.new("RGB", (8, 8)), "BMP"))
     data[28:34] = struct.pack("<HI", bits, coding)
-    with pytest.raises(ImageUnsupportedFormat, match="BMP image: .* got: Unsupported BMP"):
+    with pytest.raises(ImageUnsupportedFormat, match=r"BMP image: .* got: Unsupported BMP"):
         decode(bytes(data), limits=LIMITS, spec=spec)
 
 
