@@ -170,6 +170,8 @@ def test_check_comes_after_an_unclean_stop_only(
         told = {"collection": "photos", "field": SLOT, "in_payload": 4, "in_index": 4, "wrong": 2}
         assert told.items() <= vars(warning).items()
         assert checked(caplog) == [("photos", 1)]
+        store.flush()
+        assert not (place / "unwritten").exists()
         where = Filter((Equals(SLOT, 1),))
         blocks = list(store.scan("photos", Scan(where=where)))
         assert [p["clusters"] for block in blocks for p in block.payloads] == [

@@ -27,7 +27,8 @@ from shoal.store import (
     point_id,
 )
 from shoal.store import edge_space as space_module
-from shoal.store.edge_space import FILE_BYTES, Space, holes, in_memory
+from shoal.store.edge_shard import Shard
+from shoal.store.edge_space import FILE_BYTES, FLUSH_BYTES, Space, holes, in_memory
 
 TINY = VectorInfo("tiny", 8, "ab" * 32)
 LEAST = 100 * MIB
@@ -116,11 +117,12 @@ def test_quota_is_found_by_an_allocation(
     assert [each.name for each in tmp_path.iterdir() if "probe" in each.name] == []
 
 
-def test_file_system_that_cannot_allocate_is_no_full_one(space: Space, disk: Disk) -> None:
+def test_file_system_that_cannot_allocate_is_no_full_one(tmp_path: Path, disk: Disk) -> None:
     """Only a lack of room is one."""
     disk.refusal = errno.EOPNOTSUPP
+    space = Space(tmp_path, owner="ab", least_free=LEAST)
+    assert disk.allocated[0] == (".probe-ab", FILE_BYTES)
     space.check_write()
-    space.watch()
     assert space.refusal == ""
 
 
@@ -248,6 +250,29 @@ def test_file_system_in_memory_is_known(tmp_path: Path) -> None:
     assert not in_memory(Path("/proc"))
 
 
+def test_shard_is_not_written_out_without_room(space: Space, disk: Disk, tmp_path: Path) -> None:
+    """The engine would die of it. The log keeps the writes until there is room."""
+    calls: list[str] = []
+    engine = SimpleNamespace(
+        flush=lambda: calls.append("flush"),
+        update=lambda _: calls.append("update"),
+        close=lambda: calls.append("close"),
+    )
+    shard = Shard(tmp_path, {}, space, engine)  # type: ignore[arg-type]
+    shard.write(None, 5)  # type: ignore[arg-type]
+    disk.free = 0
+    shard.flush()
+    assert (calls, shard.unflushed) == (["update"], 5)
+    disk.free = FLUSH_BYTES
+    shard.flush()
+    assert (calls, shard.unflushed) == (["update", "flush"], 0)
+    shard.write(None, 5)  # type: ignore[arg-type]
+    disk.free = 0
+    shard.close()
+    assert calls == ["update", "flush", "update", "close"]
+    assert (tmp_path / "unwritten").exists()
+
+
 # A real disk
 
 
@@ -283,6 +308,9 @@ def test_full_disk_stops_writes_alone(
         store.create_collection("photos", [TINY])
         store.upsert("photos", [point(i) for i in range(500)])
         filler = fill(disk)
+        assert store.refusal == ""
+        store.flush()
+        assert "the disk is full" in store.refusal
         for write in (
             lambda: store.upsert("photos", [point(501)]),
             lambda: store.set_payload("photos", {"n": 0}, where=EVERYWHERE),
@@ -305,7 +333,7 @@ def test_full_disk_stops_writes_alone(
         filler.unlink()
         store.upsert("photos", [point(501)])
         store.create_collection("more", [TINY])
-        assert read(store) == 501
+        assert (read(store), store.refusal) == (501, "")
         store.drop_collection("more")
 
 

@@ -243,6 +243,22 @@ def names_in(root: Path) -> list[str]:
 PAIR = ["photos", "photos--records"]
 
 
+def test_lock_is_taken_on_a_full_disk(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number in its file may be an old one; that the store is owned is known all the same."""
+    store.close()
+
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    with reopen(root) as again:
+        assert again.count("photos") == 0
+        with pytest.raises(StoreLocked):
+            reopen(root)
+
+
 def test_drop_cut_short_leaves_no_collection(
     root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
