@@ -9,7 +9,7 @@ import grpc
 
 from shoal.client.calls import Service
 from shoal.client.settings import Channels
-from shoal.errors import InvalidArgument
+from shoal.errors import InvalidArgument, ServiceUnavailable
 from shoal.rpc.status import from_rpc_error
 
 
@@ -31,8 +31,12 @@ def answering(channels: Channels, service: Service) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as exc:
-        address = channels[service].address
-        raise from_rpc_error(exc, address, service=service) from exc
+        config = channels[service]
+        error = from_rpc_error(exc, config.address, service=service)
+        if config.via_proxy and isinstance(error, ServiceUnavailable):
+            error.message += " (the way there is by the proxy of the environment)"
+            error.args = (error.message,)
+        raise error from exc
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from shoal import errors
+from shoal.rpc.unreachable import unreachable, web_answer
 from shoal.v1 import common_pb2
 
 DOMAIN: Final = "shoal.dev"
@@ -151,6 +152,8 @@ def from_rpc_error(error: grpc.RpcError, address: str, *, service: str = "") -> 
     status = _rich_status(error)
     info = _detail(status, error_details_pb2.ErrorInfo())
     if info is None or info.domain != DOMAIN:
+        if answer := web_answer(details, address):
+            return errors.ServiceUnavailable(answer, address=address)
         if code is grpc.StatusCode.UNIMPLEMENTED and service:
             return _without_service(service, address)
         return _from_code(code, details, address)
@@ -177,21 +180,12 @@ def _without_service(service: str, address: str) -> errors.ServiceMissing:
     )
 
 
-_UNREACHABLE = {
-    "Connection refused": "connection refused; start one with `shoal up`",
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted; name its authority with --tls-ca",
-    "WRONG_VERSION_NUMBER": "it does not speak TLS; leave --tls out",
-    "Socket closed": "the connection was closed; if it speaks TLS, --tls is needed",
-}
-"""gRPC's words for a connection that failed, and what they mean."""
-
-
 def _from_code(code: grpc.StatusCode, details: str, address: str) -> errors.ShoalError:
     """The error for a status that gRPC itself, a proxy or another server made."""
     found = _CLASSES.get(code, errors.ShoalError)
     said = details or code.name
     if code is grpc.StatusCode.UNAVAILABLE:
-        text = f"cannot reach a Shoal server at {address}: {_why_unreachable(said)}"
+        text = unreachable(said, address)
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"the server at {address} did not answer before the deadline"
     elif code is grpc.StatusCode.CANCELLED:
@@ -204,14 +198,6 @@ def _from_code(code: grpc.StatusCode, details: str, address: str) -> errors.Shoa
     else:
         text = f"the server at {address} failed: {said}"
     return found(text, address=address)
-
-
-def _why_unreachable(said: str) -> str:
-    """The meaning of gRPC's words for a connection that failed."""
-    for sign, meaning in _UNREACHABLE.items():
-        if sign in said:
-            return meaning
-    return said
 
 
 def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:

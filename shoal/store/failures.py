@@ -30,6 +30,7 @@ from shoal.errors import (
     ShoalError,
     StoreUnavailable,
 )
+from shoal.troubles import Trouble, http_status_in, tls_reason_in, trouble_of
 
 _BY_CODE: dict[grpc.StatusCode, type[ShoalError]] = {
     grpc.StatusCode.NOT_FOUND: NotFound,
@@ -54,6 +55,34 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """The embedded engine's way to tell an error of the system."""
 
+_TROUBLES: dict[Trouble, str] = {
+    Trouble.REFUSED: "the Qdrant server cannot be reached: connection refused",
+    Trouble.UNTRUSTED: "the certificate of the Qdrant server is not trusted",
+    Trouble.OTHER_NAME: "the certificate of the Qdrant server is for another name",
+    Trouble.NO_TLS: "the Qdrant server does not speak TLS: write http:// in --store-url",
+    Trouble.TLS_CLOSED: (
+        "the Qdrant server closed the connection when TLS began; if it does not speak TLS, write "
+        "http:// in --store-url"
+    ),
+    Trouble.NO_GRPC: (
+        "what answers in place of the Qdrant server does not speak gRPC; --store-grpc-port is "
+        "its gRPC port, 6334, where 6333 is for REST"
+    ),
+    Trouble.SILENT: "the Qdrant server takes the connection and does not answer",
+    Trouble.HUNG_UP: (
+        "the Qdrant server closed the connection before a first answer; if it speaks TLS, write "
+        "https:// in --store-url"
+    ),
+    Trouble.VANISHED: "the Qdrant server, or the network to it, failed without a word",
+    Trouble.CLOSED: (
+        "the connection to the Qdrant server was closed during the call; it was stopped or killed"
+    ),
+    Trouble.RESET: (
+        "the connection to the Qdrant server was reset during the call; it was killed or crashed"
+    ),
+    Trouble.NO_NAME: "the name of the Qdrant server's host cannot be resolved",
+    Trouble.NO_WAY: "the Qdrant server cannot be reached: its host does not answer",
+}
 _CALLER_MISTAKES = ("not existing vector name", "vector dimension error", "wrong input")
 
 
@@ -119,9 +148,26 @@ def _from_rpc(error: grpc.RpcError, subject: str) -> ShoalError:
     """A server's gRPC status as one of ours. The errors of calls are also ``grpc.Call``."""
     if not isinstance(error, grpc.Call):
         return StoreUnavailable(f"{subject}: {_one_line(error)}")
-    code = error.code()
+    code, said = error.code(), error.details() or ""
     kind = _BY_CODE.get(code, StoreUnavailable)
-    return kind(f"{subject}: {code.name}: {error.details()}")
+    trouble = trouble_of(said)
+    if trouble is Trouble.WEB or code is grpc.StatusCode.UNAVAILABLE:
+        return StoreUnavailable(f"{subject}: {_connection(trouble, said)}")
+    return kind(f"{subject}: {code.name}: {said}")
+
+
+def _connection(trouble: Trouble | None, said: str) -> str:
+    """What is wrong with the connection to the Qdrant server, in words for its operator."""
+    if trouble in (Trouble.PROXY, Trouble.WEB):
+        who = "the proxy on the way" if trouble is Trouble.PROXY else "a web server"
+        return (
+            f"{who} answered HTTP {http_status_in(said)} in place of the Qdrant server; "
+            "--store-url and --store-grpc-port say where that is"
+        )
+    if trouble is Trouble.TLS_FAILED:
+        said = f"the TLS handshake with the Qdrant server failed: {tls_reason_in(said)}"
+    unknown = f"UNAVAILABLE: {said}"
+    return unknown if trouble is None else _TROUBLES.get(trouble, unknown)
 
 
 def _from_memory(error: Exception, subject: str) -> ShoalError:

@@ -12,7 +12,7 @@ from shoal.client import Addresses, Client
 from shoal.client import client as blocking
 from shoal.client.aio import AsyncClient
 from shoal.client.aio import client as asynchronous
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, ServiceUnavailable
 from shoal.rpc.config import ChannelConfig
 
 
@@ -49,3 +49,23 @@ def test_client_without_a_good_address_is_refused(make_client: Any, address: Any
     """At once, and not by the first call."""
     with pytest.raises(ConfigError, match="address"):
         make_client(address)
+
+
+def test_way_by_a_proxy_is_told(make_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused connection may be the proxy's: gRPC does not say."""
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy", "grpc_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with (
+        make_client("192.0.2.1:7800", timeout_s=5, via_proxy=True) as client,
+        pytest.raises(ServiceUnavailable) as caught,
+    ):
+        client.info()
+    assert caught.value.message.endswith("(the way there is by the proxy of the environment)")
+    assert str(caught.value) == caught.value.message
+    with (
+        make_client("127.0.0.1:9", timeout_s=5) as client,
+        pytest.raises(ServiceUnavailable) as caught,
+    ):
+        client.info()
+    assert "proxy" not in caught.value.message

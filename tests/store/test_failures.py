@@ -159,7 +159,7 @@ def test_everything_else_passes_unchanged(raised: BaseException) -> None:
 def test_unreachable_server_is_unavailable() -> None:
     """A server that is not there: StoreUnavailable within the timeout, whatever is asked."""
     config = StoreConfig(url="http://127.0.0.1:1", grpc_port=1, timeout_s=2)
-    with open_store(config) as store, pytest.raises(StoreUnavailable, match="UNAVAILABLE"):
+    with open_store(config) as store, pytest.raises(StoreUnavailable, match="connection refused"):
         store.collections()
 
 
@@ -173,3 +173,45 @@ def test_api_key_reaches_the_server_and_no_message() -> None:
     with open_store(config) as store:
         client = store._session._backend.engine
         assert ("api-key", "hush") in client._client._grpc_headers
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ("Failed to connect to remote host: Connection refused", "be reached: connection refused"),
+        ("CERTIFICATE_VERIFY_FAILED: self signed", "certificate of the Qdrant server is not trust"),
+        ("Hostname Verification Check failed.", "is for another name"),
+        ("SSL: WRONG_VERSION_NUMBER", "does not speak TLS: write http:// in --store-url"),
+        ("Handshake read failed (Socket closed)", "closed the connection when TLS began"),
+        (
+            "Tls handshake failed (x): SSL_ERROR: OPENSSL_internal:TLSV1_ALERT_ACCESS_DENIED: y",
+            "the TLS handshake with the Qdrant server failed: TLSV1_ALERT_ACCESS_DENIED",
+        ),
+        ("Failed parsing HTTP/2 (Expected SETTINGS)", "--store-grpc-port is its gRPC port, 6334"),
+        ("timed out before receiving SETTINGS frame", "takes the connection and does not answer"),
+        ("failed to connect to all addresses; last error: Socket closed", "write https:// in"),
+        ("Stream removed (ping timeout)", "failed without a word"),
+        ("Stream removed (Socket closed)", "was closed during the call; it was stopped or killed"),
+        ("Stream removed (recvmsg:Connection reset by peer (104))", "was reset during the call"),
+        ("DNS resolution failed for x:1", "the name of the Qdrant server's host cannot be resolv"),
+        ("connect: No route to host", "its host does not answer"),
+        (
+            "HTTP proxy returned response code 403",
+            "the proxy on the way answered HTTP 403 in place",
+        ),
+        ("Received http2 header with status: 502", "a web server answered HTTP 502 in place of"),
+        ("the shard is not active", "x: UNAVAILABLE: the shard is not active"),
+    ],
+)
+def test_connection_that_fails_is_told_in_words_for_its_operator(said: str, says: str) -> None:
+    """Each kind of trouble has its own sentence, with the option that may be wrong."""
+
+    class Told(Status):
+        def details(self) -> str:
+            return said
+
+    Told.__abstractmethods__ = frozenset()
+    with pytest.raises(StoreUnavailable) as caught, engine_errors("x"):
+        raise Told(grpc.StatusCode.UNAVAILABLE)
+    assert says in caught.value.message
+    assert caught.value.message.startswith("x: ")

@@ -335,7 +335,8 @@ def test_ingest_when_the_server_dies_tells_what_is_stored(
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 1
     (line,) = stderr.decode().splitlines()
-    assert line.startswith(f"shoal: error: cannot reach a Shoal server at {server.address}")
+    lost = f"shoal: error: lost the Shoal server at {server.address}: the connection was "
+    assert line.startswith(lost)
     assert line.endswith("(3 images are stored; run the same command again to resume)")
 
 

@@ -40,6 +40,16 @@ def test_web_images_are_read_redirects_followed_connections_kept(web: WebServer)
     assert len({client for client, _ in web.asked[:3]}) == 1
 
 
+def test_web_image_is_read_from_its_host_and_by_no_proxy(
+    web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy would resolve the name itself, where no address is checked."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    assert read(allowing(web), web.url("/a.png")) == [b"picture"]
+
+
 def test_web_errors_say_whether_to_try_again(web: WebServer) -> None:
     """Gone, refused, busy, cut, encoded and too large are different answers."""
     again, bad = LocationUnavailable, InvalidArgument
