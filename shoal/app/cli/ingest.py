@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import time
 from collections import Counter
@@ -17,6 +15,7 @@ from tqdm import tqdm
 from embedder.config import EmbedderConfig
 from shoal.app.cli.command import Command
 from shoal.app.cli.options.derive import Options
+from shoal.app.cli.options.fields import check_fields, parse_fields
 from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.spark import refuse_given, spark_options
 from shoal.app.cli.options.target import Target, target_options
@@ -25,7 +24,7 @@ from shoal.app.cli.root import DomainError, Interrupted, one_line
 from shoal.app.config import SparkChoice
 from shoal.app.jobs.backfill import Backfill, Done, ingest_in_spark
 from shoal.client import WINDOW, IngestOutcome, IngestStatus, Json
-from shoal.errors import InvalidArgument, ShoalError, TransientError
+from shoal.errors import ShoalError, TransientError
 from shoal.rpc.signals import interrupted_by_signals
 from shoal.sources import (
     Keys,
@@ -37,8 +36,6 @@ from shoal.sources import (
     read_items,
 )
 
-_COMPARISONS = "<>!~"
-"""At the end of a name, in year>=2000, these are meant for a comparison."""
 RESUME = "run the same command again to resume"
 RETRY = "run the same command again to retry"
 _EXECUTORS = Options(
@@ -101,40 +98,6 @@ class Report:
         parts = ", ".join(f"{status} {self.counts[status]:,}" for status in IngestStatus)
         rate = self.counts.total() / max(self.seconds, 1e-9)
         return f"{parts} in {self.seconds:.1f} s ({rate:,.0f} images/s)"
-
-
-def parse_fields(
-    _ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> dict[str, Json]:
-    """``NAME=VALUE`` pairs as an object; a value that is JSON is read as JSON."""
-    fields: dict[str, Json] = {}
-    for text in values:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            msg = f"expected NAME=VALUE, got {text!r}"
-            raise click.BadParameter(msg)
-        if name[-1] in _COMPARISONS or value[:1] == "=":
-            msg = f"expected NAME=VALUE, which is all that there is, got {text!r}"
-            raise click.BadParameter(msg)
-        fields[name] = _value(name, value)
-    return fields
-
-
-def _value(name: str, text: str) -> Json:
-    """``text`` as JSON, or as it is; BadParameter for a number that is not finite."""
-
-    def finite(number: str) -> float:
-        value = float(number)
-        if not math.isfinite(value):
-            msg = f"{name}: expected finite numbers, got {text!r}; as a text: {name}='\"{text}\"'"
-            raise click.BadParameter(msg)
-        return value
-
-    try:
-        value: Json = json.loads(text, parse_constant=finite, parse_float=finite)
-    except (ValueError, RecursionError):  # also of an integer of more than 4,300 digits
-        return text
-    return value
 
 
 @click.command(cls=Command)
@@ -228,12 +191,12 @@ def ingest(
       shoal ingest images.jsonl --engine spark --store-url http://qdrant:6333
     """
     check_paths(paths)
-    _check_fields(fields)
+    check_fields(fields)
+    shown = sys.stderr.isatty() if progress is None else progress
     if spark is not None:
         config = SourceConfig(keys, source, fields, merge_fields)
         embedder = _EXECUTORS.take(executors)
         backfill = Backfill(spark.store, target.collection, encoders, embedder, config)
-        shown = sys.stderr.isatty() if progress is None else progress
         report = _in_spark(spark, paths, backfill, shown=shown)
         _finish(report, paths, strict=strict, as_json=as_json)
         return
@@ -241,7 +204,6 @@ def ingest(
     with interrupted_by_signals(), target.connect() as client:
         limit = client.info().max_image_bytes or None
         config = SourceConfig(keys, source, fields, merge_fields, max_bytes=limit)
-        shown = sys.stderr.isatty() if progress is None else progress
         items = read_items(paths, config, stdin=open_stdin())
         report = Report(left_out=config.left_out)
         with tqdm(
@@ -310,23 +272,6 @@ def _finish(report: Report, paths: tuple[str, ...], *, strict: bool, as_json: bo
         talk(f"shoal: {report.left_out}{': --strict' if strict else ''}")
     if report.failed or (strict and report.left_out.total):
         sys.exit(1)
-
-
-def _check_fields(fields: dict[str, Json]) -> None:
-    """Refuses once, before anything is sent, the fields that would be refused of every image."""
-    from shoal.client.messages_ingest import to_struct
-    from shoal.store.model import RESERVED_FIELDS
-    from shoal.store.payloads import is_addressable
-
-    for name in fields:
-        if name in RESERVED_FIELDS or not is_addressable(name):
-            reserved = ", ".join(sorted(RESERVED_FIELDS))
-            msg = f'--field {name}: expected a name without . and ", and none of {reserved}'
-            raise click.UsageError(msg)
-    try:
-        to_struct(fields)
-    except InvalidArgument as exc:
-        raise click.UsageError(f"--field: {exc.message}") from exc
 
 
 def follow(outcomes: Iterable[IngestOutcome], report: Report, bar: tqdm[Never]) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shoal.app.cli.command import Command
-from shoal.app.cli.ingest import parse_fields
 from shoal.app.cli.options.derive import configured
+from shoal.app.cli.options.fields import parse_fields
 from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.target import CLUSTER_ID, Target, target_options
 from shoal.app.cli.printing.describe import amount, short

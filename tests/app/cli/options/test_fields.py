@@ -12,7 +12,7 @@ from fuzzing import fuzz
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shoal.app.cli.ingest import parse_fields
+from shoal.app.cli.options.fields import parse_fields
 from shoal.app.cli.search import _test
 from shoal.client import AnyOf, Empty
 
@@ -80,6 +80,8 @@ def test_what_is_meant_for_something_else_is_refused(text: str) -> None:
     [
         (f"n={2**53 + 1}", "whole numbers that a float64 holds"),
         ("n=" + "[" * 40 + "]" * 40, "levels"),
+        ("n=" + "é" * 2**15, "at most 65,536 bytes as JSON, got 65,545"),
+        ("source=x", "none of"),
     ],
 )
 def test_fields_that_no_image_can_have_are_a_wrong_usage(
