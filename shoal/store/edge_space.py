@@ -74,7 +74,7 @@ class Space:
             self._look()
             if self._refused:
                 self._make_room(FLUSH_BYTES)
-            elif not self._reserve.exists():
+            elif not self._reserved():
                 self._set_aside()
 
     def check_write(self) -> None:
@@ -107,11 +107,18 @@ class Space:
             raise DiskFull(msg, path=str(directory), least_free=str(need))
 
     def _make_room(self, need: int) -> bool:
-        if self._free() < need and self._reserve.exists():
+        if self._free() < need and self._reserved():
             with suppress(OSError):  # a file system that is read-only
-                self._reserve.unlink()
+                # The empty file says that there was a reserve: writes must not use its room.
+                os.truncate(self._reserve, 0)
                 _LOG.warning("the reserve of the disk is given up", extra=self._facts())
         return self._free() >= need
+
+    def _reserved(self) -> int:
+        """The bytes of the reserve; 0 if it was given up, or never set aside."""
+        with suppress(FileNotFoundError):
+            return self._reserve.stat().st_size
+        return 0
 
     def _look(self) -> None:
         """Notes why writes are to be refused, if they are; a change is logged."""
@@ -128,10 +135,13 @@ class Space:
         FREE.set(free)
         if found.f_flag & os.ST_RDONLY:
             return f"store {self._root}: its file system is read-only; reads go on"
-        if free < self._least_free:
+        need = self._least_free
+        if self._reserve.exists() and not self._reserved():
+            need += self._reserve_size()
+        if free < need:
             return (
                 f"store {self._root}: the disk is full: expected at least "
-                f"{self._least_free // MIB:,} MiB free, got {free // MIB:,} MiB; reads go on, and "
+                f"{need // MIB:,} MiB free, got {free // MIB:,} MiB; reads go on, and "
                 "writes do as soon as there is room"
             )
         now = time.monotonic()
@@ -148,12 +158,15 @@ class Space:
         return ""
 
     def _set_aside(self) -> None:
-        found = os.statvfs(self._root)
-        size = min(RESERVE_BYTES, found.f_blocks * found.f_frsize // 4)
+        size = self._reserve_size()
         if self._free() < self._least_free + size:
             return
         if _allocate(self._reserve, size) is not None:
             self._reserve.unlink(missing_ok=True)
+
+    def _reserve_size(self) -> int:
+        found = os.statvfs(self._root)
+        return int(min(RESERVE_BYTES, found.f_blocks * found.f_frsize // 4))
 
     def _free(self) -> int:
         found = os.statvfs(self._root)

@@ -57,6 +57,7 @@ class Disk:
         self.allocated.append((Path(f"/proc/self/fd/{handle}").readlink().name, size))
         if self.refusal:
             raise OSError(self.refusal, os.strerror(self.refusal))
+        os.truncate(handle, size)
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_change_is_logged_once(space: Space, disk: Disk, caplog: pytest.LogCaptu
     disk.free = 5 * MIB
     for _ in range(3):
         space.watch()
-    disk.free = LEAST
+    disk.free = LEAST + space_module.RESERVE_BYTES
     for _ in range(3):
         space.watch()
     told = [record.message.partition(":")[0] for record in caplog.records]
@@ -151,60 +152,75 @@ def test_metrics_tell_the_room(space: Space, disk: Disk) -> None:
     assert (space_module.FREE._value.get(), space_module.WRITABLE._value.get()) == (500 * MIB, 1)
 
 
+def reserved(tmp_path: Path) -> int | None:
+    """The bytes of the reserve's file; None if there is none."""
+    reserve = tmp_path / ".reserve-ab"
+    return reserve.stat().st_size if reserve.exists() else None
+
+
 def test_reserve_is_set_aside_where_there_is_room(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once; of a small disk it takes a quarter; not from the room that writes need."""
     monkeypatch.setattr(space_module, "RESERVE_BYTES", 64 * MIB)
-    reserve = tmp_path / ".reserve-ab"
     disk.free = LEAST + 64 * MIB - 4096
     made = Space(tmp_path, owner="ab", least_free=LEAST)
-    assert not reserve.exists()
+    assert reserved(tmp_path) is None
     disk.free = LEAST + 64 * MIB
     for _ in range(2):
         made.watch()
-    assert reserve.exists()
-    wanted = [size for name, size in disk.allocated if name == reserve.name]
-    assert wanted == [64 * MIB]
-    reserve.unlink()
+    assert reserved(tmp_path) == 64 * MIB
+    assert [size for name, size in disk.allocated if "reserve" in name] == [64 * MIB]
+    (tmp_path / ".reserve-ab").unlink()
     disk.total = 80 * MIB
     made.watch()
-    assert disk.allocated[-1] == (reserve.name, 20 * MIB)
-    reserve.unlink()
+    assert reserved(tmp_path) == 20 * MIB
+    (tmp_path / ".reserve-ab").unlink()
     disk.refusal = errno.EDQUOT
     Space(tmp_path, owner="cd", least_free=LEAST)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_reserve_is_given_up_for_what_must_be(
-    space: Space, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writing out and opening may use it; writes may not."""
-    reserve = tmp_path / ".reserve-ab"
-    assert reserve.exists()
+    """Writing out and opening may use it; writes may not, nor after the next start."""
+    monkeypatch.setattr(space_module, "RESERVE_BYTES", 64 * MIB)
+    space = Space(tmp_path, owner="ab", least_free=20 * MIB)
     disk.free = 8 * MIB
     with pytest.raises(DiskFull):
         space.check_write()
     assert space.has_room(8 * MIB)
-    assert reserve.exists()
-    unlink = Path.unlink
+    assert reserved(tmp_path) == 64 * MIB
+    truncate = os.truncate
 
-    def give_back(path: Path, **options: bool) -> None:
-        disk.free += 20 * MIB
-        unlink(path, **options)
+    def give_back(path: Path, size: int) -> None:
+        disk.free += 64 * MIB
+        truncate(path, size)
 
-    monkeypatch.setattr(Path, "unlink", give_back)
+    monkeypatch.setattr(os, "truncate", give_back)
     assert space.has_room(9 * MIB)
-    assert not reserve.exists()
-    assert not space.has_room(60 * MIB)
-    assert disk.free == 28 * MIB
+    assert (reserved(tmp_path), disk.free) == (0, 72 * MIB)
+    assert not space.has_room(73 * MIB)
+    assert disk.free == 72 * MIB
+    for _ in range(2):
+        with pytest.raises(DiskFull, match="expected at least 84 MiB free, got 72 MiB"):
+            space.check_write()
+        space = Space(tmp_path, owner="ab", least_free=20 * MIB)
+    disk.free = 84 * MIB
+    space.check_write()
+    assert reserved(tmp_path) == 0
+    space.watch()
+    assert reserved(tmp_path) == 64 * MIB
+    disk.free = 20 * MIB
+    space.check_write()
 
 
 def test_reserve_is_given_up_as_the_disk_fills(space: Space, disk: Disk, tmp_path: Path) -> None:
     """Also while nobody writes: the next start may need it."""
     disk.free = 0
     space.watch()
-    assert not (tmp_path / ".reserve-ab").exists()
+    assert reserved(tmp_path) == 0
 
 
 @pytest.mark.parametrize(
