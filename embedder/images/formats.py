@@ -21,6 +21,7 @@ from PIL import (
 )
 
 from embedder.images.limits import FORMATS, ImageLimits
+from embedder.images.plugins import EXTRA, HEIF, INSTALLED, JXL, PACKAGES
 from shoal.errors import ImageUnsupportedFormat
 
 # Naming the plugin classes also registers them: otherwise the first WebP or TIFF of a process
@@ -32,8 +33,10 @@ GIF: Final = GifImagePlugin.GifImageFile.format
 BMP: Final = BmpImagePlugin.BmpImageFile.format
 TIFF: Final = TiffImagePlugin.TiffImageFile.format
 AVIF: Final = AvifImagePlugin.AvifImageFile.format
-ALL_FORMATS: Final = FORMATS if features.check("avif") else FORMATS - {AVIF}
-"""The formats that this Pillow decodes: it may be built without AVIF."""
+_MISSING: Final = frozenset(PACKAGES) - INSTALLED | (set() if features.check("avif") else {AVIF})
+ALL_FORMATS: Final = FORMATS - _MISSING
+"""The formats that are decoded here: Pillow may be built without AVIF, and HEIF and JPEG XL have
+packages of their own."""
 
 SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\xff\xd8\xff", JPEG),
@@ -45,15 +48,21 @@ SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"MM\x00*", TIFF),
     (b"II+\x00", TIFF),
     (b"MM\x00+", TIFF),
+    (b"\xff\x0a", JXL),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", JXL),
 )
 AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
+HEIF_BRANDS: Final = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+)
+"""The brands of ISO/IEC 23008-12 for HEVC."""
+HEIF_GENERAL: Final = frozenset({b"mif1", b"mif2", b"msf1"})
+"""The brands of an image of any coding: of HEVC, if no other brand is known."""
 MAX_FTYP_BYTES: Final = 256
 """How much of a file type box (ISO/IEC 14496-12, 4.3) is searched for brands."""
 
 _BRANDS: Final[tuple[tuple[frozenset[bytes], str], ...]] = (
-    (frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}), "HEIC"),
     (frozenset({b"crx "}), "CR3 (camera raw)"),
-    (frozenset({b"mif1", b"mif2", b"msf1"}), "HEIF"),
     (frozenset({b"qt  "}), "QuickTime (MOV)"),
     (frozenset({b"M4A ", b"M4B "}), "MPEG-4 audio"),
 )
@@ -62,8 +71,6 @@ _OTHERS: Final[tuple[tuple[int, bytes, str], ...]] = (
     (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not its file"),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
-    (0, b"\xff\x0a", "JPEG XL"),
     (0, b"II\xbc\x01", "JPEG XR"),
     (12, b"CgBI", "PNG as Apple's tools crush it (CgBI)"),
     (8, b"CR\x02", "CR2 (camera raw)"),
@@ -151,25 +158,29 @@ def format_of(data: bytes, limits: ImageLimits) -> str:
     kind = _known(data)
     if kind in formats:
         return kind
-    name = kind or name_of(data)
+    name = _SPOKEN.get(kind, kind) if kind is not None else name_of(data)
     if name is None:
         msg = f"image: expected one of {accepted}, got unknown first bytes {data[:8].hex(' ')}"
         raise ImageUnsupportedFormat(msg, accepted=accepted)
     msg = f"image: expected one of {accepted}, got {name}"
-    if name in _TO_CONVERT:
-        msg += "; convert it to one of these"
+    if kind in PACKAGES and kind not in INSTALLED:
+        msg += f"; convert it to one of these, or install {EXTRA} where it is decoded"
     raise ImageUnsupportedFormat(msg, accepted=accepted, format=name)
 
 
-_TO_CONVERT: Final = frozenset({"HEIC", "HEIF", "JPEG XL", "JPEG 2000"})
+_SPOKEN: Final = {HEIF: "HEIC", JXL: "JPEG XL"}
+"""The names by which people know formats, where Pillow has others."""
 
 
 def _known(data: bytes) -> str | None:
     """Pillow's name of the format, if Shoal decodes it."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return WEBP
-    if _brands(data) & AVIF_BRANDS:
+    brands = _brands(data)
+    if brands & AVIF_BRANDS:
         return AVIF
+    if brands & HEIF_BRANDS or (brands & HEIF_GENERAL and b"crx " not in brands):
+        return HEIF
     if data[12:16] == b"CgBI" or data[8:11] == b"CR\x02":
         return None
     return next((name for magic, name in SIGNATURES if data.startswith(magic)), None)

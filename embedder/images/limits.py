@@ -10,8 +10,8 @@ from annotated_types import Ge
 from shoal.errors import ConfigError
 from shoal.settings import INTERNAL, Setting, check_ranges
 
-FORMATS: Final = frozenset({"AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"})
-"""The formats that are decoded, by Pillow's names."""
+FORMATS: Final = frozenset({"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JXL", "PNG", "TIFF", "WEBP"})
+"""The formats that are decoded, by Pillow's names; HEIF and JXL where their packages are."""
 PILLOW_MAX_PIXELS: Final = 89_478_485
 """Above this Pillow warns of its own accord, and above twice this it refuses."""
 _MAX_EACH: Final = 64 * 2**20

@@ -32,6 +32,7 @@ from embedder.images.colour import alpha_of, to_rgb_or_grey
 from embedder.images.formats import JPEG, TIFF, format_of
 from embedder.images.jpeg import Jpeg, parse
 from embedder.images.limits import ImageLimits
+from embedder.images.plugins import JXL, PACKAGES, open_with_plugin
 from embedder.images.resizing import Resizing, resize
 from embedder.images.structure import check_run_lengths, pixel_parts
 from embedder.images.tiff import (
@@ -137,7 +138,9 @@ def decode_for(
     except Exception as exc:
         # On hostile bytes decoders raise nearly any exception (OSError, SyntaxError, ValueError,
         # struct.error, EOFError, MemoryError, IndexError, ...); the caller gets one error.
-        cause = str(exc) if not isinstance(exc, UnidentifiedImageError) else "bad header"
+        cause = " ".join(str(exc).split())
+        if isinstance(exc, UnidentifiedImageError):
+            cause = "bad header"
         msg = (
             f"{kind} image: expected a complete, valid file, got {len(data)} bytes that do not "
             f"decode: {cause or type(exc).__name__}"
@@ -156,6 +159,8 @@ def _opened(
     """
     pixels = source if isinstance(source, bytes) else source.data
     try:
+        if kind in PACKAGES:
+            return open_with_plugin(kind, data, check_size=lambda size: _check_pixels(size, limits))
         return Image.open(io.BytesIO(pixels), formats=(kind,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         # Pillow's own guard came first. Its message has the size, and a limit that is not Shoal's.
@@ -163,6 +168,8 @@ def _opened(
         count = got.group() if got else "more"
         msg = f"{kind} image: expected at most {limits.max_pixels} pixels, got {count}"
         raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels)) from exc
+    except ShoalError:
+        raise
     except Exception as exc:
         if kind == TIFF and (unread := unread_tiff(data)) is not None:
             raise unread from exc
@@ -182,13 +189,7 @@ def _prepare(
 
     ``source``: the picture of a JPEG, or the bytes of another image.
     """
-    pixels = image.width * image.height
-    if pixels > limits.max_pixels:
-        msg = (
-            f"image: expected at most {limits.max_pixels} pixels, got "
-            f"{image.width}x{image.height} = {pixels}"
-        )
-        raise ImageTooManyPixels(msg, max_pixels=str(limits.max_pixels), pixels=str(pixels))
+    _check_pixels(image.size, limits)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         check_tiff(image, max_pixels=limits.max_pixels)
     _check_scans(image, source, limits)
@@ -208,6 +209,14 @@ def _prepare(
             if spec.matte == matte:
                 fitted[spec] = _fit(decoded, covered, orientation, spec)
     return tuple(fitted[spec] for spec in specs)
+
+
+def _check_pixels(size: tuple[int, int], limits: ImageLimits) -> None:
+    pixels = size[0] * size[1]
+    if pixels > limits.max_pixels:
+        most = limits.max_pixels
+        msg = f"image: expected at most {most} pixels, got {size[0]}x{size[1]} = {pixels}"
+        raise ImageTooManyPixels(msg, max_pixels=str(most), pixels=str(pixels))
 
 
 def _fit(
@@ -258,7 +267,7 @@ def _load(image: ImageFile.ImageFile, source: Jpeg | bytes, target: int) -> tupl
     extent: tuple[float, float] = image.size
     shortest = min(image.size)
     wanted = DRAFT_MARGIN * target
-    if shortest >= 2 * wanted:
+    if shortest >= 2 * wanted and isinstance(source, Jpeg):
         drafted = image.draft(
             None, (image.width * wanted // shortest, image.height * wanted // shortest)
         )
@@ -298,7 +307,12 @@ def _central_box(
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) if there is none that can be read."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if there is none that can be read.
+
+    A JPEG XL is turned as it is decoded, unless it holds a JPEG.
+    """
+    if image.format == JXL and not getattr(image, "jpeg", False):
+        return 1
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
         if isinstance(value, bytes):  # some programs write it as bytes instead of a short

@@ -18,6 +18,7 @@ from sklearn.datasets import load_sample_image
 
 from embedder.encoding.artefact import bundled_artefact, load_artefact
 from embedder.images.formats import ALL_FORMATS
+from embedder.images.plugins import PACKAGES, _load_plugin
 from embedder.images.preprocess import ImageLimits, decode, decode_for
 from shoal.errors import (
     ConfigError,
@@ -65,6 +66,8 @@ def flower() -> Image.Image:
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
+    if kind in PACKAGES:
+        _load_plugin(kind)
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
