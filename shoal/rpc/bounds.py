@@ -77,11 +77,18 @@ _RUN: Final = MethodBounds(
     ),
 )
 
+_LIST_CLUSTERS: Final = MethodBounds(
+    # The token has the clusters that are left: 5 bytes for each of some 100,000.
+    4 * _MIB,
+    Bounds(sizes={"shoal.v1.ListClustersRequest.page_token": 4 * _MIB}),
+)
+
 _BY_METHOD: Final = {
     "shoal.v1.EmbedderService.Embed": _EMBED,
     "shoal.v1.EmbedderService.EmbedText": _EMBED_TEXT,
     "shoal.v1.EmbedderService.Ingest": _INGEST,
     "shoal.v1.SearchService.Search": _SEARCH,
+    "shoal.v1.SearchService.ListClusters": _LIST_CLUSTERS,
     "shoal.v1.ClustererService.CreateRun": _RUN,
     "shoal.v1.ClustererService.SetSchedule": _RUN,
 }

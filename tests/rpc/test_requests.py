@@ -227,6 +227,7 @@ def test_requests_of_a_method_have_at_most_its_bytes() -> None:
                 filter={"must": [{"field": "camera", "any_of": list(range(1001))}] * 100}
             ),
         ),
+        ("ListClusters", search_pb2.ListClustersRequest(page_token="x" * 3_000_000)),
         (
             "CreateRun",
             clusterer_pb2.CreateRunRequest(
