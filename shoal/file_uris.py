@@ -33,7 +33,7 @@ class FilePlace:
 def to_uri(path: Path, *, member: str = "") -> str:
     """The URI of ``path``, made absolute without following links, or of ``member`` in that tar."""
     uri = Path(os.path.abspath(path)).as_uri()  # noqa: PTH100 - Path.resolve would follow links
-    return f"{uri}#{quote(os.fsencode(member))}" if member else uri
+    return f"{uri}#{quote(_bytes(member))}" if member else uri
 
 
 def is_file_uri(text: str) -> bool:
@@ -61,9 +61,18 @@ def from_uri(uri: str) -> FilePlace:
 
 
 def _decoded(text: str) -> bytes:
-    return unquote_to_bytes(text.encode("utf-8", "surrogateescape"))
+    return unquote_to_bytes(_bytes(text))
+
+
+def _bytes(name: str) -> bytes:
+    """The bytes of a name, whatever encoding this process takes names to have."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def readable_name(name: str) -> str:
-    """``name``, of a file or member, as UTF-8: bytes of it that are none are percent-encoded."""
+    """``name``, of a file or member, as UTF-8: bytes of it that are none are percent-encoded.
+
+    It is the same in every locale. In some, Python takes all letters but ASCII for such bytes.
+    """
+    name = _bytes(name).decode("utf-8", "surrogateescape")
     return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)

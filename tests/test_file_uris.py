@@ -89,3 +89,5 @@ def test_names_that_are_no_utf_8_can_be_read() -> None:
     """The bytes that are not are percent-encoded; all else stays, also %."""
     assert readable_name(os.fsdecode(b"d/caf\xe9 100%.png")) == "d/caf%E9 100%.png"
     assert readable_name("写真.png") == "写真.png"
+    of_c_locale = "写真.png".encode().decode("ascii", "surrogateescape")
+    assert readable_name(of_c_locale) == "写真.png"

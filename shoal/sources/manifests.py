@@ -27,10 +27,11 @@ from shoal.sources.items import (
     remote_item,
     unreadable,
 )
+from shoal.sources.kinds import is_compressed, is_tar
 
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson")
 MAX_LINE_BYTES = 2**20
-_NOT_AN_IMAGE = "expected a manifest, one JSON object per line, got an image: give its path"
+_NO_MANIFEST = "expected a manifest, one JSON object per line, got {}: give its path"
 _IMAGE_STARTS = (
     b"\xff\xd8\xff",
     b"\x89PNG",
@@ -53,19 +54,27 @@ def read_manifest(
     A wrong line is a failed outcome called ``NAME:LINE``. The item of a line is called
     ``NAME:LINE: PATH`` (or its key or URI), since two lines may have the same path. Empty lines
     are skipped. A manifest that stops being readable ends with a failed outcome in its name. A
-    ``piped`` manifest has no suffix that tells it from an image: an image in its place is one
-    failed outcome too.
+    ``piped`` manifest has no suffix that tells it from an image or a tar: one of them in its place
+    is one failed outcome too.
     """
     lines = enumerate(read_lines(manifest), start=1)
     try:
         for number, line in lines:
-            if piped and number == 1 and (line or b"").startswith(_IMAGE_STARTS):
-                yield failed(name, MANIFEST_INVALID, _NOT_AN_IMAGE)
+            other = _other_kind(line or b"") if piped and number == 1 else ""
+            if other:
+                yield failed(name, MANIFEST_INVALID, _NO_MANIFEST.format(other))
                 return
             if line is None or line.strip():
                 yield _read_line(line, config, base=base, name=f"{name}:{number}")
     except OSError as exc:
         yield unreadable(name, exc)
+
+
+def _other_kind(line: bytes) -> str:
+    """What begins with ``line``, if that is no manifest; empty if it may be one."""
+    if is_tar(line) or is_compressed(line):
+        return "a tar"
+    return "an image" if line.startswith(_IMAGE_STARTS) else ""
 
 
 def read_lines(manifest: BinaryIO) -> Iterator[bytes | None]:

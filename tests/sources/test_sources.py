@@ -431,6 +431,16 @@ def test_image_in_place_of_a_manifest_is_one_failure(kind: str) -> None:
     assert failures(found) == [("stdin", "MANIFEST_INVALID")]
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_tar_in_place_of_a_manifest_is_one_failure(tmp_path: Path, mode: str) -> None:
+    """The message says what to do with it."""
+    tar = write_tar(tmp_path / "a.tar", {"1.png": b"x"}, mode=mode)
+    (found,) = read("-", stdin=tar.read_bytes())
+    assert isinstance(found, IngestOutcome)
+    assert found.failure is not None
+    assert found.failure.message.endswith("got a tar: give its path")
+
+
 class Endless(io.RawIOBase):
     """A stream of ``size`` bytes on one line, which counts the most that was asked for at once."""
 
