@@ -40,6 +40,9 @@ FLUSH_BYTES = 8 * MIB
 _UNREAD = frozenset({"wal", "payload_storage"})
 """Directories of the engine whose sparse files are read only as far as something is in them."""
 
+LOOK_EVERY_S = 0.05
+"""Time for which the number of free bytes is trusted: 15 us matter to a write of one field."""
+
 PROBE_EVERY_S: Final = 1.0
 """Time for which an allocation that worked is taken to work again."""
 
@@ -58,6 +61,7 @@ class Space:
         self._probe = root / f".probe-{owner}"
         self._least_free = least_free
         self._lock = Lock()
+        self._looked_at = -LOOK_EVERY_S
         self._probed_at = -PROBE_EVERY_S
         self._refused = ""
         self._in_memory = in_memory(root)
@@ -79,6 +83,8 @@ class Space:
 
     def check_write(self) -> None:
         """DiskFull unless there is room for a write."""
+        if not self._refused and time.monotonic() - self._looked_at < LOOK_EVERY_S:
+            return
         with self._lock:
             self._look()
             if self._refused:
@@ -122,6 +128,7 @@ class Space:
 
     def _look(self) -> None:
         """Notes why writes are to be refused, if they are; a change is logged."""
+        self._looked_at = time.monotonic()
         before, self._refused = self._refused, self._why()
         WRITABLE.set(not self._refused)
         if self._refused and not before:

@@ -65,6 +65,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     made = Disk()
     monkeypatch.setattr(os, "statvfs", made.statvfs)
     monkeypatch.setattr(os, "posix_fallocate", made.allocate)
+    monkeypatch.setattr(space_module, "LOOK_EVERY_S", 0.0)
     return made
 
 
@@ -87,6 +88,24 @@ def test_write_needs_the_least_room(space: Space, disk: Disk, tmp_path: Path) ->
     disk.free = LEAST
     space.check_write()
     assert space.refusal == ""
+
+
+def test_room_that_was_seen_is_trusted_for_a_moment(
+    space: Space, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look costs as much as a small write. That there is none is never trusted."""
+    now = time.monotonic() + 10
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(space_module, "LOOK_EVERY_S", 0.05)
+    space.check_write()
+    disk.free = 0
+    now += 0.04
+    space.check_write()
+    now += 0.02
+    with pytest.raises(DiskFull):
+        space.check_write()
+    disk.free = LEAST
+    space.check_write()
 
 
 def test_read_only_file_system_is_refused(space: Space, disk: Disk) -> None:
