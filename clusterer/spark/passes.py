@@ -8,8 +8,10 @@ write names the time at which its points were read, and follows a look at the le
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -28,12 +30,16 @@ from clusterer.runs.writeback import (
     slot_labels,
     written_slots,
 )
-from shoal.errors import LeaseLost
+from shoal.errors import LeaseLost, StoreUnavailable
 from shoal.spark.slices import Slice, scan_slice
 from shoal.store import Store, StoreConfig, open_store
 from shoal.store.clusterings import FENCE, Clusterings, State
 from shoal.store.model import Filter, Payload, VectorBlock, VectorScan
+from shoal.store.patience import Patience
 from shoal.vectors import Labels, Vectors
+
+STORE_PATIENCE_S: Final = 120.0
+"""How long a task waits for a server that is away: Spark gives up a task that failed four times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ def count_slice(orders: Orders, sample: int, part: Slice) -> SliceTotals:
         fields=(f"clusters.{orders.state.clustering}", *orders.fields),
         block_size=orders.block_size,
     )
-    with open_store(orders.store) as store:
+    with _opened(orders) as store:
         for block in scan_slice(store, orders.collection, part, options):
             totals.add(orders, block)
     return totals
@@ -127,7 +133,7 @@ def write_slice(orders: Orders, ids: Labels, where: Filter, part: Slice) -> Writ
         LeaseLost: the run's lease is over, or another's; nothing more is written.
     """
     done = Written()
-    with open_store(orders.store) as store:
+    with _opened(orders) as store:
         writer = _writer(store, orders)
         options = VectorScan(
             where=where,
@@ -152,12 +158,28 @@ def clear_slice(orders: Orders, part: Slice) -> int:
         LeaseLost: as ``write_slice``.
     """
     options = replace(labelled(orders.state), block_size=orders.block_size)
-    with open_store(orders.store) as store:
+    with _opened(orders) as store:
         writer = _writer(store, orders)
         return sum(
             clear_those_without(writer, block.ids, orders.state, orders.vector)
             for block in scan_slice(store, orders.collection, part, options)
         )
+
+
+@contextmanager
+def _opened(orders: Orders) -> Iterator[Store]:
+    """The store, whose calls are made again while the server is away and the lease is the run's."""
+    with open_store(orders.store) as store:
+        check = fence_check(store, orders)
+
+        def ready() -> bool:
+            try:
+                check()
+            except StoreUnavailable:
+                return False
+            return True
+
+        yield store.patient(Patience(STORE_PATIENCE_S, ready=ready))
 
 
 def _writer(store: Store, orders: Orders) -> SlotWriter:
@@ -242,7 +264,8 @@ def read_vectors(
     orders_store: StoreConfig, collection: str, part: Slice, options: VectorScan
 ) -> Vectors:
     """The vectors of one slice, float32 (N, D)."""
-    with open_store(orders_store) as store:
+    with open_store(orders_store) as opened:
+        store = opened.patient(Patience(STORE_PATIENCE_S))
         dim = store.collection(collection).vector(options.vector).dim
         found = [block.vectors for block in scan_slice(store, collection, part, options)]
     return np.concatenate(found) if found else np.zeros((0, dim), np.float32)

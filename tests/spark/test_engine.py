@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
+from faulty_engine import EachOnce, Faulty, make_hasty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reclustering import DIM, VECTOR, Bench, blobs
@@ -23,12 +25,12 @@ from clusterer.runs.points import UNASSIGNED, PointTable
 from clusterer.runs.sampling import Sample
 from clusterer.spark import passes
 from clusterer.spark.engine import CountedPoints, SparkEngine, SparkSettings
-from clusterer.spark.passes import Orders, SliceTotals, write_slice
+from clusterer.spark.passes import Orders, SliceTotals, count_slice, read_vectors, write_slice
 from shoal.errors import LeaseLost
 from shoal.spark.slices import slices_of
-from shoal.store import Store, StoreConfig
+from shoal.store import StoreConfig
 from shoal.store.clusterings import Pointer, State
-from shoal.store.model import EVERYWHERE, VectorBlock, point_id
+from shoal.store.model import EVERYWHERE, VectorBlock, VectorScan, point_id
 from shoal.vectors import NOISE, Labels
 
 IDS = np.array([5, 3, 9], np.int32)
@@ -112,15 +114,21 @@ def slices(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
     store = open_store(StoreConfig(in_memory=True))
     store.create_collection("toys", [VectorInfo(VECTOR, DIM, "f" * 64)])
+    monkeypatch.setattr(passes, "open_store", lambda _: nullcontext(store))
+    return Bench(store)
 
-    class Shared:
-        def __enter__(self) -> Store:
-            return store
 
-        def __exit__(self, *_: object) -> None:
-            pass
+@pytest.fixture
+def faulty() -> Faulty:
+    return Faulty()
 
-    monkeypatch.setattr(passes, "open_store", lambda _: Shared())
+
+@pytest.fixture
+def remote(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Points of a server that fails when it is told to, which tasks open as their store."""
+    make_hasty(monkeypatch)
+    store = faulty.store()
+    monkeypatch.setattr(passes, "open_store", lambda _: nullcontext(store))
     return Bench(store)
 
 
@@ -158,6 +166,56 @@ def test_writing_a_slice_labels_its_points_once(slices: Bench) -> None:
     assert (again.points, again.gained) == (0, Counter())
 
 
+class EachOfItsOwn(EachOnce):
+    """A fault of the task's own calls, and of none that looks whether the lease is the run's."""
+
+    def __call__(self, moment: str) -> None:
+        if not moment.endswith(" retrieve"):
+            super().__call__(moment)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_task_outlives_a_store_that_fails_each_call_once(
+    remote: Bench, faulty: Faulty, when: str
+) -> None:
+    """What it counts, reads and writes is what it would have been."""
+    vectors = blobs(40)
+    ids = remote.put(vectors)
+    orders = orders_of(leased(remote))
+    faulty.fault = fault = EachOfItsOwn(when)
+    counted = [count_slice(orders, 1, part).points for part in slices_of(2)]
+    for part in slices_of(2):
+        write_slice(orders, NEW_IDS, EVERYWHERE, part)
+    read = read_vectors(orders.store, "toys", slices_of(1)[0], VectorScan(vector=VECTOR))
+    faulty.fault = lambda _: None
+    assert {"get_collection", "scroll", "set_payload"} <= set(fault.failed)
+    assert (sum(counted), len(read)) == (40, 40)
+    wanted = dict(zip(ids, expected(vectors, NEW_IDS), strict=True))
+    assert remote.labels("a") == remote.labels("b") == wanted
+
+
+def test_task_that_waits_for_the_store_ends_when_another_has_the_lease(
+    remote: Bench, faulty: Faulty
+) -> None:
+    """It writes nothing under a lease that is not the run's any more."""
+    remote.put(blobs(40))
+    orders = orders_of(leased(remote))
+    refused: list[str] = []
+
+    def fault(moment: str) -> None:
+        if moment == "before set_payload":
+            refused.append(moment)
+            faulty.fault = lambda _: None
+            remote.clusterings.compare_and_set("default", {"fence": 2, "lease_run": "other"})
+            raise OSError("connection refused")
+
+    faulty.fault = fault
+    with pytest.raises(LeaseLost):
+        write_slice(orders, NEW_IDS, EVERYWHERE, slices_of(1)[0])
+    assert refused
+    assert set(remote.labels("a").values()) == {None}
+
+
 def test_writing_after_a_first_run_leaves_the_slot_that_readers_follow(slices: Bench) -> None:
     """Only labels that differ are written; what was there before is counted as lost."""
     vectors = blobs(10)
@@ -181,10 +239,9 @@ def test_writing_of_an_unsettled_clustering_seals_every_point(slices: Bench) -> 
     """Also points whose label is right already, unless this run has sealed them."""
     slices.put(blobs(10))
     write_slice(orders_of(leased(slices)), NEW_IDS, EVERYWHERE, slices_of(1)[0])
-    state = leased(slices, unsettled=True, active_run="before")
-    done = write_slice(orders_of(state), NEW_IDS, EVERYWHERE, slices_of(1)[0])
-    assert done.points == 10
-    assert write_slice(orders_of(state), NEW_IDS, EVERYWHERE, slices_of(1)[0]).points == 0
+    later = orders_of(leased(slices, unsettled=True, active_run="before", fence=2), fence=2)
+    assert write_slice(later, NEW_IDS, EVERYWHERE, slices_of(1)[0]).points == 10
+    assert write_slice(later, NEW_IDS, EVERYWHERE, slices_of(1)[0]).points == 0
 
 
 @pytest.mark.parametrize("taken", [{"fence": 2}, {"lease_run": "other"}])
