@@ -12,7 +12,7 @@ import numpy as np
 from search import messages
 from search.snapshots import Snapshot, Snapshots, require_run
 from shoal.errors import Conflict, InvalidArgument
-from shoal.rpc.pages import first_page, no_such_page, page_size
+from shoal.rpc.pages import AnswerRoom, first_page, no_such_page, page_size
 from shoal.store import Store
 from shoal.store.clusterings import ClusterRecord
 from shoal.store.model import Empty, Equals, Filter, Hit, Query, check_clustering_name
@@ -59,6 +59,7 @@ class Listing:
 
         Raises:
             Conflict: the page token is of another run than the active one.
+            InvalidArgument: the page is too large for a message.
         """
         clustering = check_clustering_name(request.clustering)
         wanted = _exemplars(request, _LIST_EXEMPLARS, _MOST_LIST_EXEMPLARS)
@@ -73,13 +74,17 @@ class Listing:
         else:
             order = sorted(snapshot.clusters, key=lambda c: (-sizes.get(c, 0), c))
         page, following = first_page(order, size, lambda _: _token(run, order[size:]))
-        return pb.ListClustersResponse(
-            clusters=[
+        room = AnswerRoom()
+        clusters = []
+        for c in page:
+            clusters.append(
                 self._message(
                     request.collection, snapshot, snapshot.clusters[c], sizes.get(c, 0), wanted
                 )
-                for c in page
-            ],
+            )
+            room.take(clusters[-1].ByteSize())
+        return pb.ListClustersResponse(
+            clusters=clusters,
             next_page_token=following,
             run=run,
             noise=sizes.get(NOISE, 0),

@@ -11,6 +11,7 @@ from search.query import Found, Scope, Target
 from search.snapshots import Snapshot
 from shoal import vectors
 from shoal.errors import EncoderMismatch, InvalidArgument
+from shoal.rpc.pages import AnswerRoom
 from shoal.store.clusterings import ClusterRecord
 from shoal.store.model import Collection, Hit, Payload, Record, check_clustering_name
 from shoal.v1 import common_pb2
@@ -82,12 +83,13 @@ def query_vector(message: common_pb2.Vector, target: Target) -> Vectors:
 
 
 def response(found: Found, target: Target) -> pb.SearchResponse:
-    """``found`` as a message."""
-    return pb.SearchResponse(
-        hits=[_hit(hit, found.snapshot, target.vector) for hit in found.hits],
-        run=found.snapshot.state.pointer.active_run,
-        cluster=found.cluster,
-    )
+    """``found`` as a message; InvalidArgument if that is too large."""
+    message = pb.SearchResponse(run=found.snapshot.state.pointer.active_run, cluster=found.cluster)
+    room = AnswerRoom()
+    for hit in found.hits:
+        message.hits.append(_hit(hit, found.snapshot, target.vector))
+        room.take(message.hits[-1].ByteSize())
+    return message
 
 
 def _hit(hit: Hit, snapshot: Snapshot, info: VectorInfo | None) -> pb.Hit:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from search.snapshots import Snapshot, Snapshots, require_run
 from shoal.errors import InvalidArgument, NotFound
+from shoal.rpc.config import MAX_MESSAGE_BYTES
 from shoal.store import Store
 from shoal.store.model import Collection, Equals, Filter, Hit, IdIn, Query, Record, point_id
 from shoal.values import VectorInfo
@@ -117,6 +118,7 @@ class Searcher:
                 # small beside the collection. Elsewhere the engine uses its index.
                 exact=cluster is not None and not target.approximate,
                 with_vector=target.with_vectors,
+                max_bytes=MAX_MESSAGE_BYTES,
             ),
         )
         return Found(hits, snapshot, cluster)

@@ -326,6 +326,7 @@ class Query:
         min_score: The lowest cosine of a hit.
         exact: Whether to compare with every candidate; otherwise an index may miss a few.
         with_vector: Whether hits carry their vectors.
+        max_bytes: The most bytes of the hits' payloads as JSON, and their vectors; 0 is no bound.
     """
 
     vector: Vectors
@@ -336,3 +337,4 @@ class Query:
     min_score: float | None = None
     exact: bool = True
     with_vector: bool = False
+    max_bytes: int = 0

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.errors import InvalidArgument
-from shoal.rpc.pages import MAX_PAGE, first_page, no_such_page, page_size
+from shoal.rpc.pages import MAX_PAGE, AnswerRoom, first_page, no_such_page, page_size
 
 
 def test_page_size_is_what_was_asked_for_or_the_default() -> None:
@@ -44,3 +44,14 @@ def test_unknown_page_is_named() -> None:
     error = no_such_page("x:y")
     assert str(error) == "page_token: no such page: 'x:y'"
     assert error.metadata == {"field": "page_token"}
+
+
+def test_answer_past_its_room_says_how_many_entries_fit() -> None:
+    """To the byte, and what to ask for instead."""
+    room = AnswerRoom(10)
+    for size in (4, 6, 0):
+        room.take(size)
+    with pytest.raises(InvalidArgument, match="the first 3 entries fit") as caught:
+        room.take(1)
+    assert "limit and offset" in caught.value.message
+    assert caught.value.metadata == {"max_bytes": "10", "fitting": "3"}

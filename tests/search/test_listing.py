@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 from clustered import CLUSTERS, COUNT, DIM, UNASSIGNED, Spy, cluster_in_a, fill, make_live
 
+from search import listing
 from search.listing import Listing, farthest_first
 from search.snapshots import Snapshots
 from shoal.errors import Conflict, InvalidArgument, NotFound
+from shoal.rpc.pages import AnswerRoom
 from shoal.store import Equals, Filter, IdIn, StoreConfig, open_store, point_id
 from shoal.v1 import clusterer_pb2
 from shoal.v1 import search_pb2 as pb
@@ -249,6 +252,21 @@ def test_before_the_first_run_there_are_no_clusters(scene: Scene) -> None:
     assert (len(listed.clusters), listed.run, listed.unassigned) == (0, "", COUNT)
     with pytest.raises(Conflict, match="run `shoal cluster` first"):
         cluster(scene, 2)
+
+
+def test_page_too_large_for_a_message_is_refused(
+    live: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says how many clusters fit, and that many do."""
+    whole = clusters(live)
+    sizes = [each.ByteSize() for each in whole.clusters]
+    assert len(sizes) == len(CLUSTERS)
+    monkeypatch.setattr(listing, "AnswerRoom", partial(AnswerRoom, sum(sizes) - 1))
+    with pytest.raises(InvalidArgument, match=f"the first {len(sizes) - 1} entries fit"):
+        clusters(live)
+    assert len(clusters(live, page_size=len(sizes) - 1).clusters) == len(sizes) - 1
+    monkeypatch.setattr(listing, "AnswerRoom", partial(AnswerRoom, sum(sizes)))
+    assert clusters(live) == whole
 
 
 def test_unassigned_points_are_counted_in_the_active_slot(live: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from search.query import Found, Target
 from search.snapshots import Snapshot
 from shoal import vectors
 from shoal.errors import EncoderMismatch, InvalidArgument
+from shoal.rpc.pages import AnswerRoom
 from shoal.store.clusterings import Pointer, State
 from shoal.store.model import Collection, Equals, Filter, Hit, Record
 from shoal.v1 import common_pb2
@@ -195,6 +197,19 @@ def test_response_is_of_the_snapshot() -> None:
     assert not second.HasField("vector")
     everywhere = messages.response(Found([], SNAPSHOT, None), target())
     assert not everywhere.HasField("cluster")
+
+
+def test_response_too_large_for_a_message_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before all of it is made; the error says how many hits fit."""
+    found = Found([hit(number, {"a": 7}) for number in range(5)], SNAPSHOT, 0)
+    sizes = [each.ByteSize() for each in messages.response(found, target()).hits]
+    for most, fits in ((sum(sizes), True), (sum(sizes) - 1, False)):
+        monkeypatch.setattr(messages, "AnswerRoom", partial(AnswerRoom, most))
+        if fits:
+            assert len(messages.response(found, target()).hits) == 5
+        else:
+            with pytest.raises(InvalidArgument, match="the first 4 entries fit"):
+                messages.response(found, target())
 
 
 def test_point_has_each_vector_with_its_own_encoder() -> None:

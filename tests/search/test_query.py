@@ -185,6 +185,7 @@ def test_search_is_exact_in_a_cluster_unless_the_caller_allows_otherwise(scene: 
     assert [exact(within) for within in (2, NOISE, "auto")] == [True, True, True]
     assert exact("any") is False
     assert [exact(w, approximate=True) for w in (2, "auto", "any")] == [False, False, False]
+    assert {query.max_bytes for query in scene.store.queries} == {64 * 2**20}  # of a message
 
 
 def test_within_auto_needs_the_vector_that_was_clustered(scene: Scene) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import pytest
 
 from shoal.errors import InvalidArgument
 from shoal.store import AnyOf, Empty, Equals, Filter, Hit, Point, Query, Range, point_id
+from shoal.store import search as searching
 
 if TYPE_CHECKING:
     from tests.store.conftest import Room
@@ -95,6 +97,49 @@ def test_search_orders_ties_by_id_on_every_page(room: Room) -> None:
         payloads = {p.id: p.payload for p in (*copies, *far)}
         assert all(h.payload == payloads[h.id] for h in pages)
         assert all(h.vector is not None and h.vector.shape == (8,) for h in pages)
+
+
+def test_search_of_many_reads_them_in_pieces(
+    room: Room, points: list[Point], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same hits, payloads, vectors and pages as of few, whatever the size of a piece."""
+    query = Query(room.vectors(1, seed=3)[0], limit=90, offset=5, with_vector=True, min_score=0)
+    whole = room.store.search(room.name, query)
+    assert 20 < len(whole) < len(points)
+    for size in (1, 7, 89):
+        monkeypatch.setattr(searching, "AT_ONCE", size)
+        pieces = room.store.search(room.name, query)
+        assert [(h.id, h.payload) for h in pieces] == [(h.id, h.payload) for h in whole]
+        for hit, same in zip(pieces, whole, strict=True):
+            assert hit.score == pytest.approx(same.score, abs=1e-6)
+            np.testing.assert_allclose(hit.vector, same.vector, atol=1e-6)
+
+
+def test_search_refuses_more_than_its_bytes(
+    room: Room, points: list[Point], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says how many hits fit; that many do, and not all were read to find out."""
+    monkeypatch.setattr(searching, "AT_ONCE", 10)
+    query = Query(room.vectors(1, seed=3)[0], limit=COUNT, with_vector=True)
+    whole = room.store.search(room.name, query)
+    assert len(whole) == len(points)
+    sizes = [len(json.dumps(hit.payload, ensure_ascii=False)) + 32 for hit in whole]
+    fitting = replace(query, max_bytes=sum(sizes))
+    assert len(room.store.search(room.name, fitting)) == COUNT
+    less = replace(query, max_bytes=sum(sizes[:20]) - 1)
+    read: list[int] = []
+    size_of = searching._size
+
+    def counted(hit: Hit) -> int:
+        read.append(1)
+        return size_of(hit)
+
+    monkeypatch.setattr(searching, "_size", counted)
+    with pytest.raises(InvalidArgument, match="ask for at most 19 at once") as caught:
+        room.store.search(room.name, less)
+    assert caught.value.metadata == {"field": "limit", "fitting": "19"}
+    assert len(read) == 20
+    assert len(room.store.search(room.name, replace(less, limit=19))) == 19
 
 
 def test_search_scores_stay_within_cosine_range(room: Room) -> None:
