@@ -30,10 +30,14 @@ class FilePlace:
     member: str
 
 
-def to_uri(path: Path, *, member: str = "") -> str:
-    """The URI of ``path``, made absolute without following links, or of ``member`` in that tar."""
-    uri = Path(os.path.abspath(path)).as_uri()  # noqa: PTH100 - Path.resolve would follow links
-    return f"{uri}#{quote(_bytes(member))}" if member else uri
+def to_uri(path: Path) -> str:
+    """The URI of ``path``, which is made absolute without following links."""
+    return Path(os.path.abspath(path)).as_uri()  # noqa: PTH100 - Path.resolve would follow links
+
+
+def member_uri(tar: str, name: str) -> str:
+    """The URI of the member ``name`` of the tar whose URI is ``tar``."""
+    return f"{tar}#{quote(_bytes(name))}"
 
 
 def is_file_uri(text: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.file_uris import from_uri, is_file_uri, readable_name, to_uri
+from shoal.file_uris import from_uri, is_file_uri, member_uri, readable_name, to_uri
 
 NAMES = st.binary(min_size=1, max_size=20).filter(
     lambda name: not set(name) & {0, ord("/")} and name not in {b".", b".."}
@@ -22,7 +22,7 @@ def test_any_path_comes_back_from_its_uri(parts: list[bytes], member: list[bytes
     """Of any bytes: spaces, #, ?, %, line breaks, and what is no UTF-8; members of tars too."""
     path = Path(os.fsdecode(b"/" + b"/".join(parts)))
     name = os.fsdecode(b"/".join(member))
-    uri = to_uri(path, member=name)
+    uri = member_uri(to_uri(path), name) if name else to_uri(path)
     assert uri.isascii()
     assert uri.isprintable()
     assert " " not in uri

@@ -44,6 +44,11 @@ _RAW: Final = (
 _RAW_SUFFIXES = frozenset(_RAW.split())
 _RAW_STARTS = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb")
 
+_OTHERS: Final = (
+    ".svg .svgz .psd .psb .xcf .ico .icns .cur .eps .exr .hdr .dds .tga .pcx .pbm .pgm .ppm .pnm "
+    ".jxr .wdp .wmf .emf"
+)
+_OTHER_SUFFIXES = frozenset(_OTHERS.split())
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 """gzip, bzip2, xz, zstd."""
 _OTHER_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
@@ -104,5 +109,7 @@ def reason_to_leave_out(name: str, head: bytes) -> str:
         return "camera_raw"
     if is_image(head):
         return ""
+    if _suffix(name) in _OTHER_SUFFIXES:
+        return "other_image"
     archive = is_tar(head) or is_compressed(head) or head.startswith(_OTHER_ARCHIVES)
     return "archive" if archive else "not_an_image"

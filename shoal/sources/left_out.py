@@ -11,6 +11,7 @@ REASONS: Final = {
     "hidden": "hidden",
     "hidden_directory": "a hidden directory",
     "camera_raw": "a camera's raw file",
+    "other_image": "an image of a kind that is not read",
     "archive": "an archive inside a directory or tar",
     "not_a_file": "not a regular file",
     "unreadable": "not readable, and not called an image",

@@ -31,6 +31,7 @@ class _Tar:
     """A tar whose images are read."""
 
     path: Path
+    uri: str
     config: SourceConfig
 
     def shown(self, name: str) -> str:
@@ -39,7 +40,7 @@ class _Tar:
 
     def item(self, name: str, data: bytes) -> IngestItem:
         """The member ``name`` as an item."""
-        place = file_uris.to_uri(self.path, member=name)
+        place = file_uris.member_uri(self.uri, name)
         return IngestItem(
             data=data,
             key=self.config.key(uri=place, name=f"{self.path.name}/{name}"),
@@ -74,7 +75,7 @@ def read_tar(path: Path, config: SourceConfig) -> Iterator[SourceItem]:
     which it is read once more. A damaged tar gives one failed outcome in its name; the items before
     the damage stand.
     """
-    tar = _Tar(path, config)
+    tar = _Tar(path, file_uris.to_uri(path), config)
     links = Links()
     try:
         with open_archive(path) as archive:

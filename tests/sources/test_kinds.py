@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from shoal.sources.kinds import HEAD_BYTES, is_image, reason_to_leave_out
+from shoal.sources.left_out import REASONS
 
 
 def picture(kind: str, **options: Any) -> bytes:
@@ -73,12 +74,14 @@ def sound() -> bytes:
         ("film.mp4", ftyp(b"isom", b"iso2", b"avc1", b"mp41"), "not_an_image"),
         ("film.mov", ftyp(b"qt  ", b"qt  "), "not_an_image"),
         ("film.mp4", ftyp(b"isom") + b"\0\0\0\x08heic", "not_an_image"),
-        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_an_image"),
+        ("drawing.SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "other_image"),
         (".x.jpg", picture("JPEG"), "hidden"),
         ("d/._x.jpg", b"\0\x05\x16\x07", "hidden"),
         ("x.NEF", picture("TIFF"), "camera_raw"),
         ("x", b"II*\0\x10\0\0\0CR\x02\0", "camera_raw"),
         ("x", b"FUJIFILMCCD-RAW 0201", "camera_raw"),
+        ("x.psd", b"8BPS", "other_image"),
+        ("x.ico", picture("PNG"), ""),
         ("x.tgz", b"\x1f\x8b\x08\0", "archive"),
         ("x.zip", b"PK\x03\x04", "archive"),
         ("x.tar", b"name" + bytes(253) + b"ustar\0", "archive"),
@@ -89,3 +92,12 @@ def sound() -> bytes:
 def test_what_is_left_out_has_a_reason(name: str, head: bytes, reason: str) -> None:
     """A file that is called an image is sent, so that the server says what is wrong with it."""
     assert reason_to_leave_out(name, head) == reason
+
+
+def test_each_reason_has_its_words() -> None:
+    """What is counted can be told."""
+    heads = [b"", b"PK\x03\x04", b"II*\0\x10\0\0\0CR"]
+    names = ["x", ".x", "x.nef", "x.svg"]
+    found = {reason_to_leave_out(name, head) for name in names for head in heads}
+    assert found == {"not_an_image", "archive", "camera_raw", "hidden", "other_image"}
+    assert found <= REASONS.keys()

@@ -143,6 +143,26 @@ def test_a_reader_that_leaves_ends_the_command_quietly(
     assert (process.returncode, stderr) == (1, b"")
 
 
+def test_talk_that_nobody_reads_stops_nothing(server: Any, tmp_path: Path, pictures: Any) -> None:
+    """As with `2>&1 | head -1`: all images are stored, and stdout has the report."""
+    folder = pictures(tmp_path / "p", [f"{n}.png" for n in range(4)])
+    for n in range(3):
+        (folder / f"0{n}.png").write_bytes(b"bad")
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start(
+        server,
+        *("ingest", "p", "--collection", "unread", "--window", "1"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=writing,
+    )
+    os.close(writing)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stdout.startswith(b"stored 4, updated 0, unchanged 0, failed 3 in ")
+
+
 def test_json_of_a_poor_stream_is_whole(server: Any, collection: str, tmp_path: Path) -> None:
     """It is ASCII on any stream."""
     process = start(
