@@ -75,16 +75,19 @@ def observe(
             code = _code_set_by_handler(context)
             raise
         except ShoalError as exc:
+            del request  # gRPC keeps the error, and with it this frame, in a circle
             code = status_code(exc).name
             await _fail(context, method, exc)
         except (
             NotImplementedError
         ) as exc:  # what the generated servicer raises for a missing method
             missing = Unsupported(f"this server does not implement {method}")
+            del request
             code = status_code(missing).name
             missing.__cause__ = exc
             await _fail(context, method, missing)
         except Exception as exc:  # noqa: BLE001 - the edge: a bug must not leak to the caller
+            del request
             code = grpc.StatusCode.INTERNAL.name
             await _fail_unexpectedly(context, method, exc)
         else:
@@ -133,7 +136,7 @@ async def _fail(context: Context, method: str, error: ShoalError) -> Never:
         level = logging.ERROR
     extra = {**facts, "request_id": request_id, "error": error.message}
     _LOG.log(level, "call failed", extra=extra, exc_info=error if level == logging.ERROR else None)
-    await _abort(context, error, request_id)
+    await _abort(context, error, request_id, cause=error)
 
 
 async def _fail_unexpectedly(context: Context, method: str, error: Exception) -> Never:
@@ -142,10 +145,14 @@ async def _fail_unexpectedly(context: Context, method: str, error: Exception) ->
     hidden = ShoalError(f"internal error; the server's log has it as request {request_id}")
     facts = {"method": method, "code": status_code(hidden).name, "reason": hidden.reason}
     _LOG.error("call failed", extra={**facts, "request_id": request_id}, exc_info=error)
-    await _abort(context, hidden, request_id)
+    await _abort(context, hidden, request_id, cause=error)
 
 
-async def _abort(context: Context, error: ShoalError, request_id: str) -> Never:
+async def _abort(
+    context: Context, error: ShoalError, request_id: str, *, cause: Exception
+) -> Never:
+    """Ends the call. ``cause`` is what was raised; the frames of its traceback hold the request."""
+    cause.__traceback__ = cause.__context__ = cause.__cause__ = None
     status = rpc_status.to_status(to_status(error))
     trailers = (*status.trailing_metadata, (REQUEST_ID, request_id))
     await context.abort(status.code, status.details, trailers)

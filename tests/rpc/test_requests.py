@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import tracemalloc
 import zlib
@@ -12,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from shoal.errors import InvalidArgument
+from shoal.errors import InvalidArgument, NotFound
 from shoal.rpc import requests
 from shoal.rpc.bounds import bounds_of
 from shoal.rpc.requests import LOOKED_AT_BYTES, Excess, RequestReader, encoded
@@ -36,6 +37,7 @@ FLOODS = {
     "unknown": b"\xfa\x7f\x00" * (8 * MIB),
     "large text": embedder_pb2.EmbedRequest(encoder="x" * (16 * MIB)).SerializeToString(),
 }
+LARGE = embedder_pb2.EmbedRequest(images=[{"data": bytes(8 * MIB)}]).SerializeToString()
 
 
 def reader(method: str = EMBED, *, max_bytes: int = 64 * MIB) -> RequestReader[Any]:
@@ -109,6 +111,37 @@ def test_requests_past_a_bound_cost_little_memory(flood: str) -> None:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 3 * MIB
+
+
+@pytest.mark.parametrize("error", [None, NotFound("no")])
+def test_requests_that_failed_are_not_kept(
+    serving: Any, fake_embedder: Any, error: Exception | None
+) -> None:
+    """Whoever refuses one, it is gone with its call, before the garbage collector comes by."""
+
+    async def scenario() -> None:
+        async with serving(fake_embedder(error=error)) as running:
+            call = running.channel.unary_unary(EMBED)
+            data = FLOODS["images"] if error is None else LARGE
+            await ended(call(data))
+            gc.collect()
+            tracemalloc.start()
+            for _ in range(3):
+                await ended(call(data))
+            kept, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert kept < 2 * MIB
+
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
+
+
+async def ended(call: Any) -> None:
+    """Waits for a call that fails; not with ``pytest.raises``, which keeps the error."""
+    assert await call.code() is not grpc.StatusCode.OK
 
 
 def test_requests_that_are_no_messages_are_the_callers_mistake(

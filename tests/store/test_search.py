@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -113,6 +113,25 @@ def test_search_of_many_reads_them_in_pieces(
         for hit, same in zip(pieces, whole, strict=True):
             assert hit.score == pytest.approx(same.score, abs=1e-6)
             np.testing.assert_allclose(hit.vector, same.vector, atol=1e-6)
+
+
+def test_search_leaves_out_what_was_deleted_meanwhile(
+    room: Room, points: list[Point], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A point that was ranked and is gone when it is read is no hit; the others are."""
+    monkeypatch.setattr(searching, "AT_ONCE", 4)
+    ranked = searching._ranked
+
+    def with_one_gone(*given: Any, **options: Any) -> list[Hit]:
+        hits = ranked(*given, **options)
+        return [hits[0], replace(hits[1], id=point_id("gone")), *hits[2:]]
+
+    query = Query(room.vectors(1, seed=3)[0], limit=8)
+    whole = room.store.search(room.name, query)
+    monkeypatch.setattr(searching, "_ranked", with_one_gone)
+    hits = room.store.search(room.name, query)
+    assert [h.id for h in hits] == [h.id for h in whole if h.id != whole[1].id]
+    assert len(hits) == 7 < len(points)
 
 
 def test_search_refuses_more_than_its_bytes(
