@@ -16,6 +16,7 @@ from shoal.errors import (
     Unauthenticated,
 )
 from shoal.rpc.status import from_item_error, from_rpc_error
+from shoal.rpc.unreachable import reason_of
 from shoal.v1 import common_pb2, embedder_pb2_grpc
 from shoal.v1 import embedder_pb2 as pb
 
@@ -86,6 +87,12 @@ def _translating(encoder: str) -> Iterator[None]:
 
 def _caller_error(exc: grpc.aio.AioRpcError, encoder: str) -> ShoalError:
     error = from_rpc_error(exc, "the embedder")
+    if type(error) is ServiceUnavailable and "address" in error.metadata:  # no answer of its own
+        why = reason_of(exc.details() or exc.code().name)
+        return ServiceUnavailable(
+            f"the search service does not reach its embedder, which queries by image and text need "
+            f"(--embedder-address of `shoal serve search`): {why}"
+        )
     if isinstance(error, NotFound):  # what it does not have is the encoder: only that is named
         return EncoderMismatch(
             f"the collection was made with the encoder {encoder!r}, which the embedder does not "

@@ -10,7 +10,7 @@ from typing import Final
 from shoal.troubles import Trouble, http_status_in, tls_reason_in, trouble_of
 
 _NOT_REACHED: Final[Mapping[Trouble, str]] = {
-    Trouble.REFUSED: "connection refused; start one with `shoal up`",
+    Trouble.REFUSED: "connection refused",
     Trouble.UNTRUSTED: "its certificate is not trusted; name its authority with --tls-ca",
     Trouble.OTHER_NAME: "its certificate is for another name; use the name that it was made for",
     Trouble.NO_TLS: "it does not speak TLS; leave --tls out",
@@ -51,14 +51,20 @@ def unreachable(said: str, address: str) -> str:
     found = trouble_of(said)
     if found is not None and found in _LOST:
         return f"lost the Shoal server at {address}: {_LOST[found]}"
-    if found is Trouble.REFUSED and (other := _listener(address)):
-        reason = (
-            f"of the addresses of localhost one refuses, and what listens at {other} does not "
-            f"answer as it should; give {other} to be told why"
-        )
-    else:
-        reason = _reason(found, said)
+    reason = _reason(found, said)
+    if found is Trouble.REFUSED:
+        reason += _remedy(address)
     return f"cannot reach a Shoal server at {address}: {reason}"
+
+
+def _remedy(address: str) -> str:
+    """What whoever was refused at ``address`` can do."""
+    if other := _listener(address):
+        return (
+            f" at one of the addresses of localhost, and what listens at {other} does not answer "
+            f"as it should; give {other} to be told why"
+        )
+    return "; start one with `shoal up`"
 
 
 def _listener(address: str) -> str:
@@ -83,6 +89,12 @@ def web_answer(said: str, address: str) -> str:
         f"a web server or proxy answers at {address}, with HTTP {http_status_in(said)}: expected "
         "a Shoal server, or a proxy that passes gRPC on"
     )
+
+
+def reason_of(said: str) -> str:
+    """Why a server was not reached, or was lost, without its name."""
+    found = trouble_of(said)
+    return _LOST[found] if found is not None and found in _LOST else _reason(found, said)
 
 
 def _reason(found: Trouble | None, said: str) -> str:

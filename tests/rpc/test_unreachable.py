@@ -18,6 +18,7 @@ import trustme
 from shoal.errors import ServiceUnavailable
 from shoal.rpc.channel import ChannelConfig, open_channel
 from shoal.rpc.status import from_rpc_error
+from shoal.rpc.unreachable import reason_of
 from shoal.v1 import embedder_pb2, embedder_pb2_grpc
 
 Behaviour = Callable[[socket.socket], None]
@@ -324,3 +325,10 @@ def test_address_of_localhost_that_does_listen_is_named() -> None:
         assert f"what listens at 127.0.0.1:{port} does not answer as it should" in message
         assert refused(f"127.0.0.1:{port}").endswith("start one with `shoal up`")
     assert refused(f"localhost:{port}").endswith("start one with `shoal up`")
+
+
+def test_reason_alone_names_no_server_and_no_remedy() -> None:
+    """For services that call others: their callers start none."""
+    assert reason_of("x: Connection refused") == "connection refused"
+    assert reason_of("Stream removed (Socket closed)").startswith("the connection was closed dur")
+    assert reason_of("words that nobody knows") == "words that nobody knows"

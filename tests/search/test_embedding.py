@@ -153,3 +153,20 @@ def test_failures_are_told_as_the_caller_understands_them(
         assert caught.value.metadata == {"encoder": VECTOR}
     if isinstance(caught.value, errors.Overloaded):
         assert caught.value.retry_after_s == 3.0
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_embedder_that_is_not_there_is_told_as_the_missing_part(kind: str) -> None:
+    """To a caller who reached the search service, with the service's option and the cause."""
+    question, good, *_ = QUESTIONS[kind]
+
+    async def main() -> None:
+        async with open_aio_channel(ChannelConfig(address="127.0.0.1:9")) as channel:
+            await question(good, Caller())(QueryEmbedder(channel, 20.0))  # type: ignore[arg-type]
+
+    with pytest.raises(errors.ServiceUnavailable) as caught:
+        asyncio.run(main())
+    assert caught.value.message == (
+        "the search service does not reach its embedder, which queries by image and text need "
+        "(--embedder-address of `shoal serve search`): connection refused"
+    )

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from clients import Fake, serving
 
 from shoal.app.cli import main
-from shoal.app.cli.options.target import Target, target_options
+from shoal.app.cli.options.target import PROXIES, Target, target_options
 from shoal.client.calls import SERVICES, Service
 from shoal.errors import ConfigError
 from shoal.rpc.config import ChannelConfig
@@ -298,3 +298,30 @@ def test_command_names_the_service_that_has_no_address(split: dict[Service, str]
     assert "--clusterer-address" in told
     told = failing("runs", "--address", split["search"])
     assert f"the server at {split['search']} is not the clusterer" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "hinted"),
+    [
+        (("no-such-host.invalid:1",), "https_proxy", True),
+        (("no-such-host.invalid:1",), "http_proxy", True),
+        (("no-such-host.invalid:1",), "other", False),
+        (("127.0.0.1:9",), "https_proxy", False),
+        (("no-such-host.invalid:1", "--via-proxy"), "http_proxy", False),
+    ],
+)
+def test_proxy_that_was_left_out_is_mentioned(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    variable: str,
+    *,
+    hinted: bool,
+) -> None:
+    """To whoever cannot reach another machine, and has one in the environment."""
+    del home
+    for name in (*PROXIES, "no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    told = failing("runs", "--address", *arguments)
+    assert (f"({variable} is set; --via-proxy goes by that proxy)" in told) is hinted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -13,11 +14,16 @@ from click.core import ParameterSource
 from shoal.app.cli.options.contexts import ADDRESSES, read_contexts
 from shoal.app.cli.options.derive import Options
 from shoal.client import CLUSTERING, COLLECTION, Addresses, Client
+from shoal.errors import ServiceUnavailable
+from shoal.rpc.address import parse_address
 from shoal.rpc.config import ChannelConfig
 from shoal.settings import Setting
 
 CLUSTER_ID = click.IntRange(-(2**63), 2**63 - 1)
 """What the contract can hold."""
+
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+"""The variables of the environment by which gRPC finds a proxy, in its order."""
 
 _NAME = Setting(metavar="NAME")
 _ADDRESS = Setting(metavar="HOST:PORT")
@@ -74,9 +80,22 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(*args: Any, **values: Any) -> Any:
         _fill(values)
         target = _OPTIONS.take(values)
-        return function(*args, **values, target=target)
+        try:
+            return function(*args, **values, target=target)
+        except ServiceUnavailable as exc:
+            if not target.channel.via_proxy:
+                exc.message += _proxy_hint(exc.metadata.get("address", ""))
+            raise
 
     return _OPTIONS.give(command)
+
+
+def _proxy_hint(address: str) -> str:
+    """What to say of the environment's proxy, which the way to ``address`` did not take."""
+    named = [name for name in PROXIES if os.environ.get(name)]
+    if not named or not address or parse_address(address).is_loopback:
+        return ""
+    return f" ({named[0]} is set; --via-proxy goes by that proxy)"
 
 
 def _fill(values: dict[str, Any]) -> None:
