@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from fuzzing import fuzz
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from embedder import messages
@@ -56,7 +57,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 @given(sent=st.dictionaries(NAMES, VALUES, max_size=5))
 def test_payload_is_in_the_stores_form(sent: dict[str, Json]) -> None:
     """The store's cleaning changes nothing more; top-level nulls are gone, all else is there."""
@@ -65,7 +66,7 @@ def test_payload_is_in_the_stores_form(sent: dict[str, Json]) -> None:
     assert json.dumps(payload, sort_keys=True) == json.dumps(stored, sort_keys=True)
 
 
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 @given(sent=st.dictionaries(NAMES, VALUES, max_size=5))
 def test_payload_is_bounded_by_its_bytes_on_the_wire(sent: dict[str, Json]) -> None:
     """As JSON it has at most 6 times as many, and braces: what is small enough is not measured."""
@@ -142,7 +143,7 @@ def test_payload_of_too_many_values_is_refused_before_they_are_read(
     assert len(read) <= LIMIT // 4 + 3
 
 
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 @given(sent=st.dictionaries(NAMES, VALUES, max_size=5), data=st.binary(max_size=200))
 def test_payload_of_any_bytes_is_read_or_refused(sent: dict[str, Json], data: bytes) -> None:
     """What protobuf takes becomes a payload or an InvalidArgument, and never another error."""

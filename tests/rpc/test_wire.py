@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fuzzing import fuzz
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, struct_pb2
 from google.protobuf.message import DecodeError, Message
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shoal.rpc import wire
@@ -110,7 +111,7 @@ def _counts(message: Message, prefix: str) -> Iterator[tuple[str, int]]:
                 yield from _counts(inner, f"{path}.")
 
 
-@settings(max_examples=80, deadline=None)
+@fuzz(80)
 @given(message=st.sampled_from(TYPES).flatmap(filled))
 def test_scan_counts_what_protobuf_parses(message: Message) -> None:
     """Each repeated field of a valid message has the same number of values, packed or not."""
@@ -118,7 +119,7 @@ def test_scan_counts_what_protobuf_parses(message: Message) -> None:
     assert SCANNERS[type(message)].check(data) == counted(type(message).FromString(data))
 
 
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 @given(
     message=st.sampled_from(TYPES).flatmap(filled),
     at=st.integers(0, 10**4),
@@ -148,7 +149,7 @@ def test_scan_of_garbage_raises_only_what_protobuf_would_refuse(
         scanner.check(data[:at], whole=False)
 
 
-@settings(max_examples=50, deadline=None)
+@fuzz(50)
 @given(message=st.sampled_from(TYPES).flatmap(filled), share=st.floats(0, 1))
 def test_scan_of_a_beginning_counts_no_more_than_the_whole_has(
     message: Message, share: float
