@@ -390,6 +390,6 @@ class EdgeEngine:
     ) -> None:
         """Applies ``operation`` to ``name``: ``points`` whole points, or None for one by filter."""
         with self._entry(name) as entry:
-            self._space.check_write()
+            self._space.check_write(entry.directory)
             self._open.live(entry)
             entry.write(operation, points)

@@ -22,7 +22,7 @@ from shoal.errors import NotFound, ShoalError
 from shoal.store import edge_files as files
 from shoal.store.edge_check import disagreements, rebuild_index
 from shoal.store.edge_models import SEARCH_THREADS
-from shoal.store.edge_space import FLUSH_BYTES, Space
+from shoal.store.edge_space import Space
 from shoal.store.failures import engine_errors
 
 _LOG = logging.getLogger(__name__)
@@ -88,7 +88,9 @@ class Shard:
         Does nothing if all is written out, or if the disk has no room for it.
         """
         with self.lock:
-            if self.engine is None or not self.unflushed or not self.space.has_room(FLUSH_BYTES):
+            if self.engine is None or not self.unflushed:
+                return
+            if not self.space.can_flush(self.directory):
                 return
             self.engine.flush()
             self._note_written()
@@ -103,7 +105,7 @@ class Shard:
             if engine is None:
                 return
             try:
-                if flush and self.space.has_room(FLUSH_BYTES):
+                if flush and self.space.can_flush(self.directory):
                     engine.flush()
                     self._note_written()
             finally:
@@ -126,7 +128,7 @@ class Shard:
             self.unchecked, self.unflushed = True, _OTHER_WRITE
             try:
                 with engine_errors(f"collection {self.directory.name!r}: the check of its indexes"):
-                    self.space.check_write()
+                    self.space.check_write(self.directory)
                     _mend(engine, self.directory.name)
                 self.unchecked = False
             except ShoalError:

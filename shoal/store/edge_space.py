@@ -2,8 +2,10 @@
 
 The engine writes to sparse files through memory maps. If the disk has no room for a page, the
 kernel ends the process (SIGBUS), whatever the code does. So writes are refused while there is
-still room. A reserve is set aside meanwhile, and is given up when something else fills the disk:
-what is in memory can be written out then, and the next start finds the room that it needs.
+still room. Where there is little, something else may take it during a write: the holes of a shard
+are filled before it is written to. A reserve is set aside meanwhile. It is used when something else
+has filled the disk: what is in memory can be written out then, and the next start finds the room
+that it needs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Final
 from prometheus_client import Gauge
 
 from shoal.errors import DiskFull
-from shoal.store.failures import NO_ROOM
+from shoal.store.edge_holes import allocate, every, fill, missing
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,8 +39,8 @@ OPEN_BYTES = MIB // 4
 FLUSH_BYTES = 8 * MIB
 """The room for writing everything out: measured, 2 MiB for 16,384 points."""
 
-_UNREAD = frozenset({"wal", "payload_storage"})
-"""Directories of the engine whose sparse files are read only as far as something is in them."""
+TIGHT_BYTES = 2048 * MIB
+"""Free bytes below which the holes of a shard are filled: they could be gone during a write."""
 
 LOOK_EVERY_S = 0.05
 """Time for which the number of free bytes is trusted: 15 us matter to a write of one field."""
@@ -64,6 +66,7 @@ class Space:
         self._looked_at = -LOOK_EVERY_S
         self._probed_at = -PROBE_EVERY_S
         self._refused = ""
+        self._tight = False
         self._in_memory = in_memory(root)
         self.watch()
 
@@ -73,29 +76,34 @@ class Space:
         return self._refused
 
     def watch(self) -> None:
-        """Looks at the disk now. Sets the reserve aside if there is room, or gives it up."""
+        """Looks at the disk now; sets the reserve aside if there is room for it."""
         with self._lock:
             self._look()
-            if self._refused:
-                self._make_room(FLUSH_BYTES)
-            elif not self._reserved():
+            if not self._refused and self._reserved() < self._reserve_size():
                 self._set_aside()
 
-    def check_write(self) -> None:
-        """DiskFull unless there is room for a write."""
-        if not self._refused and time.monotonic() - self._looked_at < LOOK_EVERY_S:
+    def check_write(self, directory: Path | None = None) -> None:
+        """DiskFull unless there is room for a write to the shard under ``directory``."""
+        trusted = time.monotonic() - self._looked_at < LOOK_EVERY_S
+        if trusted and not self._refused and not self._tight:
             return
         with self._lock:
             self._look()
             if self._refused:
-                raise DiskFull(
-                    self._refused, path=str(self._root), least_free=str(self._least_free)
-                )
+                raise self._full(self._refused, self._least_free)
+            if directory is not None and self._tight:
+                self._fill(directory, self._needed())
 
-    def has_room(self, need: int) -> bool:
-        """Whether ``need`` bytes are free, if it must be without the reserve."""
+    def can_flush(self, directory: Path) -> bool:
+        """Whether there is room to write out the shard under ``directory``; it may be the reserve.
+
+        What was written lies in the large files, which have their room by then.
+        """
         with self._lock:
-            return self._make_room(need)
+            if self._free() >= TIGHT_BYTES:
+                return True
+            need = FLUSH_BYTES + missing(directory, _is_small)
+            return self._make_room(need) and fill(directory, _is_small) is None
 
     def check_open(self, directory: Path, *, clean: bool) -> None:
         """DiskFull unless there is room to open the shard under ``directory``.
@@ -103,25 +111,46 @@ class Space:
         The engine writes a small file as it opens a shard. If not all was written out, it repeats
         the writes in its log. In memory, a page of a sparse file takes room as it is read.
         """
-        need = OPEN_BYTES if clean else FILE_BYTES
-        need += holes(directory) if self._in_memory else 0
-        if not self.has_room(need):
+        with self._lock:
+            if self._free() >= TIGHT_BYTES:
+                return
+            chosen = every if not clean else _is_read if self._in_memory else _none
+            need = OPEN_BYTES + missing(directory, chosen)
+            if not self._make_room(need) or fill(directory, chosen) is not None:
+                msg = (
+                    f"{directory} cannot be opened: the disk is full: expected {need / MIB:.1f} "
+                    f"MiB free, got {self._free() / MIB:.1f} MiB; make room, and ask again"
+                )
+                raise self._full(msg, need)
+
+    def _fill(self, directory: Path, least_free: int) -> None:
+        """Fills the holes of a shard; DiskFull unless ``least_free`` bytes stay free."""
+        need = missing(directory)
+        if not need:
+            return
+        failed = None if self._free() >= need + least_free else OSError()
+        if failed is not None or fill(directory) is not None:
             msg = (
-                f"{directory} cannot be opened: the disk is full: expected {need / MIB:.1f} MiB "
-                f"free, got {self._free() / MIB:.1f} MiB; make room, and ask again"
+                f"{directory}: the disk is full: expected at least {least_free // MIB:,} MiB free "
+                f"and {-(-need // MIB):,} MiB for files of this collection, got "
+                f"{self._free() // MIB:,} MiB; reads go on, and writes do as soon as there is room"
             )
-            raise DiskFull(msg, path=str(directory), least_free=str(need))
+            raise self._full(msg, need + least_free)
+
+    def _full(self, message: str, least_free: int) -> DiskFull:
+        return DiskFull(message, path=str(self._root), least_free=str(least_free))
 
     def _make_room(self, need: int) -> bool:
-        if self._free() < need and self._reserved():
+        """Whether ``need`` bytes are free, if it must be with a part of the reserve."""
+        short, reserved = need - self._free(), self._reserved()
+        if short > 0 and reserved:
             with suppress(OSError):  # a file system that is read-only
-                # The empty file says that there was a reserve: writes must not use its room.
-                os.truncate(self._reserve, 0)
-                _LOG.warning("the reserve of the disk is given up", extra=self._facts())
+                os.truncate(self._reserve, max(0, reserved - short - MIB))
+                _LOG.warning("the reserve of the disk is used", extra=self._facts())
         return self._free() >= need
 
     def _reserved(self) -> int:
-        """The bytes of the reserve; 0 if it was given up, or never set aside."""
+        """The bytes of the reserve; less than its size if it was used, 0 if it is not there."""
         with suppress(FileNotFoundError):
             return self._reserve.stat().st_size
         return 0
@@ -130,6 +159,7 @@ class Space:
         """Notes why writes are to be refused, if they are; a change is logged."""
         self._looked_at = time.monotonic()
         before, self._refused = self._refused, self._why()
+        self._tight = self._free() < TIGHT_BYTES
         WRITABLE.set(not self._refused)
         if self._refused and not before:
             _LOG.error("writes are refused: %s", self._refused, extra=self._facts())
@@ -142,9 +172,7 @@ class Space:
         FREE.set(free)
         if found.f_flag & os.ST_RDONLY:
             return f"store {self._root}: its file system is read-only; reads go on"
-        need = self._least_free
-        if self._reserve.exists() and not self._reserved():
-            need += self._reserve_size()
+        need = self._needed()
         if free < need:
             return (
                 f"store {self._root}: the disk is full: expected at least "
@@ -155,7 +183,7 @@ class Space:
         if self._refused or now - self._probed_at >= PROBE_EVERY_S:
             self._probed_at = now
             # Not every quota shows in the number of free bytes.
-            failed = _allocate(self._probe, FILE_BYTES)
+            failed = allocate(self._probe, FILE_BYTES, make=True)
             self._probe.unlink(missing_ok=True)
             if failed is not None:
                 return (
@@ -164,11 +192,15 @@ class Space:
                 )
         return ""
 
+    def _needed(self) -> int:
+        """The free bytes that a write needs: it must not take the room of a reserve in use."""
+        used = self._reserve_size() - self._reserved() if self._reserve.exists() else 0
+        return self._least_free + max(0, used)
+
     def _set_aside(self) -> None:
         size = self._reserve_size()
-        if self._free() < self._least_free + size:
-            return
-        if _allocate(self._reserve, size) is not None:
+        room = self._free() + self._reserved() >= self._least_free + size
+        if room and allocate(self._reserve, size, make=True) is not None:
             self._reserve.unlink(missing_ok=True)
 
     def _reserve_size(self) -> int:
@@ -199,26 +231,18 @@ def in_memory(path: Path) -> bool:
     return False
 
 
-def holes(directory: Path) -> int:
-    """The bytes of the files under ``directory`` that take no room yet, and that a start reads."""
-    found = 0
-    for parent, inside, names in os.walk(directory):
-        inside[:] = [each for each in inside if each not in _UNREAD]
-        for name in names:
-            with suppress(FileNotFoundError):  # the engine may rename it meanwhile
-                status = Path(parent, name).stat()
-                found += max(0, status.st_size - status.st_blocks * 512)
-    return found
+def _none(path: Path, size: int) -> bool:
+    del path, size
+    return False
 
 
-def _allocate(path: Path, size: int) -> OSError | None:
-    """Makes a file of ``size`` bytes that take room; gives the error if there is no room.
+def _is_small(path: Path, size: int) -> bool:
+    """Whether a flush may write to places of the file that nothing was written to before."""
+    del path
+    return size < FILE_BYTES
 
-    A file system that cannot do this is no error.
-    """
-    try:
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as exc:
-        return exc if exc.errno in NO_ROOM else None
-    return None
+
+def _is_read(path: Path, size: int) -> bool:
+    """Whether a start reads all of the file: the log and the payloads are read by need."""
+    del size
+    return not {"wal", "payload_storage"} & set(path.parts)

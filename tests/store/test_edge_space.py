@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small_disks import MIB, fill, small_disk
+from small_disks import MIB, fill_up, small_disk
 
 from shoal.errors import DiskFull
 from shoal.store import (
@@ -27,8 +28,16 @@ from shoal.store import (
     point_id,
 )
 from shoal.store import edge_space as space_module
+from shoal.store.edge_holes import allocate, fill, missing
 from shoal.store.edge_shard import Shard
-from shoal.store.edge_space import FILE_BYTES, FLUSH_BYTES, Space, holes, in_memory
+from shoal.store.edge_space import (
+    FILE_BYTES,
+    FLUSH_BYTES,
+    OPEN_BYTES,
+    TIGHT_BYTES,
+    Space,
+    in_memory,
+)
 
 TINY = VectorInfo("tiny", 8, "ab" * 32)
 LEAST = 100 * MIB
@@ -155,9 +164,10 @@ def test_change_is_logged_once(space: Space, disk: Disk, caplog: pytest.LogCaptu
     disk.free = LEAST + space_module.RESERVE_BYTES
     for _ in range(3):
         space.watch()
-    told = [record.message.partition(":")[0] for record in caplog.records]
-    told.remove("the reserve of the disk is given up")
-    assert told == ["writes are refused", "writes are accepted again"]
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "writes are refused",
+        "writes are accepted again",
+    ]
     assert vars(caplog.records[0])["free_bytes"] == 5 * MIB
 
 
@@ -200,82 +210,147 @@ def test_reserve_is_set_aside_where_there_is_room(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reserve_is_given_up_for_what_must_be(
+def test_reserve_is_used_for_what_must_be(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writing out and opening may use it; writes may not, nor after the next start."""
+    """Writing out may take a part; writes may not have that part, nor after the next start."""
     monkeypatch.setattr(space_module, "RESERVE_BYTES", 64 * MIB)
+    shard = tmp_path / "shard"
+    shard.mkdir()
     space = Space(tmp_path, owner="ab", least_free=20 * MIB)
-    disk.free = 8 * MIB
+    disk.free = FLUSH_BYTES
     with pytest.raises(DiskFull):
         space.check_write()
-    assert space.has_room(8 * MIB)
+    assert space.can_flush(shard)
     assert reserved(tmp_path) == 64 * MIB
+    disk.free = FLUSH_BYTES - 4 * MIB
     truncate = os.truncate
 
     def give_back(path: Path, size: int) -> None:
-        disk.free += 64 * MIB
+        disk.free += path.stat().st_size - size
         truncate(path, size)
 
-    monkeypatch.setattr(os, "truncate", give_back)
-    assert space.has_room(9 * MIB)
-    assert (reserved(tmp_path), disk.free) == (0, 72 * MIB)
-    assert not space.has_room(73 * MIB)
-    assert disk.free == 72 * MIB
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "truncate", give_back)
+        assert space.can_flush(shard)
+    assert (reserved(tmp_path), disk.free) == (59 * MIB, FLUSH_BYTES + MIB)
     for _ in range(2):
-        with pytest.raises(DiskFull, match="expected at least 84 MiB free, got 72 MiB"):
+        with pytest.raises(DiskFull, match="expected at least 25 MiB free, got 9 MiB"):
             space.check_write()
         space = Space(tmp_path, owner="ab", least_free=20 * MIB)
-    disk.free = 84 * MIB
+    disk.free = 25 * MIB
     space.check_write()
-    assert reserved(tmp_path) == 0
+    assert reserved(tmp_path) == 59 * MIB
     space.watch()
     assert reserved(tmp_path) == 64 * MIB
     disk.free = 20 * MIB
     space.check_write()
 
 
-def test_reserve_is_given_up_as_the_disk_fills(space: Space, disk: Disk, tmp_path: Path) -> None:
-    """Also while nobody writes: the next start may need it."""
-    disk.free = 0
-    space.watch()
-    assert reserved(tmp_path) == 0
+def sparse(path: Path, size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """The files of a shard: 3 MiB that a start reads, 50 MiB of a log."""
+    place = tmp_path / "photos"
+    sparse(place / "vectors" / "chunk", 3 * MIB)
+    sparse(place / "wal" / "open-1", 50 * MIB)
+    return place
 
 
 @pytest.mark.parametrize(
-    ("state", "need"),
+    ("state", "holes"),
     [
-        ((False, True), MIB // 4),
-        ((False, False), FILE_BYTES),
-        ((True, True), 3 * MIB + MIB // 4),
-        ((True, False), FILE_BYTES + 3 * MIB),
+        ((False, True), 0),
+        ((False, False), 53 * MIB),
+        ((True, True), 3 * MIB),
+        ((True, False), 53 * MIB),
     ],
 )
 def test_opening_needs_room(
-    tmp_path: Path,
+    shard: Path,
     disk: Disk,
     monkeypatch: pytest.MonkeyPatch,
     state: tuple[bool, bool],
-    need: int,
+    holes: int,
 ) -> None:
     """More if there is a log to repeat, or if pages that are read take room too."""
     memory, clean = state
     monkeypatch.setattr(space_module, "in_memory", lambda _: memory)
-    space = Space(tmp_path, owner="ab", least_free=LEAST)
-    shard = tmp_path / "photos"
-    for name, size in (("vectors/chunk", 3 * MIB), ("wal/open-1", 50 * MIB)):
-        (shard / name).parent.mkdir(parents=True)
-        with (shard / name).open("wb") as file:
-            file.truncate(size)
-    assert holes(shard) == 3 * MIB
-    disk.free = need
-    space.check_open(shard, clean=clean)
+    space = Space(shard.parent, owner="ab", least_free=LEAST)
+    disk.allocated.clear()
+    need = OPEN_BYTES + holes
     disk.free = need - 4096
-    expected = (
-        rf"photos cannot be opened: .* expected {need / MIB:.1f} MiB free, got {need / MIB:.1f} "
-    )
+    said = f"{need / MIB:.1f}"
+    expected = rf"photos cannot be opened: .* expected {said} MiB free, got {said} MiB"
+    (shard.parent / ".reserve-ab").unlink()
     with pytest.raises(DiskFull, match=expected):
         space.check_open(shard, clean=clean)
+    assert disk.allocated == []
+    disk.free = need
+    space.check_open(shard, clean=clean)
+    assert sum(size for _, size in disk.allocated) == holes
+    disk.allocated.clear()
+    disk.free = TIGHT_BYTES
+    space.check_open(shard, clean=clean)
+    assert disk.allocated == []
+
+
+def test_holes_are_filled_before_a_write_where_room_is_tight(
+    space: Space, disk: Disk, shard: Path
+) -> None:
+    """Something else may take the room during the write; where there is much, it cannot."""
+    disk.allocated.clear()
+    disk.free = TIGHT_BYTES
+    space.check_write(shard)
+    assert disk.allocated == []
+    disk.free = TIGHT_BYTES - 4096
+    space.check_write(shard)
+    assert sorted(disk.allocated) == [("chunk", 3 * MIB), ("open-1", 50 * MIB)]
+    disk.free = LEAST + 53 * MIB
+    space.check_write(shard)
+    disk.free = LEAST + 52 * MIB
+    said = "expected at least 100 MiB free and 53 MiB for files of this collection, got 152 MiB"
+    with pytest.raises(DiskFull, match=said):
+        space.check_write(shard)
+    space.check_write()
+    disk.free = LEAST + 53 * MIB
+    disk.refusal = errno.ENOSPC  # somebody was faster
+    with pytest.raises(DiskFull, match="for files of this collection"):
+        space.check_write(shard)
+
+
+def test_flush_fills_the_small_files_only(space: Space, disk: Disk, shard: Path) -> None:
+    """The large ones have room where something was written; a flush that has none is not tried."""
+    disk.allocated.clear()
+    disk.free = TIGHT_BYTES - 4096
+    assert space.can_flush(shard)
+    assert disk.allocated == [("chunk", 3 * MIB)]
+    disk.refusal = errno.ENOSPC
+    assert not space.can_flush(shard)
+    disk.free = TIGHT_BYTES
+    assert space.can_flush(shard)
+
+
+def test_holes_are_filled_without_a_change(tmp_path: Path) -> None:
+    """Every byte is as before, and takes room; a file that goes meanwhile is left out."""
+    sparse(tmp_path / "deep" / "file", 3 * MIB)
+    with (tmp_path / "deep" / "file").open("r+b") as file:
+        file.seek(MIB)
+        file.write(b"x" * 5000)
+    (tmp_path / "gone").symlink_to("nowhere")
+    before = (tmp_path / "deep" / "file").read_bytes()
+    assert 0 < missing(tmp_path) < 3 * MIB
+    assert missing(tmp_path, lambda _, size: size < MIB) == 0
+    assert fill(tmp_path) is None
+    assert missing(tmp_path) == 0
+    assert (tmp_path / "deep" / "file").read_bytes() == before
+    assert allocate(tmp_path / "never", MIB, make=False) is None
+    assert not (tmp_path / "never").exists()
 
 
 def test_file_system_in_memory_is_known(tmp_path: Path) -> None:
@@ -319,9 +394,9 @@ def point(key: int) -> Point:
 def opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Path, Callable[[], Store]]]:
-    """A disk of 300 MiB, and a way to open the store on it."""
+    """A disk of 450 MiB, and a way to open the store on it. A shard takes 100 MiB there."""
     monkeypatch.setattr(space_module, "RESERVE_BYTES", 64 * MIB)
-    with small_disk(tmp_path / "disk", size_mib=300) as disk:
+    with small_disk(tmp_path / "disk", size_mib=450) as disk:
         config = StoreConfig(path=disk / "store", min_free_mib=30)
         yield disk, lambda: open_store(config)
 
@@ -334,15 +409,13 @@ def read(store: Store) -> int:
     return store.count("photos")
 
 
-def test_full_disk_stops_writes_alone(
-    opened: tuple[Path, Callable[[], Store]], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_full_disk_stops_writes_alone(opened: tuple[Path, Callable[[], Store]]) -> None:
     """Reads, flushes, closing and the next starts work; all is there, and writes work again."""
     disk, open_it = opened
     with open_it() as store:
         store.create_collection("photos", [TINY])
         store.upsert("photos", [point(i) for i in range(500)])
-        filler = fill(disk)
+        filler = fill_up(disk)
         assert store.refusal == ""
         store.flush()
         assert "the disk is full" in store.refusal
@@ -358,7 +431,6 @@ def test_full_disk_stops_writes_alone(
                 write()
         assert read(store) == 500
         store.flush()
-        assert "the reserve of the disk is given up" in caplog.text
     for _ in range(2):
         with open_it() as store:
             assert read(store) == 500
@@ -367,9 +439,7 @@ def test_full_disk_stops_writes_alone(
     with open_it() as store:
         filler.unlink()
         store.upsert("photos", [point(501)])
-        store.create_collection("more", [TINY])
         assert (read(store), store.refusal) == (501, "")
-        store.drop_collection("more")
 
 
 def test_dropping_makes_room_on_a_full_disk(opened: tuple[Path, Callable[[], Store]]) -> None:
@@ -377,9 +447,32 @@ def test_dropping_makes_room_on_a_full_disk(opened: tuple[Path, Callable[[], Sto
     disk, open_it = opened
     with open_it() as store:
         store.create_collection("photos", [TINY])
-        fill(disk)
+        fill_up(disk)
         store.drop_collection("photos")
         assert store.collections() == []
+
+
+def test_disk_that_fills_up_during_writes_kills_nobody(
+    opened: tuple[Path, Callable[[], Store]],
+) -> None:
+    """Whenever it happens: the writes so far are there, also for the next start."""
+    disk, open_it = opened
+    with open_it() as store:
+        store.create_collection("photos", [TINY])
+        store.upsert("photos", [point(0)])
+        filling = threading.Thread(target=fill_up, args=(disk,))
+        filling.start()
+        written, full = 1, False
+        while not full:
+            try:
+                store.upsert("photos", [point(written)])
+                written += 1
+            except DiskFull:
+                full = True
+        filling.join()
+        assert written <= read(store) <= written + 1
+    with open_it() as store:
+        assert written <= read(store) <= written + 1
 
 
 def test_disk_without_any_room_is_told(opened: tuple[Path, Callable[[], Store]]) -> None:
@@ -388,10 +481,10 @@ def test_disk_without_any_room_is_told(opened: tuple[Path, Callable[[], Store]])
     with open_it() as store:
         store.create_collection("photos", [TINY])
         store.upsert("photos", [point(i) for i in range(500)])
-        filler = fill(disk)
+    filler = fill_up(disk)
     for reserve in (disk / "store").glob(".reserve-*"):
         reserve.unlink()
-    fill(disk)
+    fill_up(disk)
     with open_it() as store:
         assert [each.name for each in store.collections()] == ["photos"]
         with pytest.raises(DiskFull, match="photos"):

@@ -28,7 +28,7 @@ def small_disk(place: Path, *, size_mib: int) -> Iterator[Path]:
     pytest.skip("no file system can be mounted here")
 
 
-def fill(disk: Path) -> Path:
+def fill_up(disk: Path) -> Path:
     """A file that takes all the room there is."""
     path = disk / "filler"
     with suppress(OSError), path.open("ab", buffering=0) as file:
