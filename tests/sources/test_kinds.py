@@ -37,6 +37,10 @@ def ftyp(major: bytes, *others: bytes) -> bytes:
         picture("TIFF"),
         picture("TIFF", big_tiff=True),
         b"MM\0*\0\0\0\x08",
+        b"MM\0+\0\x08\0\0",
+        b"GIF87a",
+        b"GIF89a",
+        ftyp(b"msf1", b"hevc"),
         picture("WEBP"),
         picture("AVIF"),
         picture("JPEG2000"),
@@ -46,7 +50,7 @@ def ftyp(major: bytes, *others: bytes) -> bytes:
         b"\xff\x0a\xfa\x7f",
         b"\0\0\0\x0cJXL \r\n\x87\n",
     ],
-    ids=range(17),
+    ids=range(21),
 )
 @pytest.mark.parametrize("name", ["a", "IMG_1", "x.HEIC", "x.jfif", "x.txt", "d/x.dat", "x.JPG"])
 def test_an_image_is_one_by_its_content(head: bytes, name: str) -> None:
@@ -82,6 +86,17 @@ def sound() -> bytes:
         ("x", b"FUJIFILMCCD-RAW 0201", "camera_raw"),
         ("x.psd", b"8BPS", "other_image"),
         ("x.ico", picture("PNG"), ""),
+        *(
+            ("x", start + bytes(20), "camera_raw")
+            for start in (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb")
+        ),
+        *((f"x.{raw}", b"II*\0", "camera_raw") for raw in ("dng", "ARW", "cr2", "raf", "orf")),
+        *((f"x.{other}", b"", "other_image") for other in ("svgz", "exr", "TGA", "ppm", "xcf")),
+        ("x.tbz", b"BZh9", "archive"),
+        ("x.txz", b"\xfd7zXZ\0", "archive"),
+        ("x.zst", b"\x28\xb5\x2f\xfd", "archive"),
+        ("x.7z", b"7z\xbc\xaf\x27\x1c", "archive"),
+        ("x.rar", b"Rar!\x1a\x07", "archive"),
         ("x.tgz", b"\x1f\x8b\x08\0", "archive"),
         ("x.zip", b"PK\x03\x04", "archive"),
         ("x.tar", b"name" + bytes(253) + b"ustar\0", "archive"),
@@ -92,6 +107,16 @@ def sound() -> bytes:
 def test_what_is_left_out_has_a_reason(name: str, head: bytes, reason: str) -> None:
     """A file that is called an image is sent, so that the server says what is wrong with it."""
     assert reason_to_leave_out(name, head) == reason
+
+
+SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff avif heic heif hif jxl jp2 j2k"
+
+
+def test_a_file_that_is_called_an_image_is_sent() -> None:
+    """Whatever is in it, in capitals or not: the server names what is wrong."""
+    for suffix in SUFFIXES.split():
+        for name in (f"x.{suffix}", f"d.d/X.{suffix.upper()}"):
+            assert reason_to_leave_out(name, b"text") == "", name
 
 
 def test_each_reason_has_its_words() -> None:
