@@ -15,6 +15,7 @@ from shoal.errors import (
     ShoalError,
     Unauthenticated,
 )
+from shoal.rpc.callers import on_behalf_of
 from shoal.rpc.status import from_item_error, from_rpc_error
 from shoal.rpc.unreachable import reason_of
 from shoal.v1 import common_pb2, embedder_pb2_grpc
@@ -44,7 +45,9 @@ class QueryEmbedder:
         """
         request = pb.EmbedRequest(images=[image], encoder=encoder, fingerprint=fingerprint)
         with _translating(encoder):
-            answer = await self._stub.Embed(request, timeout=self._timeout(context))
+            answer = await self._stub.Embed(
+                request, timeout=self._timeout(context), metadata=on_behalf_of(context)
+            )
         return _vector_of(answer.results[0])
 
     async def text(
@@ -63,7 +66,9 @@ class QueryEmbedder:
         """
         request = pb.EmbedTextRequest(texts=[text], encoder=encoder, fingerprint=fingerprint)
         with _translating(encoder):
-            answer = await self._stub.EmbedText(request, timeout=self._timeout(context))
+            answer = await self._stub.EmbedText(
+                request, timeout=self._timeout(context), metadata=on_behalf_of(context)
+            )
         return _vector_of(answer.results[0])
 
     def _timeout(self, context: grpc.aio.ServicerContext[object, object]) -> float:

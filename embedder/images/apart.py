@@ -163,12 +163,14 @@ class _Process:
             here, there = Pipe()
             with there:
                 self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                    # -P imports nothing from the working directory; a new session gets no Ctrl-C.
+                    # -P imports nothing from the working directory; a group of its own gets no
+                    # Ctrl-C. In a session of its own its niceness would count for nothing, where
+                    # the kernel shares time among sessions first (sched_autogroup).
                     [sys.executable, "-P", "-m", "embedder.images.apart_main", str(there.fileno())],
                     pass_fds=[there.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    start_new_session=True,
+                    process_group=0,
                 )
             self._pipe = here
             _LOG.info("a process for slow images starts", extra={"pid": self._process.pid})

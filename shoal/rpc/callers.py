@@ -12,7 +12,14 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stub
 CALLER: Final = "x-shoal-caller"
 """The metadata key by which a proxy, or a program that calls for many, tells its callers apart."""
 
-_FORM: Final = re.compile(r"[A-Za-z0-9._:@-]{1,64}")
+_MOST: Final = 64
+_FORM: Final = re.compile(rf"[A-Za-z0-9._:@-]{{1,{_MOST}}}")
+_NO_NAME: Final = re.compile(r"[^A-Za-z0-9._:@-]")
+
+
+def on_behalf_of(context: Context) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call that is made for the caller of ``context``."""
+    return ((CALLER, _NO_NAME.sub("-", caller_of(context))[:_MOST]),)
 
 
 def caller_of(context: Context) -> str:

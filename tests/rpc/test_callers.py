@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from shoal.rpc.callers import CALLER, caller_of
+from shoal.rpc.callers import CALLER, caller_of, on_behalf_of
 from shoal.v1 import embedder_pb2
 
 
@@ -36,4 +36,37 @@ def test_caller_is_a_connection_or_who_it_names(serving: Any, fake_embedder: Any
         plain,
         plain,
         f"{plain} {'x' * 64}",
+    ]
+
+
+class Context:
+    """The context of a call from this address, with these metadata."""
+
+    def __init__(self, peer: str, *metadata: tuple[str, str]) -> None:
+        self._peer, self._metadata = peer, metadata
+
+    def peer(self) -> str:
+        return self._peer
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+
+def test_caller_of_a_caller_is_told_on() -> None:
+    """A service that calls another for its own callers names them, whatever their addresses."""
+    server = "ipv4:10.0.0.9:7"
+    told = [
+        caller_of(Context(server, *on_behalf_of(caller)))  # type: ignore[arg-type]
+        for caller in (
+            Context("ipv4:10.0.0.1:1"),
+            Context("ipv6:%5B::1%5D:1"),
+            Context("ipv4:10.0.0.1:1", (CALLER, "me")),
+            Context("x" * 100),
+        )
+    ]
+    assert told == [
+        f"{server} ipv4:10.0.0.1:1",
+        f"{server} ipv6:-5B::1-5D:1",
+        f"{server} ipv4:10.0.0.1:1-me",
+        f"{server} {'x' * 64}",
     ]

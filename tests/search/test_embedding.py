@@ -29,6 +29,12 @@ class Caller:
     def time_remaining(self) -> float | None:
         return self.remaining_s
 
+    def peer(self) -> str:
+        return "ipv4:10.0.0.1:1"
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[ToyEmbedder, Served]]:
@@ -85,6 +91,7 @@ def test_embedder_gives_the_vector_with_its_fingerprint(
     assert (found.values, found.dim) == (vectors.encode(AXIS), DIM)
     assert found.fingerprint == toy.fingerprint
     assert toy.asked == ""
+    assert toy.caller.endswith(" ipv4:10.0.0.1:1")
 
 
 @pytest.mark.parametrize("kind", QUESTIONS)

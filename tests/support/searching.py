@@ -16,6 +16,7 @@ from serving import serving
 from search.config import SearchConfig
 from search.service import SearchService
 from shoal.errors import ImageCorrupt, InvalidArgument, ShoalError
+from shoal.rpc.callers import caller_of
 from shoal.rpc.channel import ChannelConfig, open_aio_channel
 from shoal.rpc.server import Service
 from shoal.rpc.status import item_error
@@ -39,6 +40,7 @@ class ToyEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
     fingerprint = FINGERPRINT
     failure: ShoalError | None = None
     remaining_s: float | None = None
+    caller = ""
     asked = ""
     """The fingerprint that was asked for last."""
 
@@ -85,6 +87,7 @@ class ToyEmbedder(embedder_pb2_grpc.EmbedderServiceServicer):
         self, request: embedder_pb2.EmbedRequest | embedder_pb2.EmbedTextRequest, context: Context
     ) -> None:
         self.remaining_s = context.time_remaining()
+        self.caller = caller_of(context)
         self.asked = request.fingerprint
         if self.failure is not None:
             raise self.failure

@@ -79,6 +79,9 @@ def test_apart_gives_the_same_pixels_and_errors(images: Any) -> None:
             answers = await asyncio.gather(*jobs, return_exceptions=True)
             assert len(pids(decoder)) == 2
             assert all(os.getpriority(os.PRIO_PROCESS, pid) >= NICENESS for pid in pids(decoder))
+            # In our session, or niceness would mean nothing; not in our group, for Ctrl-C.
+            assert {os.getsid(pid) for pid in pids(decoder)} == {os.getsid(0)}
+            assert os.getpgid(0) not in {os.getpgid(pid) for pid in pids(decoder)}
             return list(answers)
 
     china, truncated, flower = asyncio.run(scenario())
