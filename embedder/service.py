@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, aclosi
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -27,9 +27,10 @@ from embedder.flow.streaming import Flow, Room, answer_stream
 from embedder.inference.fleet import Fleet
 from embedder.inference.pipeline import Vector
 from embedder.ingest.ingestor import Ingestor
-from embedder.ingest.items import Item, Outcome, Remote
+from embedder.ingest.items import Item
 from embedder.ingest.points import Points
 from embedder.locations.reading import Locations
+from embedder.requests import Asked, Load, Reader, Request, count, outcome
 from shoal.errors import InvalidArgument, Overloaded, ServiceUnavailable, ShoalError
 from shoal.rpc.callers import caller_of
 from shoal.rpc.requests import Excess
@@ -46,11 +47,6 @@ T = TypeVar("T")
 
 _SLOW_RETRY_AFTER_S = 10.0
 """A caller that is refused for slow images is told to wait this long."""
-
-_Request: TypeAlias = embedder_pb2.IngestRequest | Excess[embedder_pb2.IngestRequest]
-"""A request of a stream as it comes in."""
-_Asked: TypeAlias = Item | Remote | embedder_pb2.IngestResponse
-"""A request of a stream: the item in it, or its answer already where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,31 +66,6 @@ class _Call:
     encoder: Artefact
     patience: Patience
     allowance: Allowance
-
-
-@dataclass(frozen=True, slots=True)
-class _Load:
-    """What a call brings: images and their bytes, slow ones and others."""
-
-    items: int
-    size: int
-    slow_ms: int
-    slow_size: int
-
-    @classmethod
-    def of(cls, images: Sequence[common_pb2.Image], fleet: Fleet) -> _Load:
-        """The load of ``images``; those that are yet to be read weigh nothing."""
-        items = size = slow_size = 0
-        slow_ms = 0.0
-        for image in images:
-            data = image.data
-            ms = fleet.slow_ms(data)
-            slow_ms += ms
-            if ms:
-                slow_size += len(data)
-            else:
-                items, size = items + 1, size + len(data)
-        return cls(items, size, math.ceil(slow_ms), slow_size)
 
 
 class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
@@ -180,7 +151,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         _check_count("images", len(request.images))
         patience = Patience(Lane.CALL, _deadline(context), caller_of(context))
         call = _Call(encoder, patience, Allowance(1000 * self._config.max_call_decode_s))
-        load = _Load.of(request.images, running.fleet)
+        load = Load.of(request.images, running.fleet)
         with self._admitted(load.items, load.size), self._admitted_slow(load):
             answers = await asyncio.gather(
                 *(self._embed(running, image, call) for image in request.images)
@@ -216,7 +187,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
             yield
 
     @contextmanager
-    def _admitted_slow(self, load: _Load) -> Iterator[None]:
+    def _admitted_slow(self, load: Load) -> Iterator[None]:
         """Room for the slow images of a call, as for the others, which they do not hold up."""
         most = round(1000 * self._config.max_call_decode_s)
         if not load.slow_ms:
@@ -238,7 +209,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
 
     async def Ingest(
         self,
-        request_iterator: AsyncIterator[_Request],
+        request_iterator: AsyncIterator[Request],
         context: Context[Any, Any],
     ) -> AsyncIterator[embedder_pb2.IngestResponse]:
         """One answer per request, as they finish; a bad image costs only itself."""
@@ -251,16 +222,16 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         destination = await running.ingestor.open(collection, head.encoders)
         destination = replace(destination, caller=caller_of(context))
 
-        async def answer(asked: _Asked) -> embedder_pb2.IngestResponse:
+        async def answer(asked: Asked) -> embedder_pb2.IngestResponse:
             if isinstance(asked, embedder_pb2.IngestResponse):
                 return asked
-            outcome = await _answered(running.ingestor.ingest(destination, asked))
-            _count("Ingest", outcome)
-            return messages.ingest_response(asked.sequence, asked.key, outcome)
+            found = await _answered(running.ingestor.ingest(destination, asked))
+            count("Ingest", found)
+            return messages.ingest_response(asked.sequence, asked.key, found)
 
         room = partial(self._room, running.fleet)
-        flow: Flow[_Asked] = Flow(self._config.stream_window, room, stop=self._draining)
-        reader = _Reader(
+        flow: Flow[Asked] = Flow(self._config.stream_window, room, stop=self._draining)
+        reader = Reader(
             first, request_iterator, collection, max_bytes=self._config.limits.max_bytes
         )
         del first, head  # up to a whole message, for as long as the stream lives
@@ -273,7 +244,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
             msg = "the server is shutting down: send again what was not answered"
             raise ServiceUnavailable(msg)
 
-    def _room(self, fleet: Fleet, asked: _Asked) -> Room:
+    def _room(self, fleet: Fleet, asked: Asked) -> Room:
         """The room of a stream's request; a slow image holds up only the streams of slow ones."""
         if not isinstance(asked, Item):
             return Room(self._streams, 0)
@@ -282,7 +253,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
             return Room(self._streams, len(asked.data))
         return Room(self._slow_streams, len(asked.data), slow_ms)
 
-    async def _first(self, requests: AsyncIterator[_Request]) -> _Request | None:
+    async def _first(self, requests: AsyncIterator[Request]) -> Request | None:
         """The first request of a stream, or None; a stream that sends none ends with the server."""
         reading = asyncio.ensure_future(anext(requests, None))
         draining = asyncio.ensure_future(self._draining.wait())
@@ -329,7 +300,7 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
         self, running: _Running, image: common_pb2.Image, call: _Call
     ) -> Vector | ShoalError:
         answer = await _answered(self._vector(running, image, call))
-        _count("Embed", answer)
+        count("Embed", answer)
         return answer
 
     async def _vector(self, running: _Running, image: common_pb2.Image, call: _Call) -> Vector:
@@ -354,7 +325,7 @@ async def _embed_text(
     running: _Running, text: str, encoder: str, patience: Patience
 ) -> Vector | ShoalError:
     answer = await _answered(_text_vector(running, text, encoder, patience))
-    metrics.TEXTS.labels(_outcome(answer)).inc()
+    metrics.TEXTS.labels(outcome(answer)).inc()
     return answer
 
 
@@ -371,81 +342,10 @@ async def _answered(working: Awaitable[T]) -> T | ShoalError:
         return messages.item_failure(exc)
 
 
-def _count(rpc: str, answer: Vector | Outcome | ShoalError) -> None:
-    metrics.IMAGES.labels(rpc, _outcome(answer)).inc()
-
-
-def _outcome(answer: Vector | Outcome | ShoalError) -> str:
-    """The label of an answer: a status or an error's reason, in lower case."""
-    if isinstance(answer, ShoalError):
-        return answer.reason.lower()
-    return answer.status.value if isinstance(answer, Outcome) else "embedded"
-
-
-class _Reader:
-    """The requests of a stream, checked one after the other, in order.
-
-    ``finished`` tells whether the sender came to its end. ``failure`` is the reason why the stream
-    cannot be read further; its sender is told once all earlier requests are answered.
-    """
-
-    def __init__(
-        self,
-        first: _Request,
-        rest: AsyncIterator[_Request],
-        collection: str,
-        *,
-        max_bytes: int,
-    ) -> None:
-        self._next: _Request | None = first
-        self._rest = rest
-        self._collection = collection
-        self._max_bytes = max_bytes
-        self.finished = False
-        self.failure: ShoalError | None = None
-
-    async def asked(self) -> AsyncIterator[_Asked]:
-        """Every request, as an item or as its refusal."""
-        while self._next is not None:
-            request, self._next = self._next, None
-            asked = await self._asked(request)
-            del request  # while this waits for room, only the bytes that are counted are held
-            yield asked
-            del asked
-            await self._read()
-
-    async def _asked(self, request: _Request) -> _Asked:
-        if isinstance(request, Excess):
-            return _refused(request.head, request.error)
-        try:
-            _check_collection(request.collection, self._collection)
-            return await messages.to_ingest(request, max_bytes=self._max_bytes)
-        except ShoalError as exc:
-            return _refused(request, messages.item_failure(exc))
-
-    async def _read(self) -> None:
-        try:
-            self._next = await anext(self._rest, None)
-        except InvalidArgument as exc:  # such as a payload nested deeper than protobuf allows
-            self.failure = exc
-        self.finished = self._next is None
-
-
-def _refused(request: embedder_pb2.IngestRequest, error: ShoalError) -> embedder_pb2.IngestResponse:
-    _count("Ingest", error)
-    return messages.ingest_response(request.sequence, request.key, error)
-
-
 def _check_count(what: str, count: int) -> None:
     if not 1 <= count <= MAX_CALL_IMAGES:
         msg = f"{what}: expected 1 to {MAX_CALL_IMAGES} of them, got {count}"
         raise InvalidArgument(msg, field=what)
-
-
-def _check_collection(name: str, opened: str) -> None:
-    if name not in ("", opened):
-        msg = f"collection: expected {opened!r}, as the stream began with, or nothing, got {name!r}"
-        raise InvalidArgument(msg, field="collection")
 
 
 def _deadline(context: Context[Any, Any]) -> float | None:
