@@ -108,12 +108,14 @@ class EdgeEngine:
 
     def close(self) -> None:
         """Flushes and closes every shard, then gives up the directory. Idempotent."""
-        with self._lock, ExitStack() as last_first:  # one that fails does not stop the others
+        with self._lock:
             self._closed = True
-            last_first.callback(self._lock_file.close)
-            for shard in self._shards.values():
-                last_first.callback(shard.close)
+            shards = list(self._shards.values())
             self._shards.clear()
+        with ExitStack() as last_first:  # one that fails does not stop the others
+            last_first.callback(self._lock_file.close)
+            for shard in shards:
+                last_first.callback(shard.close)
 
     def flush(self) -> None:
         """Writes everything acknowledged to disk, and closes the shards that nobody uses."""
@@ -133,9 +135,8 @@ class EdgeEngine:
         return models.CollectionsResponse(collections=rows)
 
     def get_collection(self, collection_name: str) -> _Info:
-        """Metadata and payload indexes."""
-        with self._entry(collection_name) as entry:
-            config = SimpleNamespace(metadata=dict(entry.metadata))
+        """Metadata and payload indexes. The former are told while the collection is busy, too."""
+        config = SimpleNamespace(metadata=dict(self._found(collection_name).metadata))
         return _Info(config, lambda: self._payload_schema(collection_name))
 
     def create_collection(
@@ -172,7 +173,9 @@ class EdgeEngine:
 
     def delete_collection(self, collection_name: str) -> None:
         """Drops a collection and its files."""
-        with self._lock, self._entry(collection_name) as entry:
+        # In this order: while the collection is busy, the others are not held up.
+        with self._entry(collection_name) as entry, self._lock:
+            self._check_open()
             del self._shards[collection_name]
             entry.dropped = True
             entry.close(flush=False)
@@ -349,14 +352,22 @@ class EdgeEngine:
         if self._closed:
             raise StoreUnavailable(f"the store at {self._root} is closed")
 
-    @contextmanager
-    def _entry(self, name: str) -> Iterator[Shard]:
-        """The collection ``name``, locked. No deadlock: ``self._lock`` is let go first."""
+    def _found(self, name: str) -> Shard:
+        """The collection ``name``, which another thread may use, close or drop at any time."""
         with self._lock:
             self._check_open()
             entry = self._shards.get(name)
         if entry is None:
             raise NotFound(f"collection {name!r} does not exist")
+        return entry
+
+    @contextmanager
+    def _entry(self, name: str) -> Iterator[Shard]:
+        """The collection ``name``, locked.
+
+        No deadlock: nobody waits for a collection's lock while holding ``self._lock``.
+        """
+        entry = self._found(name)
         with entry.lock:
             self._check_open()  # closing, and dropping, may have come in between
             if entry.dropped:

@@ -96,6 +96,33 @@ def test_shard_in_use_is_not_closed(store: Store) -> None:
     assert names_open(store) == {"c"}
 
 
+def test_busy_collection_holds_nobody_else_up(store: Store) -> None:
+    """While one is checked or written out, others are used, made and dropped; all are listed."""
+    holding, leave, in_time = threading.Event(), threading.Event(), list[bool]()
+
+    def hold() -> None:
+        with engine(store)._shards["a"].lock:
+            holding.set()
+            in_time.append(leave.wait(30))
+
+    holder = threading.Thread(target=hold)
+    dropper = threading.Thread(target=store.drop_collection, args=("a",))
+    for thread in (holder, dropper):
+        thread.start()
+        assert holding.wait(30)
+    try:
+        assert [each.name for each in store.collections()] == ["a", "b", "c", "d"]
+        assert store.collection("b").name == "b"
+        store.create_collection("e", [TINY])
+        store.drop_collection("d")
+    finally:
+        leave.set()
+        holder.join()
+        dropper.join()
+    assert in_time == [True]
+    assert [each.name for each in store.collections()] == ["b", "c", "e"]
+
+
 def test_idle_shard_is_closed_at_a_flush(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """After ten minutes without a call, by the clock that does not jump."""
     now = time.monotonic()
