@@ -339,6 +339,7 @@ def test_a_malformed_file_uri_is_one_failure(tmp_path: Path) -> None:
         assert isinstance(good, IngestItem)
         with pytest.raises(InvalidArgument, match=re.escape(expected)):
             check_paths([uri])
+        assert count_items([uri, tmp_path / "1.png"]) == 2
         line = json.dumps({"uri": uri}).encode()
         (wrong,) = read("-", stdin=line)
         assert isinstance(wrong, IngestOutcome)

@@ -143,7 +143,10 @@ def test_a_reader_that_leaves_ends_the_command_quietly(
     assert (process.returncode, stderr) == (1, b"")
 
 
-def test_talk_that_nobody_reads_stops_nothing(server: Any, tmp_path: Path, pictures: Any) -> None:
+@pytest.mark.parametrize("bar", ["--progress", "--no-progress"])
+def test_talk_that_nobody_reads_stops_nothing(
+    server: Any, tmp_path: Path, pictures: Any, bar: str
+) -> None:
     """As with `2>&1 | head -1`: all images are stored, and stdout has the report."""
     folder = pictures(tmp_path / "p", [f"{n}.png" for n in range(4)])
     for n in range(3):
@@ -152,7 +155,7 @@ def test_talk_that_nobody_reads_stops_nothing(server: Any, tmp_path: Path, pictu
     os.close(reading)
     process = start(
         server,
-        *("ingest", "p", "--collection", "unread", "--window", "1"),
+        *("ingest", "p", "--collection", f"unread{len(bar)}", "--window", "1", bar),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=writing,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -61,16 +60,8 @@ def say(line: str = "") -> None:
 
 
 def talk(line: str) -> None:
-    """Print a line on stderr, escaped likewise; once nobody reads it, the work goes on in silence.
-
-    A reader of stdout that leaves ends the command: nobody wants its data. But a command that
-    stores images is not to stop halfway for ``2>&1 | head``.
-    """
-    try:
-        click.echo(printable(line), file=sys.stderr)
-    except BrokenPipeError:
-        with open(os.devnull, "wb") as null:  # noqa: PTH123 - no file
-            os.dup2(null.fileno(), sys.stderr.fileno())
+    """Print a line on stderr, escaped likewise."""
+    click.echo(printable(line), file=sys.stderr)
 
 
 def short_time(time: datetime | None) -> str:
