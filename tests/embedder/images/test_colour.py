@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 
 from embedder.encoding.artefact import bundled_artefact, load_artefact
 from embedder.images.formats import ALL_FORMATS
-from embedder.images.preprocess import ImageLimits, decode
+from embedder.images.preprocess import ImageLimits, decode, decode_for
+from shoal.errors import ImageUnsupportedFormat
 
 UInt8 = npt.NDArray[np.uint8]
 SPEC = load_artefact(bundled_artefact()).manifest.preprocessing
@@ -248,3 +249,26 @@ def test_a_sideways_image_lies_on_the_matte() -> None:
     exif[0x0112] = 6
     turned = shades().transpose(Image.Transpose.ROTATE_90)
     assert_seen(encode(turned, exif=exif), shades(), most=ROUNDING + 1)
+
+
+def test_an_image_lies_on_each_matte_as_it_came() -> None:
+    """One matte leaves no trace for the next, though the image needs no conversion."""
+    data = png(8, 2, [bytes((1, 2, 3)) * 4] * 4, (4, 4), bytes((0, 1, 0, 2, 0, 3)))
+    specs = [SPEC.model_copy(update={"matte": m}) for m in ("#ff0000", "#0000ff", None)]
+    got = [each[0, 0].tolist() for each in decode_for(data, limits=ImageLimits(), specs=specs)]
+    assert got == [[255, 0, 0], [0, 0, 255], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("value", "grey"), [(0, 0), (0x8000, 0x80), (65535, 255), (-1, None), (65536, None)]
+)
+def test_wide_integers_are_read_as_16_bits_if_they_fit(value: int, grey: int | None) -> None:
+    """Others have no known range."""
+    data = encode(Image.new("I", (9, 9), value), "TIFF").replace(
+        struct.pack("<HHIHH", 339, 3, 1, 2, 0), struct.pack("<HHIHH", 339, 3, 1, 1, 0)
+    )
+    if grey is not None:
+        assert (pixels(data) == grey).all()
+        return
+    with pytest.raises(ImageUnsupportedFormat, match=r"outside 0\.\.65535"):
+        pixels(data)

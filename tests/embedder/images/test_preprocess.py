@@ -17,6 +17,7 @@ from PIL import Image, TiffImagePlugin
 from sklearn.datasets import load_sample_image
 
 from embedder.encoding.artefact import bundled_artefact, load_artefact
+from embedder.images import preprocess
 from embedder.images.formats import ALL_FORMATS
 from embedder.images.plugins import PACKAGES, _load_plugin
 from embedder.images.preprocess import ImageLimits, decode, decode_for
@@ -334,6 +335,8 @@ def test_too_many_bytes(spec: Preprocessing) -> None:
     """The byte limit comes before anything else, and the message has both numbers."""
     with pytest.raises(ImageTooLarge, match="at most 99 bytes, got 100"):
         decode(b"\0" * 100, limits=ImageLimits(max_bytes=99), spec=spec)
+    data = encode(Image.new("RGB", (9, 9)))
+    assert decode(data, limits=ImageLimits(max_bytes=len(data)), spec=spec).shape[0] == 224
 
 
 @pytest.mark.filterwarnings("error")
@@ -368,6 +371,73 @@ def test_jpeg_with_endless_scans_is_not_decoded(spec: Preprocessing, kind: str) 
     assert len(bomb) < 300_000
     with pytest.raises(ImageUnsupportedFormat, match=r"scans at this size, got \d+"):
         decode(bomb, limits=LIMITS, spec=spec)
+
+
+def test_the_limit_on_scans_is_inclusive(spec: Preprocessing) -> None:
+    """Twenty scans of the most pixels are decoded; one more is not."""
+    limits = ImageLimits(max_pixels=64 * 64)
+    data = encode(Image.new("RGB", (64, 64), (9, 99, 199)), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    scans = data.count(b"\xff\xda")
+    full = data[:-2] + last * (20 - scans) + data[-2:]
+    assert decode(full, limits=limits, spec=spec).shape == (224, 224, 3)
+    with pytest.raises(ImageUnsupportedFormat, match="at most 20 scans at this size, got 21"):
+        decode(full[:-2] + last + full[-2:], limits=limits, spec=spec)
+
+
+def wide(spec: Preprocessing, **resize: Any) -> Preprocessing:
+    """The preprocessing with a crop that is twice as wide as high."""
+    crop = spec.crop.model_copy(update={"height": 100, "width": 200})
+    return spec.model_copy(update={"crop": crop, "resize": spec.resize.model_copy(update=resize)})
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("mode", ["shortest_edge", "stretch"])
+def test_a_crop_need_not_be_square(
+    flower: Image.Image, spec: Preprocessing, orientation: int, mode: str
+) -> None:
+    """Upright and on its side, cropped and stretched."""
+    upright = flower.resize((480, 420))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose.ROTATE_90)
+    given = wide(spec, mode=mode, size=200 if mode == "stretch" else 256)
+    got = decode(encode(stored, exif=exif), limits=LIMITS, spec=given)
+    if mode == "stretch":
+        expected = upright.resize((200, 100), Image.Resampling.BICUBIC)
+    else:
+        resized = upright.resize((292, 256), Image.Resampling.BICUBIC)
+        expected = resized.crop((46, 78, 246, 178))
+    assert difference(got, np.asarray(expected)) <= ROUNDING
+
+
+def test_a_jpeg_is_reduced_for_the_encoder_that_needs_most(
+    flower: Image.Image, spec: Preprocessing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several encoders; and as far as that one allows."""
+    small = spec.model_copy(
+        update={
+            "crop": spec.crop.model_copy(update={"height": 32, "width": 32}),
+            "resize": spec.resize.model_copy(update={"size": 32}),
+        }
+    )
+    seen: list[tuple[int, int]] = []
+    resize = preprocess.resize
+
+    def watched(image: Image.Image, how: Any) -> Image.Image:
+        seen.append(image.size)
+        return resize(image, how)
+
+    monkeypatch.setattr(preprocess, "resize", watched)
+    data = encode(flower.resize((3200, 2400)), "JPEG", quality=50)
+    for specs in ((small,), (spec,), (small, spec)):
+        decode_for(data, limits=LIMITS, specs=specs)
+    assert seen == [(400, 300), (1600, 1200), (1600, 1200), (1600, 1200)]
+
+
+def test_an_avif_is_decoded_on_one_core() -> None:
+    """The other cores decode other images."""
+    assert preprocess.AvifImagePlugin.DEFAULT_MAX_THREADS == 1
 
 
 def test_jpeg_that_claims_too_many_pixels_is_refused_for_those(spec: Preprocessing) -> None:

@@ -94,6 +94,12 @@ def test_white_may_be_zero(order: str) -> None:
             pixels(inverse)
 
 
+def test_a_bright_picture_whose_white_is_zero_stays_bright() -> None:
+    """Its small values are its white: they say nothing about the number of bits."""
+    got = pixels(deep(RAMP16 >> 4, t262=0))
+    assert got.min() >= 239
+
+
 def test_samples_of_12_bits_are_scaled() -> None:
     """Packed, as the tag says; white as zero, too."""
     values = RAMP16 >> 4
