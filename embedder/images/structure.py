@@ -38,9 +38,7 @@ MAX_RUN_LENGTH_PIXELS: Final = 2_100_000
 """The most pixels of a run-length BMP: a screen of 1920 x 1080, which such files show."""
 
 MAX_PNG_TEXT: Final = 2**20
-"""The most bytes of a PNG's text that is read for its orientation; Pillow refuses more."""
-MIN_CHUNK: Final = 8
-"""The bytes of a PNG's chunk from its type to its CRC if there are no data."""
+"""The most bytes of a compressed text that is read for a PNG's orientation; Pillow refuses more."""
 _PNG_TRANSPARENCY: Final = b"tRNS"
 _PNG_ORIENTATIONS: Final = {
     b"eXIf": b"",
@@ -120,10 +118,8 @@ def _of_png(data: bytes) -> bytes:
 
 def _says_orientation(kind: bytes, chunk: bytes) -> bool:
     """Whether a chunk, from its type to its CRC, may say how a PNG lies, and Pillow can read it."""
-    if kind not in _PNG_ORIENTATIONS or not MIN_CHUNK <= len(chunk) <= MAX_PNG_TEXT:
-        return False
-    keyword, body = _PNG_ORIENTATIONS[kind], chunk[4:-4]
-    if not body.startswith(keyword):
+    keyword, body = _PNG_ORIENTATIONS.get(kind), chunk[4:-4]
+    if keyword is None or not body.startswith(keyword):
         return False
     if zlib.crc32(chunk[:-4]) != int.from_bytes(chunk[-4:], "big"):
         return False

@@ -192,13 +192,28 @@ def test_jpegs_that_libjpeg_does_not_read_are_named(change: tuple[int, int], sai
         pixels(bytes(data))
 
 
-def test_scans_are_counted() -> None:
-    """Each costs time, however small the picture."""
+def test_scans_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs time, however small the picture; the limit is inclusive."""
     data = encode(PHOTO.resize((8, 8)), progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     assert pixels(data[:-2] + last * 5000 + END).shape == (224, 224, 3)
-    with pytest.raises(ImageUnsupportedFormat, match="at most 10000 scans, got more"):
-        pixels(data[:-2] + last * 10_000 + END)
+    assert jpeg.MAX_SCANS == 10_000
+    scans = data.count(b"\xff\xda")
+    monkeypatch.setattr(jpeg, "MAX_SCANS", scans)
+    assert pixels(data).shape == (224, 224, 3)
+    with pytest.raises(ImageUnsupportedFormat, match=f"at most {scans} scans, got more"):
+        pixels(data[:-2] + last + END)
+
+
+def test_segments_are_counted() -> None:
+    """Those without a body, too, before the first scan and between scans."""
+    assert pixels(with_segments(b"\xff\xe5\0\2" * 9_990)).shape == (224, 224, 3)
+    with pytest.raises(ImageUnsupportedFormat, match="at most 10000 segments, got more"):
+        pixels(with_segments(b"\xff\xd0" * 10_000))
+    data = encode(progressive=True)
+    second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    with pytest.raises(ImageUnsupportedFormat, match="at most 10000 segments, got more"):
+        pixels(data[:second] + b"\xff\xe5\0\2" * 10_000 + data[second:])
 
 
 def test_nothing_is_found_in_a_damaged_head() -> None:

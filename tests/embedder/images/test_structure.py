@@ -189,6 +189,16 @@ def pixels(data: bytes) -> np.ndarray:
     return decode(data, limits=ImageLimits(), spec=SPEC)
 
 
+def oriented(turn: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    return exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+RAW = b"Raw profile type exif\0"
+HEX = b"\nexif\n  26\n" + oriented(3).hex().encode()
+
+
 BIG = zlib.compress(bytes(3 * 2**20))
 XMP = b"XML:com.adobe.xmp\0"
 
@@ -214,6 +224,7 @@ XMP = b"XML:com.adobe.xmp\0"
         chunk(b"eXIf", b"II*\0\xff\xff\xff\xff"),
         chunk(b"eXIf", b"II*\0", crc=1),
         chunk(b"eXIf", bytes(2**20 + 1)),
+        chunk(b"zTXt", RAW + b"\0" + zlib.compress(HEX + b"00" * 2**19)),
         chunk(b"fdAT", b"x"),
         chunk(b"caBX", bytes(3 * 2**20)),
     ],
@@ -223,16 +234,6 @@ def test_a_pngs_metadata_costs_no_picture(chunks: bytes, at_end: bool) -> None: 
     np.testing.assert_array_equal(
         pixels(with_chunks(chunks, at_end=at_end)), pixels(with_chunks(b""))
     )
-
-
-def oriented(turn: int) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    return exif.tobytes().removeprefix(b"Exif\0\0")
-
-
-RAW = b"Raw profile type exif\0"
-HEX = b"\nexif\n  26\n" + oriented(3).hex().encode()
 
 
 @pytest.mark.parametrize(
@@ -245,6 +246,8 @@ HEX = b"\nexif\n  26\n" + oriented(3).hex().encode()
         chunk(b"iTXt", XMP + b"\1\0\0\0" + zlib.compress(b'<x tiff:Orientation="3"/>')),
         chunk(b"tEXt", b"Title\0A view") + chunk(b"eXIf", oriented(3)),
         chunk(b"eXIf", oriented(3)) + chunk(b"eXIf", oriented(8)),
+        chunk(b"eXIf", oriented(3) + bytes(2**21)),
+        chunk(b"tEXt", RAW + HEX + b"00" * 2**20),
     ],
 )
 def test_a_png_is_turned_by_what_says_how_it_lies(chunks: bytes) -> None:
