@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes; its name is asked only where they say nothing."""
+"""What a file is, by its first bytes and its suffix."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def is_image(head: bytes) -> bool:
 def reason_to_leave_out(name: str, head: bytes) -> str:
     """Why the file ``name``, which begins with ``head``, is left out; empty if it is sent.
 
-    A file of which only the name was given is always sent; this is for files of a directory or tar.
+    The rule is for the files of a directory or tar. A file that is named by itself is always sent.
     """
     if is_hidden(name):
         return "hidden"

@@ -83,6 +83,7 @@ def test_content_makes_an_image(tmp_path: Path) -> None:
     (tmp_path / "old.tgz").write_bytes(b"\x1f\x8b\x08")
     (tmp_path / "nowhere").symlink_to("nothing")
     (tmp_path / "directory").symlink_to(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "pipe")
     config = SourceConfig()
     found = items(read(tmp_path, config=config))
@@ -94,6 +95,7 @@ def test_content_makes_an_image(tmp_path: Path) -> None:
         "broken_link": 1,
         "archive": 1,
         "not_a_file": 1,
+        "unreadable": 1,
     }
     assert count_items([tmp_path]) == 5
 
