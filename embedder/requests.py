@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from embedder import messages, metrics
+from embedder.images.cost import SLOW_MS
 from embedder.inference.fleet import Fleet
 from embedder.inference.pipeline import Vector
 from embedder.ingest.items import Item, Outcome, Remote
@@ -32,12 +33,12 @@ class Load:
 
     @classmethod
     def of(cls, images: Sequence[common_pb2.Image], fleet: Fleet) -> Load:
-        """The load of ``images``; those that are yet to be read weigh nothing."""
+        """The load of ``images``; those that are yet to be read may be slow, and count as such."""
         items = size = slow_size = 0
         slow_ms = 0.0
         for image in images:
             data = image.data
-            ms = fleet.slow_ms(data)
+            ms = SLOW_MS if image.uri else fleet.slow_ms(data)
             slow_ms += ms
             if ms:
                 slow_size += len(data)

@@ -24,10 +24,11 @@ from embedder.encoding.artefact import Artefact
 from embedder.flow.admission import Allowance, Gate
 from embedder.flow.batching import Lane, Patience
 from embedder.flow.streaming import Flow, Room, answer_stream
+from embedder.images.cost import SLOW_MS
 from embedder.inference.fleet import Fleet
 from embedder.inference.pipeline import Vector
 from embedder.ingest.ingestor import Ingestor
-from embedder.ingest.items import Item
+from embedder.ingest.items import Item, Remote
 from embedder.ingest.points import Points
 from embedder.locations.reading import Locations
 from embedder.requests import Asked, Load, Reader, Request, count, outcome
@@ -246,6 +247,8 @@ class EmbedderService(embedder_pb2_grpc.EmbedderServiceServicer):
 
     def _room(self, fleet: Fleet, asked: Asked) -> Room:
         """The room of a stream's request; a slow image holds up only the streams of slow ones."""
+        if isinstance(asked, Remote):  # it may be slow
+            return Room(self._slow_streams, 0, round(SLOW_MS))
         if not isinstance(asked, Item):
             return Room(self._streams, 0)
         slow_ms = math.ceil(fleet.slow_ms(asked.data))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,46 @@ def test_service_keeps_the_order_of_two_places_with_one_key(serve: Any, images: 
 
     with web_server(pages) as web:
         asyncio.run(scenario(web))
+
+
+def test_service_is_not_held_up_by_places_that_take_long(
+    serve: Any, images: Any, tmp_path: Path
+) -> None:
+    """Images that are yet to be read count as slow ones: those that were sent go past them."""
+
+    async def scenario() -> None:
+        config = EmbedderConfig(
+            max_call_images=1,
+            max_stream_images=1,
+            locations=LocationsConfig(roots=(tmp_path,)),
+        )
+        async with serve(config) as served:
+            reading, held = [], asyncio.Event()
+
+            @asynccontextmanager
+            async def read(uri: str, **_: Any) -> AsyncIterator[bytes]:
+                reading.append(uri)
+                await held.wait()
+                yield images.china
+
+            served.service._running.locations.read = read
+            place = common_pb2.Image(uri=(tmp_path / "a.jpg").as_uri())
+            call = asyncio.ensure_future(
+                served.stub.Embed(embedder_pb2.EmbedRequest(images=[place] * 2))
+            )
+            request = embedder_pb2.IngestRequest(collection="photos", image=place, key="far")
+            stream = asyncio.ensure_future(anext(aiter(served.stub.Ingest(iter([request])))))
+            async with asyncio.timeout(20):
+                while len(reading) < 3:  # noqa: ASYNC110 - nothing tells when all are read
+                    await asyncio.sleep(0.001)
+            assert served.service._slow_calls.items == 100
+            assert served.service._slow_streams.items == 50
+            assert len((await served.embed(images.digits[0])).results) == 1
+            (near,) = await served.ingest(served.request(images.digits[0], key="near"))
+            assert near.result.id
+            held.set()
+            assert all(result.HasField("vector") for result in (await call).results)
+            assert (await stream).result.id
+            assert served.service._slow_calls.items == served.service._slow_streams.items == 0
+
+    asyncio.run(scenario())
