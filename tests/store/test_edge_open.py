@@ -96,30 +96,36 @@ def test_shard_in_use_is_not_closed(store: Store) -> None:
     assert names_open(store) == {"c"}
 
 
+class Busy:
+    """A collection's lock that another thread holds until ``leave`` is set."""
+
+    def __init__(self) -> None:
+        self.wanted, self.leave, self.in_time = threading.Event(), threading.Event(), list[bool]()
+
+    def __enter__(self) -> None:
+        self.wanted.set()
+        self.in_time.append(self.leave.wait(20))
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def test_busy_collection_holds_nobody_else_up(store: Store) -> None:
     """While one is checked or written out, others are used, made and dropped; all are listed."""
-    holding, leave, in_time = threading.Event(), threading.Event(), list[bool]()
-
-    def hold() -> None:
-        with engine(store)._shards["a"].lock:
-            holding.set()
-            in_time.append(leave.wait(30))
-
-    holder = threading.Thread(target=hold)
-    dropper = threading.Thread(target=store.drop_collection, args=("a",))
-    for thread in (holder, dropper):
-        thread.start()
-        assert holding.wait(30)
+    busy = Busy()
+    engine(store)._shards["a"].lock = busy
+    dropper = threading.Thread(target=engine(store).delete_collection, args=("a",))
+    dropper.start()
+    assert busy.wanted.wait(20)
     try:
         assert [each.name for each in store.collections()] == ["a", "b", "c", "d"]
         assert store.collection("b").name == "b"
         store.create_collection("e", [TINY])
         store.drop_collection("d")
     finally:
-        leave.set()
-        holder.join()
+        busy.leave.set()
         dropper.join()
-    assert in_time == [True]
+    assert set(busy.in_time) == {True}
     assert [each.name for each in store.collections()] == ["b", "c", "e"]
 
 
