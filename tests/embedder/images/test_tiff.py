@@ -158,6 +158,25 @@ def test_a_tiff_of_another_kind_is_named(data: bytes, said: str) -> None:
         pixels(data)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"t34665": 2**31},
+        {"t34665": 8},
+        {"t34665": (5, 6, 7)},
+        {"t34853": 77},
+        {"t40965": 50},
+        {"t330": 2**31},
+        {"t34675": (1, 2, 3)},
+        {"t282": 0},
+    ],
+)
+def test_damaged_metadata_costs_no_picture(tags: dict[str, Any]) -> None:
+    """Directories of EXIF, GPS and previews that lead nowhere; a profile that is none."""
+    assert_is_the_ramp(tiff([RAMP.tobytes()], **tags))
+
+
 def test_planes_of_8_bits_are_read() -> None:
     """Red, green and blue one after the other."""
     planes = [RAMP.tobytes(), RAMP[:, ::-1].tobytes(), bytes(SIDE * SIDE)]
