@@ -6,11 +6,12 @@ what comes after one may be another archive, as GNU tar reads it with --ignore-z
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self, cast
+from typing import Any, Final, Protocol, Self, cast
 
 from shoal.sources.compression import decompressed
 
@@ -57,6 +58,7 @@ class _Header(tarfile.TarInfo):
             found = super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined,unused-ignore]  # the end mark
             tar.ended = True
+            tar.skip_zeros()
             raise
         except tarfile.HeaderError as exc:
             empty = isinstance(exc, tarfile.EmptyHeaderError)  # type: ignore[attr-defined,unused-ignore]
@@ -77,12 +79,28 @@ class _Header(tarfile.TarInfo):
         return super()._proc_member(tar)  # type: ignore[misc]
 
 
+class _Content(Protocol):
+    """What is read of a tar besides what tarfile reads."""
+
+    def peek(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes: ...
+
+
 class Archive(tarfile.TarFile):
     """A tar, or several in one file."""
 
     tarinfo = _Header
     ended = False
     """Whether the last block was an end mark."""
+
+    def skip_zeros(self) -> None:
+        """Goes over blocks of zeros, many at a time: gigabytes of them are a megabyte of gzip."""
+        content = cast("_Content", self.fileobj)
+        while head := content.peek(tarfile.BLOCKSIZE):
+            whole = len(head) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+            if not whole or head[:whole].strip(b"\0"):
+                return  # at the latest block by block, as tarfile reads
+            self.offset += len(content.read(whole))
 
     def members_in_order(self) -> Iterator[tarfile.TarInfo]:
         """Each member when it is asked for; raises one of ``DAMAGE`` where the archive is broken.
@@ -103,10 +121,10 @@ def open_archive(path: Path) -> Iterator[Archive]:
     Raises:
         One of ``DAMAGE``: it cannot be opened, or does not begin as a tar does.
     """
-    with path.open("rb") as file:
+    with io.BufferedReader(io.FileIO(path), _READ_BYTES) as file:
         content = decompressed(file)
         if content is not file or not file.seekable():
-            content = cast("BinaryIO", _Forward(content))
+            content = cast("io.BufferedReader[Any]", _Forward(content))
         with Archive(fileobj=content, mode="r", ignore_zeros=True) as tar:
             yield tar
 
@@ -114,7 +132,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
 class _Forward:
     """A stream as a file that is read forwards only; tarfile's own never notices the end."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.BufferedReader[Any]) -> None:
         self._stream = stream
         self._at = 0
 
@@ -129,6 +147,10 @@ class _Forward:
         while self._at < position and self.read(min(position - self._at, _READ_BYTES)):
             pass
         return self._at
+
+    def peek(self, size: int) -> bytes:
+        """Some of the next bytes; empty only at the end."""
+        return self._stream.peek(size)
 
     def read(self, size: int) -> bytes:
         """The next ``size`` bytes; fewer only at the end."""

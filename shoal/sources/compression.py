@@ -13,7 +13,7 @@ import lzma
 import sys
 import zlib
 from collections.abc import Callable
-from typing import BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 _CHUNK_BYTES: Final = 2**16
 _MOST_MEMORY: Final = 2**30
@@ -91,7 +91,7 @@ _NOT_READ: Final = {
 }
 
 
-def decompressed(file: io.BufferedReader) -> BinaryIO:
+def decompressed(file: io.BufferedReader[Any]) -> io.BufferedReader[Any]:
     """What ``file`` has, decompressed if it is compressed; its first bytes tell how.
 
     Reading raises ValueError where the data are damaged, and EOFError where they stop too early.

@@ -9,6 +9,7 @@ import tarfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fuzzing import fuzz
@@ -113,6 +114,28 @@ def test_headers_without_end_are_damage(tmp_path: Path) -> None:
     data = (header("x", 1, tarfile.GNUTYPE_LONGNAME) + b"y".ljust(512, b"\0")) * 3000
     (bad,) = read(tmp_path / "a.tar", data)
     assert "recursion" in message(bad)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_zeros_after_the_end_cost_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
+) -> None:
+    """They are not looked at block by block; what comes after them is found, and told where."""
+    blocks: list[int] = []
+    parse = tarfile.TarInfo.frombuf.__func__  # type: ignore[attr-defined]
+
+    def count(cls: Any, block: bytes, *more: Any) -> Any:
+        blocks.append(len(block))
+        return parse(cls, block, *more)
+
+    monkeypatch.setattr(tarfile.TarInfo, "frombuf", classmethod(count))
+    gap = bytes(16 * 2**20 + 512)
+    found = read(tmp_path / "a.tar", pack(tar_of(a=JPEG) + gap + tar_of(**{"b.jpg": JPEG}) + gap))
+    assert len(found) == 2
+    assert all(isinstance(each, IngestItem) for each in found)
+    assert len(blocks) < 1000
+    *_, bad = read(tmp_path / "a.tar", pack(tar_of(a=JPEG) + gap + b"x" * 700))
+    assert f"damaged after {2048 + len(gap):,} bytes" in message(bad)
 
 
 def test_a_large_member_is_not_read(tmp_path: Path) -> None:
