@@ -59,8 +59,8 @@ _INGEST: Final = MethodBounds(
 _SEARCH: Final = MethodBounds(
     NO_MORE,
     Bounds(
-        # 100 conditions on 1,000 values each: an entry, its value, and what is around them
-        fields=250_000,
+        # 7,500 values of all conditions together, of two fields each, and what is around them
+        fields=16_000,
         items={
             # 100 conditions, 1,000 values
             "google.protobuf.ListValue.values": 2_000,

@@ -274,6 +274,16 @@ def test_scan_ends_at_its_bound(flood: bytes, most: int, monkeypatch: pytest.Mon
     assert len(seen) <= most
 
 
+def test_scan_lets_a_later_version_add_fields_but_not_a_flood() -> None:
+    """A thousand fields that this version does not know pass, in all messages together."""
+    scanner = Scanner(embedder_pb2.EmbedRequest.DESCRIPTOR, NO_BOUNDS)
+    unknown = b"\xfa\x7f\x00" * 500
+    inside = b"\x0a\xdc\x0b" + unknown
+    assert scanner.check(unknown + inside) == {"images": 1}
+    with pytest.raises(TooMuch, match="images: expected at most 1000 unknown fields, got more"):
+        scanner.check(unknown + b"\xf8\x7f\x01" + inside)
+
+
 def test_scan_packed_numbers_are_counted_in_pieces_and_one_by_one() -> None:
     """A repeated number may come packed, unpacked, or both; all of them count."""
     scanner = Scanner(clusterer_pb2.Plan.DESCRIPTOR, BOUNDS)
