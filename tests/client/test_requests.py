@@ -44,14 +44,16 @@ VECTOR = common_pb2.Vector(values=vectors.encode(UNIT), dim=2, fingerprint="f")
 CASES: dict[str, tuple[Callable[[Client], Any], Message]] = {
     "info": (lambda c: c.info(), embedder_pb2.GetInfoRequest()),
     "embed": (
-        lambda c: c.embed([b"1", b"2"], encoder="e"),
+        lambda c: c.embed([b"1", b"2"], encoder="e", fingerprint="f"),
         embedder_pb2.EmbedRequest(
-            images=[common_pb2.Image(data=b"1"), common_pb2.Image(data=b"2")], encoder="e"
+            images=[common_pb2.Image(data=b"1"), common_pb2.Image(data=b"2")],
+            encoder="e",
+            fingerprint="f",
         ),
     ),
     "embed text": (
-        lambda c: c.embed_text(["a", "b"], encoder="e"),
-        embedder_pb2.EmbedTextRequest(texts=["a", "b"], encoder="e"),
+        lambda c: c.embed_text(["a", "b"], encoder="e", fingerprint="f"),
+        embedder_pb2.EmbedTextRequest(texts=["a", "b"], encoder="e", fingerprint="f"),
     ),
     "get run": (
         lambda c: c.get_run("r", collection="c"),
