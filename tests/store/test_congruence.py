@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -165,10 +166,9 @@ def test_embedded_and_memory_agree(
 
 
 def test_stand_in_paths_exist(tmp_path: Path) -> None:
-    """An embedded store can be opened where nothing is, and leaves a lock and a directory."""
+    """An embedded store can be opened where nothing is: it leaves its marks, and a reserve."""
     open_store(StoreConfig(path=tmp_path / "a" / "b")).close()
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == [
-        "LOCK",
-        "collections",
-        "shoal.json",
-    ]
+    root = tmp_path / "a" / "b"
+    owner = json.loads((root / "shoal.json").read_text())["id"]
+    names = [f".reserve-{owner}", "LOCK", "collections", "shoal.json"]
+    assert sorted(p.name for p in root.iterdir()) == names
