@@ -42,6 +42,9 @@ FLUSH_BYTES = 8 * MIB
 TIGHT_BYTES = 2048 * MIB
 """Free bytes below which the holes of a shard are filled: they could be gone during a write."""
 
+ROOMY_BYTES = 4096 * MIB
+"""Free bytes above which nothing is allocated in memory, where it is paid for at once."""
+
 LOOK_EVERY_S = 0.05
 """Time for which the number of free bytes is trusted: 15 us matter to a write of one field."""
 
@@ -179,6 +182,8 @@ class Space:
                 f"{need // MIB:,} MiB free, got {free // MIB:,} MiB; reads go on, and "
                 "writes do as soon as there is room"
             )
+        if self._roomy(free):
+            return ""
         now = time.monotonic()
         if self._refused or now - self._probed_at >= PROBE_EVERY_S:
             self._probed_at = now
@@ -197,7 +202,13 @@ class Space:
         used = self._reserve_size() - self._reserved() if self._reserve.exists() else 0
         return self._least_free + max(0, used)
 
+    def _roomy(self, free: int) -> bool:
+        """Whether the store is in memory, and much of it is free."""
+        return self._in_memory and free > ROOMY_BYTES
+
     def _set_aside(self) -> None:
+        if self._roomy(self._free()):
+            return
         size = self._reserve_size()
         room = self._free() + self._reserved() >= self._least_free + size
         if room and allocate(self._reserve, size, make=True) is not None:

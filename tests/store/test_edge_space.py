@@ -34,6 +34,7 @@ from shoal.store.edge_space import (
     FILE_BYTES,
     FLUSH_BYTES,
     OPEN_BYTES,
+    ROOMY_BYTES,
     TIGHT_BYTES,
     Space,
     in_memory,
@@ -287,7 +288,7 @@ def test_opening_needs_room(
     disk.free = need - 4096
     said = f"{need / MIB:.1f}"
     expected = rf"photos cannot be opened: .* expected {said} MiB free, got {said} MiB"
-    (shard.parent / ".reserve-ab").unlink()
+    (shard.parent / ".reserve-ab").unlink(missing_ok=True)
     with pytest.raises(DiskFull, match=expected):
         space.check_open(shard, clean=clean)
     assert disk.allocated == []
@@ -491,3 +492,25 @@ def test_disk_without_any_room_is_told(opened: tuple[Path, Callable[[], Store]])
             store.count("photos")
         filler.unlink()
         assert read(store) == 500
+
+
+@pytest.mark.parametrize(
+    ("place", "allocated"),
+    [
+        (("memory", ROOMY_BYTES + MIB), set()),
+        (("memory", ROOMY_BYTES), {".probe-me", ".reserve-me"}),
+        (("disk", ROOMY_BYTES + MIB), {".probe-me", ".reserve-me"}),
+    ],
+)
+def test_nothing_is_allocated_in_memory_where_much_is_free(
+    tmp_path: Path,
+    disk: Disk,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[str, int],
+    allocated: set[str],
+) -> None:
+    """There an allocation takes its pages at once, and every store would take 96 MiB."""
+    kind, disk.free = place
+    monkeypatch.setattr(space_module, "in_memory", lambda _: kind == "memory")
+    Space(tmp_path, owner="me", least_free=LEAST).check_write()
+    assert {name for name, _ in disk.allocated} == allocated
