@@ -274,6 +274,33 @@ def test_scan_ends_at_its_bound(flood: bytes, most: int, monkeypatch: pytest.Mon
     assert len(seen) <= most
 
 
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\x0a", "request is cut off"),
+        (b"\x0a\x05abc", "request is cut off"),
+        (b"\x0a\x02\x0a\x05\x12\x03abc", "images is cut off"),  # an image longer than its frame
+        (b"\x0d\x00\x00\x00", "request is cut off"),
+        (b"\x09" + bytes(7), "request is cut off"),
+        (b"\x10\x80", "request is cut off"),
+        (b"\x02\x00", "it has the tag 2"),
+        (b"\x0e\x00", "a field of kind 6"),
+        (b"\x12\xff\xff\xff\xff\x0f", "4294967295 bytes are to follow"),
+        (b"\xff\xff\xff\xff\x1f\x00", "it has the tag"),
+        (b"\x10" + b"\x80" * 10 + b"\x00", "no end to the number"),
+    ],
+)
+def test_scan_of_no_message_says_what_is_wrong(data: bytes, says: str) -> None:
+    """Protobuf refuses all of them too; a beginning that is cut off is no mistake."""
+    scanner = SCANNERS[embedder_pb2.EmbedRequest]
+    with pytest.raises(Malformed, match=says):
+        scanner.check(data)
+    with pytest.raises(DecodeError):
+        embedder_pb2.EmbedRequest.FromString(data)
+    if "cut off" in says:
+        scanner.check(data, whole=False)
+
+
 def test_scan_lets_a_later_version_add_fields_but_not_a_flood() -> None:
     """A thousand fields that this version does not know pass, in all messages together."""
     scanner = Scanner(embedder_pb2.EmbedRequest.DESCRIPTOR, NO_BOUNDS)
