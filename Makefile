@@ -4,6 +4,8 @@ BIN := .venv/bin
 RUNS := .venv/.runs
 QUICK := .venv/.quick
 STAMP := .venv/.installed
+# One more than there are cores, since tests wait for processes; four at most.
+WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 3 ? n + 1 : 4 )))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test check lint format stubs reference mutants fuzz clean
@@ -15,13 +17,13 @@ demo: $(RUNS) ## See Shoal work: ingest, cluster and search a bundled collection
 	$(BIN)/shoal demo
 
 quick: $(QUICK) ## Run the tests that need no PyTorch and no Spark, in about two minutes
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --quick -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --quick -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # A file's tests stay in one process, the longest files come first, and Spark's tests share one
 # cluster: tests/support/distribution.py. OpenMP's threads are
 # not to spin while they wait: the cores have other processes.
-test: $(STAMP) ## Run the tests, on up to four cores
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## Run the tests, in up to four processes
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: lint ## Format, lint, types, import contracts, generated stubs and reference
 	$(BIN)/mypy

@@ -11,7 +11,7 @@ from clients import Fake, make_items, serving
 
 from shoal.client import Addresses
 from shoal.client.calls import SERVICES, Service
-from shoal.errors import ServiceMissing
+from shoal.errors import ServiceMissing, ShoalError
 from shoal.v1 import clusterer_pb2, embedder_pb2, search_pb2
 
 CALLS: dict[str, tuple[Service, Any, Callable[[Any], object]]] = {
@@ -91,8 +91,24 @@ def test_call_that_the_server_does_not_offer_names_the_service(
     """One address was given for all, and it is another service's."""
     service, _, call = CALLS[name]
     other = split.of("search" if service != "search" else "embedder")
-    with make_client(other, timeout_s=10) as client:  # noqa: SIM117 - the call alone
-        with pytest.raises(ServiceMissing, match=f"the server at {other} is not the") as caught:
+    with make_client(other, timeout_s=10) as client:
+        error = missing(client, call)
+    assert f"the server at {other} is not the" in error.message
+    assert f"--{service}-address" in error.message
+    assert error.metadata == {"address": other, "service": service}
+
+
+def missing(client: Any, call: Any) -> ServiceMissing:
+    """The error of a call to a server that does not offer it.
+
+    gRPC for asyncio forgets a stream's status if the server ends the stream while a message is on
+    its way; then the call is made again.
+    """
+    for _ in range(10):
+        try:
             call(client)
-    assert f"--{service}-address" in caught.value.message
-    assert caught.value.metadata == {"address": other, "service": service}
+        except ServiceMissing as exc:
+            return exc
+        except ShoalError as exc:
+            assert "Internal error from Core" in exc.message  # noqa: PT017 - not what is tested
+    raise AssertionError("no answer names the service")

@@ -438,6 +438,9 @@ def test_run_asleep_with_a_write_to_send_changes_nothing_when_it_wakes(
             )
             assert bench.state.pointer.active_run == second.task.run
             seen.append(bench.labels())
+            with pytest.raises(LeaseLost) as lost:  # as its renewing thread finds when it wakes
+                lease._set({}, bench.clusterings)
+            lease._lost = lost.value
         real(name, payload, where=where, key=key)
 
     with pytest.MonkeyPatch.context() as patch:
