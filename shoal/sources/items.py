@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from shoal.client import IngestItem, IngestOutcome, IngestStatus, ItemFailure, Json
 from shoal.file_uris import readable_name
+from shoal.settings import INTERNAL, Setting
 from shoal.sources.left_out import LeftOut
 
 Keys: TypeAlias = Literal["uri", "name", "content"]
@@ -22,25 +23,30 @@ MANIFEST_INVALID = "MANIFEST_INVALID"
 
 @dataclass(frozen=True, slots=True)
 class SourceConfig:
-    """The settings that all items share.
-
-    Attributes:
-        keys: The key of an item: its ``uri``, its ``name`` under the argument, or its ``content``
-            (the server's hash of the bytes). An item with a known key replaces the stored one.
-        source: A name for the batch; a manifest's line may give another.
-        payload: The caller's fields; a manifest's line may add some and replace others.
-        merge_fields: Whether fields that are stored and not among an item's stay.
-        max_bytes: Larger files are not read, but reported. None means no limit;
-            ``Client.info().max_image_bytes`` is the server's.
-        left_out: Counts the files of directories and tars that are not sent.
-    """
+    """The settings that all items share."""
 
     keys: Keys = "uri"
-    source: str = ""
-    payload: Mapping[str, Json] = field(default_factory=dict)
+    """What tells images apart: their place, their name under PATH, or their bytes.
+
+    ``content`` is the server's hash of the bytes. An item with a known key replaces the stored one.
+    """
+    source: Annotated[str, Setting(metavar="NAME")] = ""
+    """A name for the batch, camera or feed.
+
+    A manifest's line may give another.
+    """
+    payload: Annotated[Mapping[str, Json], INTERNAL] = field(default_factory=dict)
+    """The caller's fields; a manifest's line may add some and replace others."""
     merge_fields: bool = False
-    max_bytes: int | None = None
-    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+    """Keep the stored fields that an image is not sent with again; null removes one. Default:
+    an image that is sent again has the fields of that time, and no others."""
+    max_bytes: Annotated[int | None, INTERNAL] = None
+    """Larger files are not read, but reported. None means no limit.
+
+    ``Client.info().max_image_bytes`` is the server's.
+    """
+    left_out: Annotated[LeftOut, INTERNAL] = field(default_factory=LeftOut, compare=False)
+    """Counts the files of directories and tars that are not sent."""
 
     def key(self, *, uri: str, name: str) -> str:
         """The key of the item with this ``uri`` and ``name``; empty for the hash of its content."""

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Never
 
 import click
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from embedder.config import EmbedderConfig
 from shoal.app.cli.command import Command
-from shoal.app.cli.options.derive import Options
+from shoal.app.cli.options.derive import Options, configured
 from shoal.app.cli.options.fields import check_fields, parse_fields
 from shoal.app.cli.options.option import json_option, option
 from shoal.app.cli.options.spark import refuse_given, spark_options
@@ -27,7 +27,6 @@ from shoal.client import WINDOW, IngestOutcome, IngestStatus, Json
 from shoal.errors import ShoalError, TransientError
 from shoal.rpc.signals import interrupted_by_signals
 from shoal.sources import (
-    Keys,
     LeftOut,
     SourceConfig,
     check_paths,
@@ -102,13 +101,7 @@ class Report:
 
 @click.command(cls=Command)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@option("--source", default="", metavar="NAME", help="A name for the batch, camera or feed.")
-@option(
-    "--keys",
-    type=click.Choice(["uri", "name", "content"]),
-    default="uri",
-    help="What tells images apart: their place, their name under PATH, or their bytes.",
-)
+@configured(SourceConfig, as_="shared", only=("source", "keys", "merge_fields"))
 @option(
     "--field",
     "fields",
@@ -124,12 +117,6 @@ class Report:
     metavar="NAME",
     help="An encoder that fills the collection; repeatable, each into the vector of its name, from "
     "one decode. Default: the server's first for a new collection, else those that it has.",
-)
-@option(
-    "--merge-fields",
-    is_flag=True,
-    help="Keep the stored fields that an image is not sent with again; null removes one. Default: "
-    "an image that is sent again has the fields of that time, and no others.",
 )
 @option(
     "--strict",
@@ -162,11 +149,9 @@ class Report:
 def ingest(
     *,
     paths: tuple[str, ...],
-    source: str,
-    keys: Keys,
+    shared: SourceConfig,
     fields: dict[str, Json],
     encoders: tuple[str, ...],
-    merge_fields: bool,
     strict: bool,
     window: int,
     streams: int,
@@ -194,7 +179,7 @@ def ingest(
     check_fields(fields)
     shown = sys.stderr.isatty() if progress is None else progress
     if spark is not None:
-        config = SourceConfig(keys, source, fields, merge_fields)
+        config = replace(shared, payload=fields, left_out=LeftOut())
         embedder = _EXECUTORS.take(executors)
         backfill = Backfill(spark.store, target.collection, encoders, embedder, config)
         report = _in_spark(spark, paths, backfill, shown=shown)
@@ -203,7 +188,7 @@ def ingest(
     refuse_given(*(leaf.parameter for leaf in _EXECUTORS.leaves))
     with interrupted_by_signals(), target.connect() as client:
         limit = client.info().max_image_bytes or None
-        config = SourceConfig(keys, source, fields, merge_fields, max_bytes=limit)
+        config = replace(shared, payload=fields, max_bytes=limit, left_out=LeftOut())
         items = read_items(paths, config, stdin=open_stdin())
         report = Report(left_out=config.left_out)
         with tqdm(
