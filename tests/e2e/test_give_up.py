@@ -31,7 +31,7 @@ def fail(self):
 
 @contextlib.asynccontextmanager
 async def embedder(store):
-    times = {"canary_interval_s": 0.0, "canary_timeout_s": 0.2, "give_up_s": 0.5}
+    times = {"canary_interval_s": 0.0, "canary_timeout_s": 1.0, "give_up_s": 3.0}
     yield EmbedderService(EmbedderConfig(run_size=1, **times), store)
 
 
@@ -47,7 +47,7 @@ asyncio.run(local.serve(config, embedder, on_ready=go_wrong))
 """
 
 
-LOST = "Unrecoverable: for 0.5 s"
+LOST = "Unrecoverable: for 3 s"
 MODEL = "encoder efficientnet-lite0"
 
 
