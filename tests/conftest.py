@@ -25,9 +25,12 @@ TESTS: Final = Path(__file__).parent
 NOT_QUICK: Final = {
     "app/bench": "measures for minutes",
     "app/cli/test_bench.py": "measures for minutes",
+    "app/cli/test_clustering.py": "starts many processes",
     "app/cli/test_demo.py": "starts many processes",
+    "app/cli/test_ingest.py": "starts many processes",
     "app/cli/test_model.py": "PyTorch",
     "app/cli/test_processes.py": "starts many processes",
+    "app/cli/test_streams.py": "starts many processes",
     "app/cli/test_text.py": "PyTorch",
     "app/cli/test_train.py": "PyTorch",
     "app/cli/test_up.py": "starts many processes",
@@ -38,6 +41,7 @@ NOT_QUICK: Final = {
     "embedder/export": "PyTorch",
     "packaging": "builds and installs the package",
     "spark": "Spark, on Java",
+    "store/test_kills.py": "starts and kills processes",
 }
 """Tests that ``pytest --quick`` (``make quick``) leaves out, and why; ``make test`` runs them."""
 
