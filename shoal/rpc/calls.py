@@ -78,9 +78,8 @@ def observe(
             del request  # gRPC keeps the error, and with it this frame, in a circle
             code = status_code(exc).name
             await _fail(context, method, exc)
-        except (
-            NotImplementedError
-        ) as exc:  # what the generated servicer raises for a missing method
+        except NotImplementedError as exc:
+            # The generated servicer raises it for a method that is missing.
             missing = Unsupported(f"this server does not implement {method}")
             del request
             code = status_code(missing).name

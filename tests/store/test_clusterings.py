@@ -289,6 +289,16 @@ def test_dropping_clusters_keeps_the_runs_named_and_the_later_ones(
     assert clusterings.count_clusters("fine", "r2") == 0
 
 
+def test_records_without_a_fence_are_kept(room: Room, clusterings: Clusterings) -> None:
+    """Nothing says that they are older than the run that drops."""
+    strange = Point(point_id("strange"), {}, {"kind": "model", "clustering": "fine", "run": "r0"})
+    room.store.upsert(records_name(room.name), [strange])
+    put(clusterings, "r1", 1, fence=1)
+    clusterings.drop_clusters_except("fine", (), fence=99)
+    assert clusterings.count_clusters("fine", "r1") == 0
+    assert room.store.retrieve(records_name(room.name), [strange.id]) != [None]
+
+
 # Schedules and runs
 
 

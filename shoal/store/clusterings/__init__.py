@@ -48,6 +48,6 @@ class Clusterings(States, Clusters, Models, Schedules, Runs):
                 one
                 for block in self._store.scan(self._records, Scan(where=where, fields=("fence",)))
                 for one, payload in zip(block.ids, block.payloads, strict=True)
-                if int(payload["fence"]) < fence  # type: ignore[arg-type]
+                if isinstance(of := payload.get("fence"), int) and of < fence
             ]
             self._store.delete(self._records, Filter((IdIn(outdated),)))
